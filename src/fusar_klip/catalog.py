@@ -1,9 +1,10 @@
 """The catalog of a data set: `tiles.parquet`, `texts/vNNN.parquet` and `dataset.json`.
 
 Holds the schemas, and reads and writes them atomically. It makes no tile and no text, and needs neither
-rasterio nor torch; geopandas is imported only to write footprints.
+rasterio nor torch nor, except for the frame handed to `write_tiles`, geopandas.
 """
 
+import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -154,17 +155,19 @@ def write_tiles(dataset: Path, tiles: "gpd.GeoDataFrame", features: Sequence[str
             EPSG:4326 (null for a tile without coordinates).
         features: Names of float64 columns of texture and statistics.
     """
-    import geopandas as gpd
-
     expected = [*TILE_SCHEMA.names, *features]
     assert set(tiles.columns) == {*expected, "geometry"}, set(tiles.columns) ^ {*expected, "geometry"}
-    ordered = tiles.sort_values("tile_id").reset_index(drop=True)
-    schema = pa.schema([*TILE_SCHEMA, *(pa.field(name, pa.float64()) for name in features)])
-    typed = pa.Table.from_pandas(ordered[expected], schema=schema, preserve_index=False)
-    arrow_backed = typed.to_pandas(types_mapper=pd.ArrowDtype)
-    frame = gpd.GeoDataFrame(arrow_backed, geometry=ordered.geometry.to_numpy(), crs="EPSG:4326")
+    frame = tiles[[*expected, "geometry"]].sort_values("tile_id").reset_index(drop=True)
+    encoded = io.BytesIO()
+    frame.to_parquet(encoded, schema_version="1.1.0", write_covering_bbox=True)
+    # geopandas writes a column without any value as of type null; the schema's types go in here.
+    table = pq.read_table(encoded)
+    geo = {b"geo": table.schema.metadata[b"geo"]}
+    fields = [*TILE_SCHEMA, *(pa.field(name, pa.float64()) for name in features)]
+    fields += [table.schema.field(name) for name in ("geometry", "bbox")]
+    table = table.select([field.name for field in fields]).cast(pa.schema(fields))
     with replaced(dataset / "tiles.parquet") as partial:
-        frame.to_parquet(partial, schema_version="1.1.0", write_covering_bbox=True, compression="zstd")
+        pq.write_table(table.replace_schema_metadata(geo), partial, compression="zstd")
 
 
 def text_versions(dataset: Path) -> list[str]:

@@ -1,0 +1,6 @@
+"""SAR scenes to geo-referenced tiles of fixed ground extent, with a catalog (paper 3.1, FUSAR-GEOVL)."""
+
+from fusar_klip.tiles.build import BuildSummary, build
+from fusar_klip.tiles.settings import BuildSettings
+
+__all__ = ["BuildSettings", "BuildSummary", "build"]
