@@ -216,9 +216,9 @@ def write_texts(
     path = dataset / "texts" / f"{version}.parquet"
     if path.exists():
         raise DatasetError(f"{path} exists, and a text version is never edited: give another data set")
-    order = {field: place for fields in FIELDS.values() for place, field in enumerate(fields)}
-    ordered = texts.assign(_place=texts["field"].map(order)).sort_values(["tile_id", "_place"])
-    table = pa.Table.from_pandas(ordered[TEXT_SCHEMA.names], schema=TEXT_SCHEMA, preserve_index=False)
+    places = [FIELDS[task].index(field) for task, field in zip(texts["task"], texts["field"], strict=True)]
+    ordered = texts[TEXT_SCHEMA.names].assign(place=places).sort_values(["tile_id", "place"])
+    table = pa.Table.from_pandas(ordered, schema=TEXT_SCHEMA, preserve_index=False)
     about = json.dumps({"parent": parent, "maker": dict(maker)}, sort_keys=True).encode()
     with replaced(path) as partial:
         pq.write_table(table.replace_schema_metadata({_METADATA_KEY: about}), partial, compression="zstd")

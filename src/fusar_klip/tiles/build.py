@@ -97,7 +97,7 @@ def build(
                 continue
             rows, entry = _build_scene(scene, out, settings, workers)
         except SceneError as error:
-            log.warning("%s", error)
+            log.info("%s", error)
             failed[path.name] = str(error)
             continue
         frames.append(rows)

@@ -6,6 +6,7 @@ RPCs are not read in this version.
 """
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from affine import Affine
 from numpy.typing import ArrayLike, NDArray
 from pyproj import CRS, Geod, Transformer
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError, RasterioIOError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
@@ -163,7 +164,8 @@ def open_scene(path: Path, settings: SceneSettings) -> Scene:
     """
     if not path.is_file():
         raise SceneError(f"no such file: {path}")
-    with _raster(path) as raster:
+    with warnings.catch_warnings(), _raster(path) as raster:
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # it gets a sentence of our own
         band_index = _choose_band(raster, settings.band, path)
         if min(raster.width, raster.height) < MIN_SIDE_PX:
             raise SceneError(

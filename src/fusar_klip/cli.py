@@ -1,0 +1,267 @@
+"""The command line: one verb per stage, results on standard output, everything else on standard error.
+
+A stage is imported only when its verb runs, so that `--help` needs neither torch nor rasterio. Exit status:
+0 done, 2 the user can mend it (one sentence, no traceback), 1 our fault, 130 interrupted.
+"""
+
+import errno
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fusar_klip import __version__
+from fusar_klip.errors import FusarKlipError, NotInThisVersionError, SettingsError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+app = typer.Typer(
+    help="Synthetic aperture radar imagery, worked with in words.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object when done, and nothing else.")
+]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; may be repeated.")
+]
+DatasetArgument = Annotated[Path, typer.Argument(help="A data set's folder.")]
+
+LATER_VERBS = {
+    "inspect": "Statistics and examples of a data set's texts.",
+    "refine": "Mend a data set's texts with a checkpoint (SCIO).",
+    "review": "An expert's review of a share of the texts.",
+    "export": "Write a data set as STAC, WebDataset or Hugging Face Parquet.",
+    "models": "List the models that can be benchmarked by name.",
+    "caption": "Describe an image.",
+    "ask": "Answer a question about an image.",
+    "serve": "Search over HTTP, with a map.",
+}
+"""Verbs whose interface is fixed, and whose stage is not built yet."""
+
+
+def main() -> None:
+    """Run the command line and exit with its status."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        app()
+    except FusarKlipError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            _crash()
+        where = f" ({error.filename})" if error.filename else ""
+        _fail(f"cannot write{where}: {error.strerror}; make room or choose another place, and run it again")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("fusar_klip"):
+            _crash()
+        _fail(f'{error.name} is not installed: pip install "fusar-klip[all]" brings everything')
+    except Exception:
+        _crash()
+
+
+def _fail(message: str) -> None:
+    print(f"fusar-klip: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _crash() -> None:
+    traceback.print_exc()
+    print("fusar-klip: this is our fault, not yours; please report it with the lines above", file=sys.stderr)
+    sys.exit(1)
+
+
+def _report(summary: "DataclassInstance", as_json: bool, text: str) -> None:
+    """Print a verb's result: its summary as JSON, or a text for people."""
+    print(json.dumps(asdict(summary), indent=2, ensure_ascii=False) if as_json else text)
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(f"fusar-klip {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("demo"),
+    as_json: JsonOption = False,
+) -> None:
+    """Run every stage once, on simulated scenes: a few minutes on two cores."""
+    from fusar_klip.demo import run_demo
+
+    summary = run_demo(out)
+    _report(summary, as_json, "\n".join(f"{what:<12} {path}" for what, path in asdict(summary).items()))
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(help="Folder for the scenes and their truth.")],
+    scenes: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 3,
+    size: Annotated[int, typer.Option(min=64, help="Side of a scene in pixels.")] = 2048,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
+    platform: Annotated[
+        list[str] | None, typer.Option(help="Platform's name; may be repeated. Default: all in turn.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Simulate SAR scenes with ground truth."""
+    from fusar_klip.simulate import simulate as run
+
+    summary = run(out, scenes=scenes, size=size, seed=seed, platforms=platform or ())
+    _report(summary, as_json, f"{scenes} scenes in {out}")
+
+
+@app.command()
+def build(
+    scenes: Annotated[list[Path], typer.Argument(metavar="SCENE...", help="Raster files.")],
+    out: Annotated[Path, typer.Option(help="The data set's folder; scenes are added to one that is there.")],
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    workers: Annotated[int, typer.Option(min=1, help="Tiles worked on at the same time.")] = 2,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Cut scenes into geo-referenced tiles of fixed ground extent."""
+    from fusar_klip.config import load_settings
+    from fusar_klip.tiles import BuildSettings
+    from fusar_klip.tiles import build as run
+
+    if scheduler is not None:
+        raise NotInThisVersionError(
+            "building on a Dask cluster is not in this version: leave --scheduler out"
+        )
+    summary = run(scenes, out, load_settings(BuildSettings, config, settings or ()), workers=workers)
+    scales = ", ".join(f"{count} {scale}" for scale, count in summary.by_scale.items())
+    _report(summary, as_json, f"{summary.tiles} tiles ({scales}) of {summary.scenes} scenes in {out}")
+    if summary.failed:
+        failures = "; ".join(failure["reason"] for failure in summary.failed)
+        _fail(f"{len(summary.failed)} of {len(scenes)} scenes failed, the others are kept: {failures}")
+
+
+@app.command()
+def describe(
+    dataset: DatasetArgument,
+    provider: Annotated[str, typer.Option(help="measure, template, openai or transformers.")] = "measure",
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write eight sentences about every tile."""
+    from fusar_klip.config import load_settings
+    from fusar_klip.texts import DescribeSettings
+    from fusar_klip.texts import describe as run
+
+    overrides = [f"provider={provider}", *(settings or ())]
+    summary = run(dataset, load_settings(DescribeSettings, config, overrides))
+    _report(summary, as_json, f"{summary.texts} texts of {summary.tiles} tiles in {summary.path}")
+
+
+@app.command()
+def pretrain(
+    dataset: DatasetArgument,
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder.")],
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stood.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train image and text encoders together (ITC, ITM, MLM)."""
+    from fusar_klip.config import load_settings
+    from fusar_klip.pretrain import PretrainSettings
+    from fusar_klip.pretrain import pretrain as run
+
+    summary = run(dataset, out, load_settings(PretrainSettings, config, settings or ()), resume=resume)
+    _report(summary, as_json, f"{summary.steps} steps; the checkpoint is {summary.checkpoint}")
+
+
+@app.command()
+def benchmark(
+    checkpoints: Annotated[
+        list[str], typer.Argument(metavar="CHECKPOINT...", help="A run, or untrained:RUN for its fresh twin.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="RESULTS", help="Folder for results and reports.")],
+    suite: Annotated[Path | None, typer.Option(help="TOML file that lists what is measured.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the data sets.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare checkpoints on labelled data sets."""
+    from fusar_klip.benchmark import benchmark as run
+
+    summary = run(checkpoints, out, suite=suite, data=data, tasks=task or ())
+    _report(summary, as_json, f"{summary.rows} results; the report is {summary.report_html}")
+
+
+@app.command()
+def index(
+    dataset: DatasetArgument,
+    checkpoint: Annotated[Path, typer.Option(metavar="RUN", help="The run whose model embeds the tiles.")],
+    out: Annotated[Path, typer.Option(metavar="INDEX", help="The index's folder.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Embed a data set's tiles for search."""
+    from fusar_klip.search import build_index
+
+    summary = build_index(dataset, checkpoint, out)
+    _report(summary, as_json, f"{summary.tiles} tiles in {out}")
+
+
+@app.command()
+def search(
+    index: Annotated[Path, typer.Argument(help="An index's folder.")],
+    query: Annotated[str, typer.Argument(help="Words, or the path of an image.")],
+    bbox: Annotated[
+        str | None, typer.Option(metavar="W,S,E,N", help="Only tiles that touch this box, in degrees.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many results.")] = 10,
+    as_json: JsonOption = False,
+) -> None:
+    """Find tiles by words, within a box on the map."""
+    from fusar_klip.search import search as run
+
+    results = run(index, query, bbox=_parse_bbox(bbox) if bbox else None, top=top)
+    lines = [
+        f"{hit.rank:>3}  {hit.score:.3f}  {hit.lon:.4f},{hit.lat:.4f}  {hit.path}\n     {hit.text}"
+        for hit in results.hits
+    ]
+    _report(results, as_json, "\n".join(lines))
+
+
+def _parse_bbox(text: str) -> tuple[float, float, float, float]:
+    try:
+        west, south, east, north = (float(part) for part in text.split(","))
+    except ValueError:
+        raise SettingsError(
+            f'--bbox takes W,S,E,N in degrees, such as -118.3,33.7,-118.2,33.8, not "{text}"'
+        ) from None
+    return west, south, east, north
+
+
+def _later(verb: str) -> Callable[[list[str] | None], None]:
+    def say_so(_arguments: Annotated[list[str] | None, typer.Argument(hidden=True)] = None) -> None:
+        raise NotInThisVersionError(f"{verb} is not in this version: fusar-klip --help lists what is")
+
+    return say_so
+
+
+for _verb, _help in LATER_VERBS.items():
+    app.command(
+        _verb,
+        help=f"{_help} (Not in this version.)",
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )(_later(_verb))
