@@ -1,0 +1,88 @@
+"""`fusar-klip demo`: every stage once, on simulated scenes, in the order in which a user would run them.
+
+Each step leaves what it makes under one folder, so that the same command goes on where it was interrupted,
+and is done at once where everything is there.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusar_klip.benchmark import benchmark
+from fusar_klip.catalog import text_versions
+from fusar_klip.config import load_settings
+from fusar_klip.pretrain import PretrainSettings, pretrain
+from fusar_klip.search import build_index
+from fusar_klip.search import search as search_index
+from fusar_klip.simulate import simulate
+from fusar_klip.texts import describe
+from fusar_klip.tiles import BuildSettings, build
+
+SCENES = 8
+SIZE_PX = 4096
+QUERY = "ships at sea"
+# The tiny preset with a short warm-up, a fast momentum and a small queue: some ten epochs on two cores.
+PRETRAIN = (
+    "model=tiny",
+    "epochs=12",
+    "batch_size=32",
+    "contrast.queue=256",
+    "contrast.momentum=0.98",
+    "optimizer.lr=1e-3",
+    "optimizer.warmup_steps=50",
+    "log_every=10",
+    "validate_every=100",
+    "save_every=100",
+)
+SUITE = """\
+name = "demo"
+
+[[row]]
+task = "retrieval"
+dataset = "simulated"
+path = "{dataset}"
+split = "test"
+"""
+
+
+@dataclass(frozen=True)
+class DemoSummary:
+    """Where the demo left what it made."""
+
+    scenes: str
+    dataset: str
+    texts: str
+    checkpoint: str
+    index: str
+    results: str
+    report: str
+
+
+def run_demo(out: Path) -> DemoSummary:
+    """Simulate, build, describe, pretrain, index, search and benchmark under the folder `out`."""
+    scenes, dataset, run, index, results = (
+        out / name for name in ("scenes", "dataset", "run", "index", "results")
+    )
+    simulate(scenes, scenes=SCENES, size=SIZE_PX, seed=1)
+    build(
+        sorted(scenes.glob("*.tif")),
+        dataset,
+        load_settings(BuildSettings, None, ["split.test=0.2"]),
+        workers=2,
+    )
+    if not text_versions(dataset):
+        describe(dataset)
+    trained = pretrain(dataset, run, load_settings(PretrainSettings, None, PRETRAIN), resume=run.exists())
+    build_index(dataset, run, index)
+    search_index(index, QUERY, top=5)
+    suite = out / "suite.toml"
+    suite.write_text(SUITE.format(dataset=dataset.resolve().as_posix()))
+    compared = benchmark([str(run), f"untrained:{run}"], results, suite=suite)
+    return DemoSummary(
+        scenes=str(scenes),
+        dataset=str(dataset),
+        texts=str(dataset / "texts" / "v000.parquet"),
+        checkpoint=trained.checkpoint,
+        index=str(index),
+        results=compared.results,
+        report=compared.report_html,
+    )
