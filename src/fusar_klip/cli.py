@@ -8,6 +8,7 @@ import errno
 import json
 import logging
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
@@ -21,6 +22,8 @@ from fusar_klip.errors import FusarKlipError, NotInThisVersionError, SettingsErr
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+    from fusar_klip.search import Hit
 
 app = typer.Typer(
     help="Synthetic aperture radar imagery, worked with in words.",
@@ -186,7 +189,7 @@ def pretrain(
     from fusar_klip.pretrain import pretrain as run
 
     summary = run(dataset, out, load_settings(PretrainSettings, config, settings or ()), resume=resume)
-    _report(summary, as_json, f"{summary.steps} steps; the checkpoint is {summary.checkpoint}")
+    _report(summary, as_json, f"{summary.steps} steps; the run is {summary.run}")
 
 
 @app.command()
@@ -204,13 +207,17 @@ def benchmark(
     from fusar_klip.benchmark import benchmark as run
 
     summary = run(checkpoints, out, suite=suite, data=data, tasks=task or ())
-    _report(summary, as_json, f"{summary.rows} results; the report is {summary.report_html}")
+    _report(
+        summary,
+        as_json,
+        f"{summary.rows_run + summary.rows_reused} rows; the report is {summary.report_html}",
+    )
 
 
 @app.command()
 def index(
     dataset: DatasetArgument,
-    checkpoint: Annotated[Path, typer.Option(metavar="RUN", help="The run whose model embeds the tiles.")],
+    checkpoint: Annotated[str, typer.Option(metavar="RUN", help="The run whose model embeds the tiles.")],
     out: Annotated[Path, typer.Option(metavar="INDEX", help="The index's folder.")],
     as_json: JsonOption = False,
 ) -> None:
@@ -235,11 +242,13 @@ def search(
     from fusar_klip.search import search as run
 
     results = run(index, query, bbox=_parse_bbox(bbox) if bbox else None, top=top)
-    lines = [
-        f"{hit.rank:>3}  {hit.score:.3f}  {hit.lon:.4f},{hit.lat:.4f}  {hit.path}\n     {hit.text}"
-        for hit in results.hits
-    ]
-    _report(results, as_json, "\n".join(lines))
+    _report(results, as_json, "\n".join(map(_hit_lines, results.hits)))
+
+
+def _hit_lines(hit: "Hit") -> str:
+    place = "no coordinates" if hit.lon is None else f"{hit.lon:.4f}, {hit.lat:.4f}"
+    head = f"{hit.rank:>3}  {hit.score:.3f}  {place}  {hit.scale}  {hit.path}"
+    return head + textwrap.indent(f"\n{hit.text or ''}", " " * 5)
 
 
 def _parse_bbox(text: str) -> tuple[float, float, float, float]:

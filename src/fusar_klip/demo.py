@@ -81,7 +81,7 @@ def run_demo(out: Path) -> DemoSummary:
         scenes=str(scenes),
         dataset=str(dataset),
         texts=str(dataset / "texts" / "v000.parquet"),
-        checkpoint=trained.checkpoint,
+        checkpoint=trained.run,
         index=str(index),
         results=compared.results,
         report=compared.report_html,
