@@ -1,0 +1,27 @@
+"""The network (ViT, BERT, fusion, decoder), its losses, preprocessing, tokenizer and checkpoints (paper 3.3).
+
+It reads tiles with Pillow and never imports rasterio or geopandas; it neither trains nor evaluates.
+"""
+
+from fusar_klip.models.checkpoint import load
+from fusar_klip.models.klip import Klip, Text
+from fusar_klip.models.network import KlipNetwork
+from fusar_klip.models.preprocess import ImageInput, Preprocess
+from fusar_klip.models.settings import MODELS, ModelName, ModelSettings
+from fusar_klip.models.tile_cache import TileCache, open_tile_cache
+from fusar_klip.models.tokenizer import Tokenizer
+
+__all__ = [
+    "MODELS",
+    "ImageInput",
+    "Klip",
+    "KlipNetwork",
+    "ModelName",
+    "ModelSettings",
+    "Preprocess",
+    "Text",
+    "TileCache",
+    "Tokenizer",
+    "load",
+    "open_tile_cache",
+]

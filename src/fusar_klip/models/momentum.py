@@ -1,0 +1,44 @@
+"""The momentum towers: slow copies of both towers and projections (decisions.md, "Momentum encoders")."""
+
+from copy import deepcopy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fusar_klip.models.network import KlipNetwork
+from fusar_klip.models.towers import clone_text_only
+
+
+class MomentumTowers(nn.Module):
+    """Exponential moving averages of the network's towers; they give features and take no gradient.
+
+    The text copy has no cross-attention: ITC reads the text alone.
+    """
+
+    def __init__(self, network: KlipNetwork) -> None:
+        super().__init__()
+        self.image_tower = deepcopy(network.image_tower)
+        self.text_tower = clone_text_only(network.text_tower)
+        self.image_projection = deepcopy(network.image_projection)
+        self.text_projection = deepcopy(network.text_projection)
+        self.requires_grad_(False)
+        # Without dropout: a soft target should not be noisier than it has to be.
+        self.eval()
+
+    @torch.no_grad()
+    def update(self, network: KlipNetwork, momentum: float) -> None:
+        """Move every weight to `momentum` * own + (1 - `momentum`) * the network's."""
+        theirs = dict(network.named_parameters())
+        names, own = zip(*self.named_parameters(), strict=True)
+        # One fused call: parameter by parameter this costs as much as a small model's forward pass.
+        torch._foreach_lerp_(list(own), [theirs[name] for name in names], 1 - momentum)
+
+    @torch.no_grad()
+    def features(self, images_b1ss: Tensor, ids_bl: Tensor, mask_bl: Tensor) -> tuple[Tensor, Tensor]:
+        """Return image and text features, each (B, E) and normalised."""
+        tokens_bnw = self.image_tower.forward_features(images_b1ss)
+        states_bld = self.text_tower(input_ids=ids_bl, attention_mask=mask_bl).last_hidden_state
+        image_be = F.normalize(self.image_projection(tokens_bnw[:, 0]), dim=-1)
+        text_be = F.normalize(self.text_projection(states_bld[:, 0]), dim=-1)
+        return image_be, text_be

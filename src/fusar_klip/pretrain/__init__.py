@@ -1,0 +1,6 @@
+"""Pretraining on a data set's tiles and texts: ITC, ITM and MLM together (paper 3.3, 3.4 stage 1, 4.1)."""
+
+from fusar_klip.pretrain.loop import PretrainSummary, pretrain
+from fusar_klip.pretrain.settings import PretrainSettings
+
+__all__ = ["PretrainSettings", "PretrainSummary", "pretrain"]

@@ -1,0 +1,141 @@
+"""RUN: the folder of one training run, and the rules of going on in it.
+
+config.toml         all settings, written when the run is set up
+preprocess.json, tokenizer.json
+metrics.jsonl       one object per logged step
+best.safetensors    the weights that retrieved best in validation
+model.safetensors   the last weights; written last of all
+state/data.json     checksums of the data set
+state/training.pt   network, momentum towers, queue, optimiser, step
+"""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fusar_klip.config import dump_settings, validate_settings
+from fusar_klip.errors import CheckpointError, SettingsError
+from fusar_klip.files import write_bytes, write_json
+from fusar_klip.models.checkpoint import PREPROCESS, TOKENIZER, WEIGHTS
+from fusar_klip.pretrain.settings import PretrainSettings
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """RUN/config.toml."""
+        return self.path / "config.toml"
+
+    @property
+    def preprocess(self) -> Path:
+        """RUN/preprocess.json."""
+        return self.path / PREPROCESS
+
+    @property
+    def tokenizer(self) -> Path:
+        """RUN/tokenizer.json."""
+        return self.path / TOKENIZER
+
+    @property
+    def metrics(self) -> Path:
+        """RUN/metrics.jsonl."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def best(self) -> Path:
+        """RUN/best.safetensors."""
+        return self.path / "best.safetensors"
+
+    @property
+    def weights(self) -> Path:
+        """RUN/model.safetensors."""
+        return self.path / WEIGHTS
+
+    @property
+    def data(self) -> Path:
+        """RUN/state/data.json."""
+        return self.path / "state" / "data.json"
+
+    @property
+    def training(self) -> Path:
+        """RUN/state/training.pt."""
+        return self.path / "state" / "training.pt"
+
+    def is_set_up(self) -> bool:
+        """Whether settings, tokenizer and preprocessing are there: config.toml is the last of them."""
+        return self.config.is_file()
+
+    def check(self, settings: PretrainSettings, data: Mapping[str, str], *, resume: bool) -> None:
+        """Make sure that a run with these settings and data may begin here, or go on here.
+
+        Raises:
+            SettingsError: Something is here and `resume` is not given, or the settings are others.
+            CheckpointError: The run's own files are damaged, or the data set has changed.
+        """
+        if not resume and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise SettingsError(f"{self.path} is there already: go on with --resume, or give another --out")
+        if not self.is_set_up():
+            return
+        changed = _changed_keys(self._settings().model_dump(), settings.model_dump())
+        if changed:
+            raise SettingsError(
+                f"{self.config} has other settings than this command ({', '.join(changed)}): "
+                "resume with the run's own, or give another --out"
+            )
+        try:
+            known = json.loads(self.data.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.data} is damaged ({error}): give another --out") from error
+        if known != dict(data):
+            changed = sorted(name for name in {*known, *data} if known.get(name) != data.get(name))
+            raise CheckpointError(
+                f"the data set has changed since {self.path} began ({', '.join(changed)}): "
+                "bring it back as it was, or give another --out"
+            )
+
+    def set_up(self, settings: PretrainSettings, data: Mapping[str, str]) -> None:
+        """Write checksums and settings; config.toml, the last, says that the run is set up."""
+        write_json(self.data, dict(data))
+        dump_settings(settings, self.config)
+
+    def append_metrics(self, values: Mapping[str, float]) -> None:
+        """Add one line to metrics.jsonl."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(values)) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return the lines of metrics.jsonl; a line that a crash cut short is left out."""
+        if not self.metrics.is_file():
+            return []
+        lines = self.metrics.read_text(encoding="utf-8").split("\n")
+        # What stands after the last newline is empty, or was cut short.
+        return [json.loads(line) for line in lines[:-1]]
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Take out the lines of steps that the saved state does not know: they will be made again."""
+        kept = [line for line in self.read_metrics() if line["step"] <= step]
+        write_bytes(self.metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    def _settings(self) -> PretrainSettings:
+        try:
+            return validate_settings(PretrainSettings, tomllib.loads(self.config.read_text(encoding="utf-8")))
+        except (OSError, ValueError, SettingsError) as error:
+            raise CheckpointError(f"{self.config} is damaged ({error}): give another --out") from error
+
+
+def _changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    changed = []
+    for key in old:
+        if isinstance(old[key], Mapping):
+            changed += _changed_keys(old[key], new[key], f"{prefix}{key}.")
+        elif old[key] != new[key]:
+            changed.append(f"{prefix}{key}: {old[key]} there, {new[key]} here")
+    return changed

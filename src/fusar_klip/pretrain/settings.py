@@ -1,0 +1,132 @@
+"""The settings of `fusar-klip pretrain`; the defaults are the paper's (section 4.1), or BLIP's recipe."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from fusar_klip.config import Settings
+from fusar_klip.models.settings import MODELS, ModelName, ModelSettings
+
+
+class InitSettings(Settings):
+    """Weights that the towers start from. The paper's are ImageNet's and BERT's."""
+
+    image: str | None = None
+    """A file of ViT weights, or a timm model's name; without it the image tower starts fresh."""
+    text: str | None = None
+    """A file or folder of BERT weights, or BERT's name; needs BERT's `tokenizer`. Without it: fresh."""
+
+
+class TextSettings(Settings):
+    """Which texts are read, and what a step makes of them."""
+
+    version: str = "v000"
+    """The text version, as in DATASET/texts/<version>.parquet."""
+    vocab_size: int = Field(default=8192, ge=256)
+    """Most tokens of the vocabulary that is trained where `tokenizer` is not given."""
+    min_segments: int = Field(default=1, ge=1)
+    """A step shows each tile with a random subset of its segments, this many at least, in random order."""
+
+
+class MaskSettings(Settings):
+    """What MLM hides (decisions.md, MLM)."""
+
+    fraction: float = Field(default=0.15, gt=0, lt=1)
+    """Share of the tokens that is hidden in spans."""
+    span_tokens: float = Field(default=3.0, ge=1)
+    """Mean length of a span in tokens."""
+    segment_probability: float = Field(default=0.1, ge=0, le=1)
+    """Chance of a segment to be hidden whole, as SCIO's reconstruction does."""
+
+
+class ContrastSettings(Settings):
+    """ITC's queue and momentum distillation."""
+
+    queue: int = Field(default=20_000, ge=0)
+    """Image-text pairs kept as further candidates."""
+    alpha: float = Field(default=0.4, ge=0, le=1)
+    """Weight of the momentum targets, reached linearly at the end of the first epoch."""
+    momentum: float = Field(default=0.995, ge=0, lt=1)
+    """Share of its own weights that a momentum tower keeps at each step."""
+
+
+class LossSettings(Settings):
+    """lambda_1 to lambda_3 of eq. 7."""
+
+    itc: float = Field(default=1.0, ge=0)
+    """Weight of the image-text contrastive loss."""
+    itm: float = Field(default=1.0, ge=0)
+    """Weight of the image-text matching loss."""
+    mlm: float = Field(default=1.0, ge=0)
+    """Weight of the masked language modelling loss."""
+
+
+class OptimizerSettings(Settings):
+    """AdamW and BLIP's schedule: linear warm-up per step, decay per epoch."""
+
+    lr: float = Field(default=3e-4, gt=0)
+    """Learning rate of the first epoch after warm-up."""
+    min_lr: float = Field(default=1e-6, ge=0)
+    """Least learning rate after warm-up."""
+    warmup_lr: float = Field(default=1e-6, ge=0)
+    """Learning rate of the first step."""
+    warmup_steps: int = Field(default=3000, ge=0)
+    """Steps of warm-up; it may span epochs."""
+    decay: float = Field(default=0.9, gt=0, le=1)
+    """Factor of the learning rate from epoch to epoch."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    """Weight decay of all weights but biases and norms."""
+    clip_norm: float = Field(default=1.0, gt=0)
+    """Largest norm of the gradient; a longer one is scaled down."""
+
+
+class PretrainSettings(Settings):
+    """All settings of a run. RUN/config.toml holds them."""
+
+    model: ModelName = "vit_b"
+    """The preset that `architecture` starts from."""
+    architecture: ModelSettings = MODELS["vit_b"]
+    """The sizes of the model; what is not given is the preset's."""
+    tokenizer: str | None = None
+    """A vocab.txt such as BERT's, or a RUN's tokenizer.json; without it one is trained on the texts."""
+    init: InitSettings = InitSettings()
+    """Weights to start from."""
+    texts: TextSettings = TextSettings()
+    """Texts."""
+    masking: MaskSettings = MaskSettings()
+    """Masks of MLM."""
+    contrast: ContrastSettings = ContrastSettings()
+    """ITC."""
+    loss: LossSettings = LossSettings()
+    """Weights of the losses."""
+    optimizer: OptimizerSettings = OptimizerSettings()
+    """Optimiser and schedule."""
+    batch_size: int = Field(default=32, ge=2)
+    """Tiles of a step. A data set with fewer training tiles takes them all at each step."""
+    epochs: int = Field(default=36, ge=1)
+    """Passes over the training tiles."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Stop after this many steps, if epochs have not ended before."""
+    seed: int = Field(default=0, ge=0)
+    """Every draw of a step follows from this number and the step's."""
+    log_every: int = Field(default=50, ge=1)
+    """Steps between two lines in metrics.jsonl."""
+    validate_every: int = Field(default=1000, ge=1)
+    """Steps between two validations; there is one at the end in any case."""
+    save_every: int = Field(default=1000, ge=1)
+    """Steps between two saves of the state that --resume needs."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute: `auto` is a GPU if there is one. float32 on the CPU, bfloat16 autocast on a GPU."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _architecture_from_preset(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or isinstance(values.get("architecture"), ModelSettings):
+            return values
+        preset = MODELS.get(values.get("model", cls.model_fields["model"].default))
+        given = values.get("architecture", {})
+        if preset is None or not isinstance(given, Mapping):
+            # Left to the validation of the fields, which says what is wrong.
+            return values
+        return {**values, "architecture": {**preset.model_dump(), **given}}

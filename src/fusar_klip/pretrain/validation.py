@@ -1,0 +1,72 @@
+"""What a model in training does with tiles that it does not learn from."""
+
+import numpy as np
+import torch
+
+from fusar_klip.models import Klip
+from fusar_klip.models.queue import FeatureQueue
+from fusar_klip.models.retrieval import recall_at
+from fusar_klip.pretrain.batches import Batches
+from fusar_klip.pretrain.corpus import TextedTiles
+from fusar_klip.pretrain.learner import Learner
+from fusar_klip.pretrain.objective import batch_losses
+
+# Retrieval is among this many tiles at most, so that runs on data sets of any size can be compared.
+MAX_TILES = 1000
+# Batches whose losses are averaged.
+_LOSS_BATCHES = 8
+
+
+def validate(learner: Learner, klip: Klip, tiles: TextedTiles, batches: Batches) -> dict[str, float]:
+    """Return the losses and the recall of both directions on the first `MAX_TILES` of `tiles`.
+
+    `val_recall` is the mean of R@1, R@5 and R@10 of both directions: what the best weights are chosen by. It
+    grows as the tiles get fewer; `val_tiles` and `val_chance` (of R@1) say how to read it.
+
+    Args:
+        learner: The training's state; left as it is.
+        klip: Its network with preprocessing and tokenizer.
+        tiles: At least two validation tiles.
+        batches: Their batches, whole texts.
+    """
+    learner.network.eval()
+    values = _losses(learner, batches)
+    count = min(len(tiles), MAX_TILES)
+    image_ne = klip.embed_image(list(tiles.images[tiles.rows[:count]]))
+    text_ne = _embed_texts(klip, tiles, count)
+    recalls = []
+    for name, similarity_nn in (("i2t", image_ne @ text_ne.T), ("t2i", text_ne @ image_ne.T)):
+        for k, value in recall_at(similarity_nn).items():
+            values[f"val_{name}_r{k}"] = value
+            recalls.append(value)
+    values["val_recall"] = float(np.mean(recalls))
+    values["val_chance"] = 1 / count
+    values["val_tiles"] = count
+    return values
+
+
+@torch.inference_mode()
+def _losses(learner: Learner, batches: Batches) -> dict[str, float]:
+    """Return the mean losses: no queue, no distillation, and the same masks and negatives every time."""
+    no_queue = FeatureQueue(0, learner.queue.image_qe.shape[1], learner.device)
+    rows = []
+    for step in range(min(batches.steps_per_epoch, _LOSS_BATCHES)):
+        torch.manual_seed(step)
+        batch = batches.at(step).to(learner.device)
+        losses = batch_losses(learner.network, learner.momentum, no_queue, batch, alpha=0.0)
+        rows.append([float(losses.itc), float(losses.itm), float(losses.mlm)])
+    itc, itm, mlm = np.mean(rows, axis=0).tolist()
+    return {"val_loss_itc": itc, "val_loss_itm": itm, "val_loss_mlm": mlm}
+
+
+@torch.inference_mode()
+def _embed_texts(klip: Klip, tiles: TextedTiles, count: int) -> np.ndarray:
+    parts = []
+    for start in range(0, count, 64):
+        texts = [klip.tokenizer.join(tiles.segments[i]) for i in range(start, min(start + 64, count))]
+        ids_bl, mask_bl = klip.tokenizer.pad(texts)
+        parts.append(
+            klip.network.text_features(ids_bl.to(klip.device), mask_bl.to(klip.device)).float().cpu()
+        )
+    features: np.ndarray = torch.cat(parts).numpy()
+    return features

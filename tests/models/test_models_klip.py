@@ -1,0 +1,169 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import fusar_klip
+from fusar_klip.errors import CheckpointError, DatasetError, NotInThisVersionError
+from fusar_klip.models import Klip, KlipNetwork, Preprocess, Tokenizer, load
+from fusar_klip.models.checkpoint import save_weights
+
+
+@pytest.fixture
+def run(network: KlipNetwork, tokenizer: Tokenizer, tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    tokenizer.save(folder / "tokenizer.json")
+    Preprocess(32, 0.3, 0.2).save(folder / "preprocess.json")
+    save_weights(network, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def images() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (40, 50), dtype=np.uint8) for _ in range(3)]
+
+
+def test_load_gives_the_same_model(
+    run: Path, network: KlipNetwork, tokenizer: Tokenizer, images: list[np.ndarray]
+) -> None:
+    own = Klip(network, Preprocess(32, 0.3, 0.2), tokenizer)
+    for name in (run, str(run), run / "model.safetensors"):
+        np.testing.assert_array_equal(load(name).embed_image(images), own.embed_image(images))
+    np.testing.assert_array_equal(fusar_klip.load(run).embed_text(["sea"]), own.embed_text(["sea"]))
+
+
+def test_weights_are_the_same_bytes_each_time(run: Path, network: KlipNetwork, tmp_path: Path) -> None:
+    save_weights(network, tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+
+
+def test_embeddings(run: Path, images: list[np.ndarray], tmp_path: Path) -> None:
+    model = load(run)
+    Image.fromarray(images[0]).save(tmp_path / "tile.tif")
+    mixed = [tmp_path / "tile.tif", Image.fromarray(images[1]), np.repeat(images[2][..., None], 3, axis=2)]
+    features = model.embed_image(mixed)
+    assert features.shape == (3, 16)
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(features, model.embed_image(images), atol=1e-6)
+    assert model.features(images).shape == (3, 24)
+    assert model.embed_image([]).shape == (0, 16)
+    assert model.features([]).shape == (0, 24)
+    assert model.embed_text([]).shape == (0, 16)
+
+
+def test_more_images_and_texts_than_a_batch(run: Path) -> None:
+    model = load(run)
+    many = np.random.default_rng(0).integers(0, 256, (70, 32, 32), dtype=np.uint8)
+    np.testing.assert_allclose(model.embed_image(many)[66:], model.embed_image(many[66:]), atol=1e-6)
+    words = [f"{number} ships" for number in range(70)]
+    np.testing.assert_allclose(model.embed_text(words)[66:], model.embed_text(words[66:]), atol=1e-6)
+
+
+def test_segments_and_their_joined_text_differ_by_the_separator(run: Path) -> None:
+    one, two = load(run).embed_text([["Count: 3", "Size: long"], "Count: 3 Size: long"])
+    assert not np.allclose(one, two)
+
+
+def test_match_is_a_probability(run: Path, images: list[np.ndarray]) -> None:
+    model = load(run)
+    one = model.match(images[0], "ships")
+    assert isinstance(one, float)
+    assert 0 < one < 1
+    assert model.match(images[0], ["ships", ["a", "b"]])[0] == pytest.approx(one, abs=1e-6)
+    assert model.match(images[0], []).shape == (0,)
+
+
+def test_untrained_is_fresh_and_always_the_same(run: Path, images: list[np.ndarray]) -> None:
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    fresh = load(f"untrained:{run}")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert fresh.preprocess == load(run).preprocess
+    assert not np.allclose(fresh.embed_image(images), load(run).embed_image(images))
+    torch.manual_seed(6)
+    np.testing.assert_array_equal(fresh.embed_image(images), load(f"untrained:{run}").embed_image(images))
+
+
+def test_what_comes_later_says_so(run: Path, images: list[np.ndarray]) -> None:
+    with pytest.raises(NotInThisVersionError, match="not in this version"):
+        load(run).caption(images[0])
+    with pytest.raises(NotInThisVersionError, match="not in this version"):
+        load(run).ask(images[0], "How many?")
+
+
+def test_bad_checkpoints(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        load(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"has no model\.safetensors.*--resume"):
+        load(tmp_path / "empty")
+    weights = run / "model.safetensors"
+    good = weights.read_bytes()
+    for content in (b"", b"not weights at all", good[: len(good) // 2]):
+        weights.write_bytes(content)
+        with pytest.raises(CheckpointError, match="is no safetensors file"):
+            load(run)
+    save_file({"x": torch.zeros(1)}, weights)
+    with pytest.raises(CheckpointError, match="is no FUSAR-KLIP checkpoint"):
+        load(weights)
+    weights.write_bytes(good)
+    (run / "preprocess.json").unlink()
+    with pytest.raises(CheckpointError, match=r"preprocess\.json"):
+        load(run)
+
+
+def test_weights_of_another_shape(run: Path) -> None:
+    weights = run / "model.safetensors"
+    header = json.loads(weights.read_bytes()[8:].split(b"}}", 1)[0] + b"}}")
+    state = load_file(weights)
+    state["matching_head.weight"] = torch.zeros(2, 5)
+    save_file(state, weights, header["__metadata__"])
+    with pytest.raises(CheckpointError, match=r"does not fit.*matching_head\.weight"):
+        load(run)
+    del state["matching_head.weight"]
+    save_file(state, weights, header["__metadata__"])
+    with pytest.raises(CheckpointError, match="does not fit"):
+        load(run)
+
+
+def test_bad_images(tmp_path: Path) -> None:
+    preprocess = Preprocess(32)
+    (tmp_path / "text.tif").write_text("no image")
+    with pytest.raises(DatasetError, match="cannot be read as an image"):
+        preprocess(tmp_path / "text.tif")
+    with pytest.raises(DatasetError, match="no image at"):
+        preprocess(tmp_path / "missing.tif")
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.tif")
+    with pytest.raises(DatasetError, match="not 8-bit"):
+        preprocess(tmp_path / "deep.tif")
+    with pytest.raises(DatasetError, match="uint8"):
+        preprocess(np.zeros((4, 4), np.float32))
+
+
+def test_preprocess_averages_when_it_shrinks(tmp_path: Path) -> None:
+    pixels = np.zeros((64, 64), np.uint8)
+    pixels[::2, ::2] = 200
+    small = Preprocess(16).resize(pixels)
+    assert small.dtype == np.uint8
+    # A quarter of the pixels are 200: nearest neighbours would give 0 or 200.
+    assert 40 <= small.min() <= small.max() <= 60
+    tensor = Preprocess(16, mean=0.2, std=0.1)(small)
+    assert tensor.shape == (1, 16, 16)
+    np.testing.assert_allclose(tensor[0].numpy(), (small / 255 - 0.2) / 0.1, rtol=1e-4, atol=1e-5)
+
+
+def test_models_needs_no_raster_library() -> None:
+    code = (
+        "import sys; import fusar_klip.models, fusar_klip.pretrain;"
+        "print([m for m in ('rasterio', 'geopandas', 'shapely') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
