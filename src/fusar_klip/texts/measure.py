@@ -1,0 +1,119 @@
+"""One tile into evidence: land cover, bright targets, straight lines, statistics of the backscatter.
+
+Nothing here knows of places or words. All distances that steer the measurement are metres on the ground;
+where the spacing is not known, 3 m is assumed for them, and the texts then give sizes in pixels.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusar_klip.texts.detection import APRON_TARGET, SHIP, detect
+from fusar_klip.texts.evidence import Backscatter, Evidence
+from fusar_klip.texts.landcover import (
+    COVER_CODES,
+    MAX_TARGET_M2,
+    NO_DATA,
+    Cells,
+    SceneReference,
+    cell_histograms,
+    classify,
+    measure_cells,
+    scene_reference,
+    small_holes,
+    summarise,
+)
+from fusar_klip.texts.lines import dark_strips, prevailing_direction, waterline
+
+ASSUMED_SPACING_M = 3.0
+_RAYLEIGH_CV = 0.5227  # sqrt(4 / pi - 1): coefficient of variation of one-look amplitude
+
+
+def measure_tile(
+    pixels: NDArray[np.uint8],
+    gsd_m: float | None,
+    *,
+    transform: Sequence[float] | None = None,
+    reference: SceneReference | None = None,
+    airports_rc: Sequence[tuple[float, float]] = (),
+    cells: Cells | None = None,
+    codes: NDArray[np.uint8] | None = None,
+) -> Evidence:
+    """Measure one tile.
+
+    Args:
+        pixels: (H, W) uint8 amplitude, 0 = no data.
+        gsd_m: Ground spacing of a pixel in metres; None where it is not known.
+        transform: Six floats a to f, rasterio's order, of a projected CRS; None: orientations count from the
+            tile's upper edge.
+        reference: The levels of the tile's scene; None: the tile is its own scene.
+        airports_rc: Row and column of airports' reference points in or near the tile.
+        cells: The tile's cells, where they are measured already.
+        codes: The land cover of the tile's cells, (rows, cols) uint8, such as one cut from
+            a larger tile's; None: it is measured here.
+    """
+    spacing_m = gsd_m or ASSUMED_SPACING_M
+    cells = cells or measure_cells(pixels, spacing_m)
+    if reference is None:
+        reference = scene_reference(cell_histograms(cells))
+    if codes is None:
+        codes = classify(cells, pixels, reference, airports_rc)
+    north = image_to_ground(transform)
+    water = _enlarged(codes == COVER_CODES["water"], cells, pixels.shape)
+    targets = detect(pixels, water, spacing_m, SHIP, north)
+    if airports_rc:
+        apron = codes == COVER_CODES["smooth"]
+        apron |= small_holes(apron | (codes == NO_DATA), MAX_TARGET_M2 / 4 / cells.side_m**2)
+        apron_px = _enlarged(apron, cells, pixels.shape)
+        targets += detect(pixels, apron_px, spacing_m, APRON_TARGET, north)
+    return Evidence(
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        gsd_m=gsd_m,
+        north_known=transform is not None,
+        valid_fraction=float(np.mean(pixels > 0)),
+        airfield=bool(airports_rc),
+        backscatter=_backscatter(pixels, cells, reference),
+        cover=summarise(codes, cells, reference),
+        targets=tuple(sorted(targets, key=lambda t: (t.row, t.col))),
+        waterline=waterline(codes, cells, reference, north),
+        strips=dark_strips(pixels, water, north),
+        dominant_deg=prevailing_direction(pixels, water, north),
+    )
+
+
+def image_to_ground(transform: Sequence[float] | None) -> NDArray[np.float64]:
+    """Return the (2, 2) matrix that takes (column, row) steps to (east, north) steps, both in pixels."""
+    if transform is None:
+        return np.array([[1.0, 0.0], [0.0, -1.0]])
+    a, b, _, d, e, _ = transform[:6]
+    return np.array([[a, b], [d, e]]) / math.hypot(a, d)
+
+
+def _enlarged(cells_mask: NDArray[np.bool_], cells: Cells, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return a mask of cells as one of pixels, (H, W)."""
+    pixels = cells_mask.repeat(cells.side_px, axis=0).repeat(cells.side_px, axis=1)
+    return pixels[: shape[0], : shape[1]]
+
+
+def _backscatter(pixels: NDArray[np.uint8], cells: Cells, reference: SceneReference) -> Backscatter:
+    counts = np.bincount(pixels.ravel(), minlength=256).astype(np.float64)
+    counts[NO_DATA] = 0
+    total = counts.sum()
+    if total == 0:
+        return Backscatter(0.0, 0.0, 0.0, 0.0, 0.0)
+    share = counts / total
+    levels = np.arange(256)
+    mean = float(share @ levels)
+    cv = math.sqrt(max(float(share @ levels**2) - mean**2, 0.0)) / mean
+    calm = float(np.percentile(cells.cv[cells.valid], 10)) if cells.valid.any() else cv
+    used = share[share > 0]
+    return Backscatter(
+        mean=mean,
+        cv=cv,
+        enl=(_RAYLEIGH_CV / max(calm, 0.01)) ** 2,
+        entropy_bits=max(0.0, float(-(used * np.log2(used)).sum())),
+        relative_level=mean / reference.land_level,
+    )

@@ -1,0 +1,107 @@
+"""The verb: a data set in, its first text version out."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from texts_synthetic import city, sea_with_ships
+
+from fusar_klip.catalog import FIELDS, read_text_metadata, read_texts
+from fusar_klip.errors import DatasetError, NotInThisVersionError
+from fusar_klip.texts import DescribeSettings, describe
+
+MakeDataset = Callable[..., Path]
+
+
+@pytest.fixture
+def family() -> dict[str, tuple]:
+    """A coastal tile of 400 pixels with two ships, and two of the tiles inside it."""
+    large = sea_with_ships([(80, 80, 150, 24, 0), (300, 100, 150, 24, 90)])
+    large[:, 240:] = city()[:, 240:]
+    return {
+        "scene_L": (large, "large", None, 0, 0),
+        "scene_M_sea": (large[:200, :200], "medium", "scene_L", 0, 0),
+        "scene_M_city": (large[200:, 200:], "medium", "scene_L", 200, 200),
+    }
+
+
+def test_describes_every_kept_tile(make_dataset: MakeDataset, family: dict[str, tuple]) -> None:
+    dataset = make_dataset(family)
+    summary = describe(dataset, DescribeSettings(workers=1))
+    texts = read_texts(dataset)
+    assert summary.tiles == 3
+    assert summary.texts == len(texts) == 24
+    for _, rows in texts.groupby("tile_id"):
+        assert tuple(rows["field"]) == FIELDS[rows["task"].iloc[0]]
+    assert set(texts["source"]) == {"measure"}
+    assert set(texts["prompt_version"]) == {"measure-1"}
+    assert set(texts["verdict"]) == {"original"}
+    assert read_text_metadata(dataset, "v000")["maker"]["provider"] == "measure"
+    said = texts.set_index(["tile_id", "field"])["text"]
+    assert said["scene_L", "Count"] == "Two ships."
+    assert said["scene_M_sea", "Count"] == "One ship."
+    assert "the larger tile around it holds dark water" in said["scene_M_sea", "Environment"]
+
+
+def test_the_same_bytes_with_any_number_of_workers(
+    make_dataset: MakeDataset, family: dict[str, tuple]
+) -> None:
+    family["other_L"] = (city(seed=5), "large", None, 0, 400)
+    dataset = make_dataset(family)
+    written = []
+    for workers in (1, 2):
+        path = Path(describe(dataset, DescribeSettings(workers=workers)).path)
+        written.append(path.read_bytes())
+        path.unlink()
+    assert written[0] == written[1]
+
+
+def test_a_tile_of_unknown_place_and_spacing(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset({"t": (city(), "small", None, 0, 0)}, gsd_m=None, lonlat=None)
+    describe(dataset, DescribeSettings(workers=1))
+    said = read_texts(dataset).set_index("field")["text"]
+    assert "not known" in said["Location"]
+
+
+def test_a_child_without_its_parent_is_described(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset({"t": (city(), "small", "gone", 0, 0)})
+    assert describe(dataset, DescribeSettings(workers=1)).tiles == 1
+
+
+@pytest.mark.parametrize("provider", ["openai", "template", "transformers"])
+def test_later_providers_say_so(make_dataset: MakeDataset, provider: str) -> None:
+    with pytest.raises(NotInThisVersionError, match="measure"):
+        describe(Path("nowhere"), DescribeSettings.model_validate({"provider": provider}))
+
+
+def test_texts_are_never_overwritten(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset({"t": (city(), "small", None, 0, 0)})
+    path = Path(describe(dataset, DescribeSettings(workers=1)).path)
+    before = path.read_bytes()
+    with pytest.raises(DatasetError, match="remove"):
+        describe(dataset)
+    assert path.read_bytes() == before
+
+
+def test_nothing_kept(make_dataset: MakeDataset) -> None:
+    with pytest.raises(DatasetError, match="no kept tile"):
+        describe(make_dataset({"t": (city(), "small", None, 0, 0)}, kept=False))
+
+
+@pytest.mark.parametrize("content", [b"", b"II*\0 and then nothing"])
+def test_a_broken_tile_is_named(make_dataset: MakeDataset, content: bytes) -> None:
+    dataset = make_dataset({"t": (city(), "small", None, 0, 0)})
+    (dataset / "tiles/t.tif").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"tiles/t\.tif.*build"):
+        describe(dataset, DescribeSettings(workers=1))
+    assert not (dataset / "texts").exists()
+
+
+def test_a_tile_of_another_size_is_named(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset(
+        {"t": (city(), "small", None, 0, 0), "u": (np.full((50, 50), 9, np.uint8), "small", None, 0, 0)}
+    )
+    (dataset / "tiles/u.tif").write_bytes((dataset / "tiles/t.tif").read_bytes())
+    with pytest.raises(DatasetError, match=r"tiles/u\.tif is not the one in the catalog"):
+        describe(dataset, DescribeSettings(workers=1))
