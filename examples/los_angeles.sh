@@ -9,7 +9,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 export FUSAR_KLIP_DATA="${FUSAR_KLIP_DATA:-../shared/data}"
-export OUT="${1:-out/los_angeles}"
+OUT="$(realpath -m "${1:-out/los_angeles}")"
+export OUT
 export PATH="$PWD/.venv/bin:$PATH"
 
 PORTS="-118.29,33.70,-118.17,33.79" # Los Angeles and Long Beach: west, south, east, north
