@@ -1,0 +1,280 @@
+"""The report of a benchmark: Markdown beside PNG files, and one HTML file that needs nothing else.
+
+Reads outcomes only; it computes no metric. Values are printed in per cent. No time of making goes in.
+"""
+
+import base64
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from fusar_klip.benchmark import figures
+from fusar_klip.benchmark.metrics import Score
+from fusar_klip.benchmark.retrieval import DUPLICATES, RERANKED
+from fusar_klip.benchmark.rows import RowOutcome
+from fusar_klip.benchmark.settings import AnyRow, ClassificationRow, RetrievalRow
+from fusar_klip.files import write_bytes
+
+TASK_TITLES: Mapping[str, str] = {
+    "linear_probe": "Linear probe",
+    "knn": "k-nearest neighbours",
+    "finetune": "Fine-tuning",
+    "retrieval": "Image-text retrieval",
+}
+METRIC_TITLES: Mapping[str, str] = {
+    "top1": "Top-1",
+    "top3": "Top-3",
+    "macro_f1": "Macro F1",
+    "mean_recall": "Mean recall",
+}
+# The ends of a retrieval metric's name say how it was scored and counted.
+SCORINGS: Mapping[str, str] = {
+    "": "ITC",
+    DUPLICATES: "ITC, equal texts count",
+    RERANKED: "ITC, then ITM",
+    RERANKED + DUPLICATES: "ITC, then ITM, equal texts count",
+}
+_TEMPLATES = Path(__file__).parent / "templates"
+_TEXT_SHOWN = 700
+
+
+@dataclass(frozen=True)
+class Section:
+    """One row of the suite with its outcome for each model."""
+
+    row: AnyRow
+    facts: str
+    """The data set's sizes, in one line."""
+    notes: Sequence[str]
+    outcomes: Mapping[str, RowOutcome]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table, in per cent."""
+
+    value: str
+    interval: str
+    place: int = 0
+    """1 for the best model, 2 for the second, 0 for the others or where there is one model."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table: a model, or chance."""
+
+    name: str
+    scoring: str
+    cells: Sequence[Cell]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure: the file for Markdown, the content for HTML."""
+
+    file: str
+    content: str
+    """PNG, base64."""
+    alt: str
+    caption: str
+    text: str = ""
+    """A query's words, printed above it."""
+
+
+@dataclass
+class _Figures:
+    """Writes figures under OUT/figures, and takes away those of an earlier report."""
+
+    folder: Path
+    written: set[str] = field(default_factory=set)
+
+    def add(self, name: str, content: bytes, alt: str, caption: str, text: str = "") -> Picture:
+        file = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + ".png"
+        write_bytes(self.folder / file, content)
+        self.written.add(file)
+        picture = base64.b64encode(content).decode("ascii")
+        return Picture(f"{self.folder.name}/{file}", picture, alt, caption, text)
+
+    def remove_others(self) -> None:
+        for file in self.folder.glob("*.png"):
+            if file.name not in self.written:
+                file.unlink()
+
+
+def headline(row: AnyRow) -> str:
+    """Return the metric that stands for a row in the overview: its first, or the strict mean recall."""
+    return "mean_recall" if isinstance(row, RetrievalRow) else row.metrics[0]
+
+
+def write_report(
+    out: Path, suite: str, sections: Sequence[Section], skipped: Sequence[str]
+) -> tuple[Path, Path]:
+    """Write OUT/figures/*.png, OUT/report.md and OUT/report.html; return the two reports' paths."""
+    drawn = _Figures(out / "figures")
+    models = list(sections[0].outcomes)
+    bars = [
+        figures.Bar(
+            f"{section.row.dataset}\n{TASK_TITLES[section.row.task]}, {_short(headline(section.row))}",
+            {name: _score(outcome, headline(section.row)) for name, outcome in section.outcomes.items()},
+        )
+        for section in sections
+    ]
+    alt = "Each row's headline metric for each model, with its interval, and chance"
+    context = {
+        "suite": suite,
+        "models": models,
+        "overview": drawn.add("overview", figures.overview(bars, models), alt, ""),
+        "summary_columns": [
+            f"{s.row.dataset} ({s.row.split}), {TASK_TITLES[s.row.task].lower()}, {_short(headline(s.row))}"
+            for s in sections
+        ],
+        "summary": _summary(sections, models),
+        "sections": [
+            _section_context(section, number, drawn) for number, section in enumerate(sections, start=1)
+        ],
+        "skipped": list(skipped),
+    }
+    drawn.remove_others()
+    reports = (out / "report.md", out / "report.html")
+    for path in reports:
+        write_bytes(path, _render(f"{path.name}.j2", context).encode())
+    return reports
+
+
+def metric_title(metric: str) -> tuple[str, str]:
+    """Return a metric's column title and its scoring: ("Image to text R@1", "ITC, then ITM")."""
+    ending = next(end for end in sorted(SCORINGS, key=len, reverse=True) if metric.endswith(end))
+    stem = metric.removesuffix(ending)
+    if stem in METRIC_TITLES:
+        return METRIC_TITLES[stem], SCORINGS[ending]
+    direction, _, k = stem.rpartition("_r")
+    return f"{direction.replace('_', ' ').capitalize()} R@{k}", SCORINGS[ending]
+
+
+def _section_context(section: Section, number: int, drawn: _Figures) -> dict[str, Any]:
+    row = section.row
+    outcomes = section.outcomes
+    scores = next(iter(outcomes.values())).scores
+    units = {score.ci_unit for score in scores}
+    notes = [*section.notes]
+    notes += [f"{model}: {note}" for model, outcome in outcomes.items() for note in outcome.notes]
+    return {
+        "number": number,
+        "title": f"{TASK_TITLES[row.task]} on {row.dataset}",
+        "split": row.split,
+        "facts": section.facts,
+        "preset": row.preset_label,
+        "n": scores[0].n,
+        "unit": "groups of images" if units == {"group"} else "images",
+        "is_retrieval": isinstance(row, RetrievalRow),
+        "columns": list(dict.fromkeys(metric_title(score.metric)[0] for score in scores)),
+        "lines": _lines(outcomes),
+        "notes": notes,
+        "chosen": [_chosen(model, outcome) for model, outcome in outcomes.items() if outcome.chosen],
+        "settings": ", ".join(
+            f"{key} = {value}"
+            for key, value in row.model_dump(exclude={"path", "task", "dataset", "split", "preset"}).items()
+        ),
+        "pictures": _pictures(f"{number:02d}-{row.task}-{row.dataset}", outcomes, drawn),
+    }
+
+
+def _lines(outcomes: Mapping[str, RowOutcome]) -> list[Line]:
+    """Return a line for each scoring and model, and one for chance after each scoring."""
+    lines = []
+    first = next(iter(outcomes.values())).scores
+    for scoring in dict.fromkeys(metric_title(score.metric)[1] for score in first):
+        metrics = [score.metric for score in first if metric_title(score.metric)[1] == scoring]
+        for model in outcomes:
+            lines.append(Line(model, scoring, [_cell(outcomes, model, metric) for metric in metrics]))
+        guess = {score.metric: Cell(_percent(score.chance), "") for score in first}
+        chance = [guess[metric] for metric in metrics]
+        lines.append(Line("chance", scoring, chance))
+    return lines
+
+
+def _summary(sections: Sequence[Section], models: Sequence[str]) -> list[Line]:
+    return [
+        Line(model, "", [_cell(s.outcomes, model, headline(s.row)) for s in sections]) for model in models
+    ] + [
+        Line(
+            "chance",
+            "",
+            [Cell(_percent(_score(s.outcomes[models[0]], headline(s.row)).chance), "") for s in sections],
+        )
+    ]
+
+
+def _cell(outcomes: Mapping[str, RowOutcome], model: str, metric: str) -> Cell:
+    score = _score(outcomes[model], metric)
+    values = sorted({_score(outcome, metric).value for outcome in outcomes.values()}, reverse=True)
+    place = values.index(score.value) + 1 if len(outcomes) > 1 else 0
+    interval = ""
+    if score.ci_low is not None and score.ci_high is not None:
+        interval = f"{_percent(score.ci_low)} to {_percent(score.ci_high)}"
+    return Cell(_percent(score.value), interval, place if place <= 2 else 0)
+
+
+def _pictures(stem: str, outcomes: Mapping[str, RowOutcome], drawn: _Figures) -> list[Picture]:
+    """Draw the models' confusion matrices, side by side, then their images, then their queries."""
+    pictures = []
+    for model, outcome in outcomes.items():
+        if outcome.confusion is not None:
+            alt = f"Confusion matrix of {model}"
+            caption = f"{model}: confusion matrix, numbers are test images."
+            content = figures.confusion(outcome.confusion)
+            pictures.append(drawn.add(f"{stem}-{model}-confusion", content, alt, caption))
+    for model, outcome in outcomes.items():
+        if outcome.chips:
+            alt = f"Test images with true and predicted classes, {model}"
+            caption = f"{model}: test images drawn at random; green is right, red is wrong."
+            content = figures.chips(outcome.chips)
+            pictures.append(drawn.add(f"{stem}-{model}-images", content, alt, caption))
+    for model, outcome in outcomes.items():
+        for place, query in enumerate(outcome.queries, start=1):
+            alt = f"The first tiles that {model} finds for the text"
+            caption = f"{model}: first tiles by ITC with their cosine; the text's own has rank {query.rank}."
+            text = textwrap.shorten(query.text, _TEXT_SHOWN, placeholder=" ...")
+            content = figures.query(query)
+            pictures.append(drawn.add(f"{stem}-{model}-query-{place}", content, alt, caption, text))
+    return pictures
+
+
+def _chosen(model: str, outcome: RowOutcome) -> str:
+    (name, value), *_ = outcome.chosen.items()
+    tried = ", ".join(
+        f"{candidate}: {_percent(share)}" for candidate, share in outcome.chosen["held_out_accuracy"].items()
+    )
+    images = outcome.chosen["held_out_images"]
+    return f"{model}: {name} = {value}, chosen on {images} held-out training images (top-1 {tried})"
+
+
+def _score(outcome: RowOutcome, metric: str) -> Score:
+    return next(score for score in outcome.scores if score.metric == metric)
+
+
+def _short(metric: str) -> str:
+    return METRIC_TITLES[metric].lower()
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _render(template: str, context: Mapping[str, Any]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    # In Markdown tables a bar ends the cell.
+    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")
+    return environment.get_template(template).render(context)

@@ -1,0 +1,172 @@
+"""The benchmark: every row of a suite for every checkpoint, then the reports and `results.json`.
+
+All data sets are read before the first row runs, so that a wrong path is known at once. Each row is seeded
+by itself: two checkpoints in one command give the same figures as one by one.
+
+    fusar-klip benchmark RUN untrained:RUN --out RESULTS --suite SUITE.toml
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusar_klip.benchmark.class_folders import ClassificationData, DatasetNotFoundError, read_classification
+from fusar_klip.benchmark.classification import evaluate_classification
+from fusar_klip.benchmark.report import Section, headline, write_report
+from fusar_klip.benchmark.retrieval import RetrievalData, evaluate_retrieval, read_retrieval
+from fusar_klip.benchmark.rows import RowOutcome, read_outcome, row_identity, write_outcome
+from fusar_klip.benchmark.settings import AnyRow, RetrievalRow
+from fusar_klip.benchmark.subject import Subject, checkpoint_digest, subject_names
+from fusar_klip.benchmark.suite import DATA_VARIABLE, Suite, data_folder, load_suite, row_path
+from fusar_klip.errors import CheckpointError, DatasetError
+from fusar_klip.files import write_json
+
+logger = logging.getLogger(__name__)
+
+Data = ClassificationData | RetrievalData
+
+
+@dataclass(frozen=True)
+class BenchmarkSummary:
+    """What a benchmark left behind."""
+
+    results: str
+    report_md: str
+    report_html: str
+    rows_run: int
+    rows_reused: int
+    skipped: list[str]
+    """Why rows were left out: their data set was not there."""
+    headlines: list[dict[str, str | float | None]]
+    """Each row's and model's headline: {model, task, dataset, split, metric, value}."""
+
+
+def benchmark(
+    checkpoints: Sequence[str],
+    out: Path,
+    *,
+    suite: Path | None = None,
+    data: Path | None = None,
+    tasks: Sequence[str] = (),
+) -> BenchmarkSummary:
+    """Run a suite on checkpoints, and write OUT/report.md, report.html and, last, results.json.
+
+    Args:
+        checkpoints: RUN folders or checkpoint files; `untrained:RUN` is RUN's architecture, fresh.
+        out: The RESULTS folder. Rows that it holds already, for the same checkpoint, data and values, are
+            reused; reports and results.json tell of this command's checkpoints and rows only.
+        suite: The suite file; None for the default suite (`default_suite.toml`).
+        data: The data folder; None for FUSAR_KLIP_DATA or ../shared/data.
+        tasks: Only the suite's rows of these tasks; empty for all.
+
+    Raises:
+        SettingsError: The suite is wrong, or a task is unknown.
+        DatasetError: A data set is missing, empty or wrong.
+        CheckpointError: A checkpoint is missing or is none, none is given, or one is given twice.
+    """
+    loaded = load_suite(suite, tasks)
+    names = subject_names(checkpoints)
+    digests = [checkpoint_digest(checkpoint) for checkpoint in checkpoints]
+    if len(set(digests)) < len(digests):
+        raise CheckpointError("two of the checkpoints have the same content: name each once")
+    plan, skipped = _read_data(loaded, data_folder(data))
+    outcomes: list[list[RowOutcome]] = [[] for _ in plan]
+    run = 0
+    for checkpoint, name, digest in zip(checkpoints, names, digests, strict=True):
+        subject = Subject(checkpoint, name)
+        for place, (row, read) in enumerate(plan):
+            identity = row_identity(row, digest, read.digest)
+            outcome = read_outcome(out, identity)
+            if outcome is None:
+                logger.info("%s: %s on %s (%s)", name, row.task, row.dataset, row.split)
+                outcome = _evaluate(row, read, subject)
+                write_outcome(out, identity, outcome)
+                run += 1
+            outcomes[place].append(outcome)
+    sections = [
+        Section(row, read.facts, read.notes, dict(zip(names, results, strict=True)))
+        for (row, read), results in zip(plan, outcomes, strict=True)
+    ]
+    markdown, html = write_report(out, loaded.name, sections, skipped)
+    entries = [entry for section in sections for entry in _entries(section)]
+    write_json(out / "results.json", entries)
+    return BenchmarkSummary(
+        results=str(out / "results.json"),
+        report_md=str(markdown),
+        report_html=str(html),
+        rows_run=run,
+        rows_reused=len(plan) * len(names) - run,
+        skipped=skipped,
+        headlines=[
+            {key: entry[key] for key in ("model", "task", "dataset", "split", "metric", "value")}
+            for section in sections
+            for entry in _entries(section)
+            if entry["metric"] == headline(section.row)
+        ],
+    )
+
+
+def _read_data(suite: Suite, data: Path) -> tuple[list[tuple[AnyRow, Data]], list[str]]:
+    """Read each data set of the suite once; return the rows with their data, and why rows are left out."""
+    plan: list[tuple[AnyRow, Data]] = []
+    skipped: list[str] = []
+    known: dict[tuple[str, ...], Data] = {}
+    for row in suite.rows:
+        path = row_path(row, suite, data)
+        if isinstance(row, RetrievalRow):
+            key = (str(path), row.texts, row.split, *row.scales)
+        else:
+            key = (str(path), row.reader, row.split_file)
+        try:
+            if key not in known:
+                known[key] = (
+                    read_retrieval(row, path)
+                    if isinstance(row, RetrievalRow)
+                    else read_classification(row, path)
+                )
+        except DatasetNotFoundError as error:
+            if suite.missing == "fail":
+                raise
+            logger.warning("%s on %s is left out: %s", row.task, row.dataset, error)
+            skipped.append(f"{row.task} on {row.dataset} ({row.split}): the data set is not there")
+            continue
+        plan.append((row, known[key]))
+    if not plan:
+        raise DatasetError(
+            f"none of the suite's data sets is in {data}: give --data DIR, or set {DATA_VARIABLE} to the "
+            "folder that holds them"
+        )
+    return plan, skipped
+
+
+def _evaluate(row: AnyRow, data: Data, subject: Subject) -> RowOutcome:
+    if isinstance(row, RetrievalRow):
+        assert isinstance(data, RetrievalData)
+        return evaluate_retrieval(row, data, subject)
+    assert isinstance(data, ClassificationData)
+    return evaluate_classification(row, data, subject)
+
+
+def _entries(section: Section) -> list[dict[str, str | float | int | None]]:
+    """Return the section's lines of results.json: its contract, and then ci_unit and chance."""
+    row = section.row
+    return [
+        {
+            "model": model,
+            "task": row.task,
+            "dataset": row.dataset,
+            "split": row.split,
+            "preset": row.preset_label,
+            "metric": score.metric,
+            "value": score.value,
+            "n": score.n,
+            "ci_low": score.ci_low,
+            "ci_high": score.ci_high,
+            "seed": row.seed,
+            "ci_unit": score.ci_unit,
+            "chance": score.chance,
+        }
+        for model, outcome in section.outcomes.items()
+        for score in outcome.scores
+    ]

@@ -1,0 +1,107 @@
+"""Benchmark suites: TOML files whose rows say task, data set, split, preset and every other value.
+
+Reads and validates; runs nothing (`runner.py` does). The suite that runs without `--suite` is
+`default_suite.toml` beside this module.
+"""
+
+import difflib
+import os
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fusar_klip.benchmark.settings import ROWS, AnyRow, Missing
+from fusar_klip.config import Settings, load_settings, validate_settings
+from fusar_klip.errors import DatasetError, SettingsError
+
+DEFAULT_SUITE = Path(__file__).with_name("default_suite.toml")
+DEFAULT_DATA = Path("../shared/data")
+DATA_VARIABLE = "FUSAR_KLIP_DATA"
+
+
+class SuiteFile(Settings):
+    """A suite file as it is written; each row is then validated as the row of its task."""
+
+    name: str
+    """The suite's name, printed on the report."""
+    missing: Missing = "fail"
+    """What to do about a data set that is not there: `fail`, or `skip` it and say so in the report."""
+    row: list[dict[str, Any]]
+    """The rows, in the order of the report."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A validated suite."""
+
+    name: str
+    missing: Missing
+    rows: tuple[AnyRow, ...]
+    folder: Path
+    """The folder of the suite file, for a `retrieval` row's relative path."""
+
+
+def load_suite(file: Path | None = None, tasks: Sequence[str] = ()) -> Suite:
+    """Read a suite file (or the default suite), and keep the rows of `tasks` (or all).
+
+    Raises:
+        SettingsError: The file is missing or wrong, a key or task is unknown, or no row is left.
+    """
+    _check_tasks(tasks)
+    path = file or DEFAULT_SUITE
+    written = load_settings(SuiteFile, path)
+    rows = [_row(number, values, path) for number, values in enumerate(written.row, start=1)]
+    kept = tuple(row for row in rows if not tasks or row.task in tasks)
+    if not kept:
+        there = ", ".join(sorted({row.task for row in rows})) or "none"
+        raise SettingsError(
+            f"the suite {path} has no row for --task {', '.join(tasks) or 'any'}; its tasks: {there}"
+        )
+    return Suite(written.name, written.missing, kept, path.parent)
+
+
+def data_folder(given: Path | None) -> Path:
+    """Return the folder of the real data: `given`, else FUSAR_KLIP_DATA, else ../shared/data."""
+    return given or Path(os.environ.get(DATA_VARIABLE) or DEFAULT_DATA)
+
+
+def row_path(row: AnyRow, suite: Suite, data: Path) -> Path:
+    """Return where the row's data set is looked for (see `Row.path`).
+
+    Raises:
+        DatasetError: The path names an environment variable that is not set.
+    """
+    try:
+        path = Path(string.Template(row.path).substitute(os.environ))
+    except KeyError as error:
+        raise DatasetError(
+            f"the path of {row.dataset}, {row.path}, names the environment variable {error.args[0]}: set it"
+        ) from None
+    except ValueError:
+        raise DatasetError(
+            f"the path of {row.dataset}, {row.path}, has a stray $: write $$ for a dollar sign"
+        ) from None
+    return (suite.folder if row.task == "retrieval" else data) / path
+
+
+def _check_tasks(tasks: Sequence[str]) -> None:
+    for task in tasks:
+        if task not in ROWS:
+            near = difflib.get_close_matches(task, ROWS, n=1)
+            hint = f'did you mean "{near[0]}"?' if near else f"tasks: {', '.join(ROWS)}"
+            raise SettingsError(f'unknown task "{task}"; {hint}')
+
+
+def _row(number: int, values: dict[str, Any], path: Path) -> AnyRow:
+    where = f"{path}, row {number}"
+    task = values.get("task")
+    if not isinstance(task, str):
+        raise SettingsError(f"{where} names no task; tasks: {', '.join(ROWS)}")
+    try:
+        _check_tasks([task])
+        row: AnyRow = validate_settings(ROWS[task], values)
+    except SettingsError as error:
+        raise SettingsError(f"{where}: {error}") from error
+    return row
