@@ -11,6 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export FUSAR_KLIP_DATA="${FUSAR_KLIP_DATA:-../shared/data}"
 OUT="$(realpath -m "${1:-out/los_angeles}")"
 export OUT
+export LOS_ANGELES_DATASET="$OUT/dataset" # named by the suite
 export PATH="$PWD/.venv/bin:$PATH"
 
 PORTS="-118.29,33.70,-118.17,33.79" # Los Angeles and Long Beach: west, south, east, north

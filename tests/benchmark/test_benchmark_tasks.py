@@ -1,5 +1,6 @@
 """Probes, fine-tuning, the loop, and the shipped suites."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,7 @@ def test_the_rate_warms_up_and_decays() -> None:
     shares = [rate_share(step, 100, 10) for step in range(100)]
     assert shares[9] == shares[10] == 1.0
     assert shares[:10] == pytest.approx(np.arange(1, 11) / 10)
-    assert all(later <= earlier for earlier, later in zip(shares[10:], shares[11:], strict=False))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(shares[10:]))
     assert shares[-1] < 0.001
 
 

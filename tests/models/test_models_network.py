@@ -111,8 +111,8 @@ def test_momentum_starts_with_the_network_s_own_features(
 
 def test_temperature_stays_in_its_bounds(network: KlipNetwork) -> None:
     assert float(network.temperature.detach()) == pytest.approx(0.07)
-    for value, clamped in ((-1.0, 0.001), (2.0, 0.5)):
-        network.temperature.data.fill_(value)
+    for value, clamped in ((-9.0, 0.001), (2.0, 0.5)):
+        network.log_temperature.data.fill_(value)
         network.clamp_temperature()
         assert float(network.temperature.detach()) == pytest.approx(clamped)
 

@@ -98,6 +98,12 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def write_blobs() -> Callable[[Path, int], Path]:
+    """Write a data set of a given number of tiles into a folder; return the folder."""
+    return write_dataset
+
+
+@pytest.fixture(scope="session")
 def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of 60 tiles, 50 of them for training; tests only read it."""
     return write_dataset(tmp_path_factory.mktemp("blobs"), 60)

@@ -72,7 +72,7 @@ def test_texts_are_subsets_of_the_segments_in_any_order(
 ) -> None:
     places = {int(row): place for place, row in enumerate(tiles.rows)}
     counts, moved = set(), False
-    for step in range(12):
+    for step in range(24):
         batch = make().at(step)
         for row, ids in zip(batch.tile_ids.tolist(), batch.text, strict=True):
             own = [tuple(segment) for segment in tiles.segments[places[row]]]

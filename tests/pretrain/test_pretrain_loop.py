@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 
-from conftest import write_dataset
 from fusar_klip import catalog
 from fusar_klip.config import load_settings, validate_settings
 from fusar_klip.errors import CheckpointError, DatasetError, SettingsError
@@ -20,20 +19,21 @@ from fusar_klip.pretrain.schedule import distillation_weight, learning_rate
 from fusar_klip.pretrain.settings import OptimizerSettings
 
 MakeSettings = Callable[..., PretrainSettings]
+WriteBlobs = Callable[[Path, int], Path]
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def test_it_learns_what_the_texts_say(blobs: Path, nano_settings: MakeSettings, tmp_path: Path) -> None:
-    """Where the blob is stands in the text alone and in the pixels alone: 18 kinds of tiles."""
+    """Where a blob is and how large, 18 kinds of tiles, is all that texts and pixels have in common."""
     settings = nano_settings(
-        epochs=60, log_every=20, validate_every=1000, save_every=1000, batch_size=24,
+        epochs=80, log_every=20, validate_every=1000, save_every=1000, batch_size=24,
         optimizer={"lr": 3e-3, "warmup_steps": 10, "decay": 0.99},
+        texts={"vocab_size": 256, "min_segments": 4},
     )  # fmt: skip
     summary = pretrain(blobs, tmp_path / "run", settings)
     lines = [line for line in RunFolder(tmp_path / "run").read_metrics() if "loss" in line]
-    assert summary.steps == 120
+    assert summary.steps == 160
     assert lines[-1]["loss_itc"] < math.log(24 + 50) - 1
-    assert lines[-1]["loss_itm"] < 0.6
     assert lines[-1]["loss_mlm"] < lines[0]["loss_mlm"] - 2
     # Ten tiles of validation, some of them of the same kind; chance is 0.1.
     assert summary.validation["val_i2t_r5"] >= 0.7
@@ -90,16 +90,18 @@ def test_a_given_vocabulary_and_weights_are_used(
         pretrain(blobs, tmp_path / "third", settings)
 
 
-def test_data_that_cannot_be_learnt_from(blobs: Path, nano_settings: MakeSettings, tmp_path: Path) -> None:
+def test_data_that_cannot_be_learnt_from(
+    blobs: Path, write_blobs: WriteBlobs, nano_settings: MakeSettings, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     with pytest.raises(DatasetError, match="no data set at"):
         pretrain(tmp_path / "nowhere", run, nano_settings())
     with pytest.raises(DatasetError, match="has no texts v007"):
         pretrain(blobs, run, nano_settings(texts={"version": "v007"}))
-    one = write_dataset(tmp_path / "one", 1)
+    one = write_blobs(tmp_path / "one", 1)
     with pytest.raises(DatasetError, match="has 1 kept training tiles with a text, and contrast needs two"):
         pretrain(one, run, nano_settings())
-    silent = write_dataset(tmp_path / "silent", 3)
+    silent = write_blobs(tmp_path / "silent", 3)
     (silent / "texts" / "v000.parquet").unlink()
     none = pd.DataFrame(columns=catalog.TEXT_SCHEMA.names)
     catalog.write_texts(silent, "v000", none, parent=None, maker={})
@@ -108,9 +110,9 @@ def test_data_that_cannot_be_learnt_from(blobs: Path, nano_settings: MakeSetting
 
 
 def test_few_tiles_make_a_smaller_batch_and_no_validation(
-    nano_settings: MakeSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    write_blobs: WriteBlobs, nano_settings: MakeSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    few = write_dataset(tmp_path / "few", 4)
+    few = write_blobs(tmp_path / "few", 4)
     with caplog.at_level(logging.WARNING):
         summary = pretrain(few, tmp_path / "run", nano_settings(max_steps=2))
     assert "only 4 training tiles" in caplog.text

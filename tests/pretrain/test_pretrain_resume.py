@@ -99,8 +99,8 @@ def test_a_killed_run_resumes_to_the_same_bits(
     assert summary.steps == 36
 
 
-class Crash(Exception):
-    """What stands for a power cut."""
+class PowerCutError(Exception):
+    """Nothing catches it."""
 
 
 @pytest.mark.parametrize("at", [0, 3, 4, 17, 35])
@@ -117,12 +117,12 @@ def test_a_crash_at_any_step_resumes_to_the_same_bits(
 
     def crash(self: Learner, batch: Any, number: int, steps_per_epoch: int) -> Any:
         if number == at:
-            raise Crash
+            raise PowerCutError
         return step(self, batch, number, steps_per_epoch)
 
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "step", crash)
-        with pytest.raises(Crash):
+        with pytest.raises(PowerCutError):
             pretrain(blobs, run, settings)
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 99, "los')

@@ -16,7 +16,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from fusar_klip.benchmark.settings import KnnRow, LinearProbeRow
 from fusar_klip.errors import DatasetError
@@ -133,7 +133,7 @@ def _choose(
     """Return the candidate that is best on the held-out fifth (the first of equals), and how all did."""
     fit, held_out = held_out_fifth(labels, groups, seed)
     accuracy: dict[str, float] = {}
-    # Threads cost more than they give on matrices of this size: a probe took 50 times as long on busy cores.
+    # Threads cost more than they give on matrices of this size, above all on busy cores.
     with threadpool_limits(1):
         for candidate in candidates:
             fitted = classifier(candidate).fit(features[fit], labels[fit])

@@ -17,7 +17,7 @@ from fusar_klip.benchmark import figures
 from fusar_klip.benchmark.metrics import Score
 from fusar_klip.benchmark.retrieval import DUPLICATES, RERANKED
 from fusar_klip.benchmark.rows import RowOutcome
-from fusar_klip.benchmark.settings import AnyRow, ClassificationRow, RetrievalRow
+from fusar_klip.benchmark.settings import AnyRow, RetrievalRow
 from fusar_klip.files import write_bytes
 
 TASK_TITLES: Mapping[str, str] = {
@@ -190,8 +190,9 @@ def _lines(outcomes: Mapping[str, RowOutcome]) -> list[Line]:
     first = next(iter(outcomes.values())).scores
     for scoring in dict.fromkeys(metric_title(score.metric)[1] for score in first):
         metrics = [score.metric for score in first if metric_title(score.metric)[1] == scoring]
-        for model in outcomes:
-            lines.append(Line(model, scoring, [_cell(outcomes, model, metric) for metric in metrics]))
+        lines += [
+            Line(model, scoring, [_cell(outcomes, model, metric) for metric in metrics]) for model in outcomes
+        ]
         guess = {score.metric: Cell(_percent(score.chance), "") for score in first}
         chance = [guess[metric] for metric in metrics]
         lines.append(Line("chance", scoring, chance))

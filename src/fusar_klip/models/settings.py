@@ -64,7 +64,7 @@ MODELS: Mapping[ModelName, ModelSettings] = {
         text_heads=4,
         text_dropout=0.0,
         embed_dim=128,
-        max_tokens=96,
+        max_tokens=128,
     ),
     # Hours on a workstation: ViT-S/16 and a BERT of half the width and depth.
     "small": ModelSettings(

@@ -4,7 +4,6 @@ import numpy as np
 from shapely import Polygon
 
 from fusar_klip.simulate.layout import Area, Frame, Kind, Layout, Rng, seed_of
-from fusar_klip.simulate.projection import Geometry
 from fusar_klip.simulate.targets import AIRCRAFT, add_aircraft, pick
 
 # Across the airport, in metres to the right of the runway's centre line.
@@ -27,7 +26,7 @@ def boundary(frame: Frame) -> Polygon:
     )
 
 
-def add_airport(layout: Layout, rng: Rng, frame: Frame, geometry: Geometry) -> None:
+def add_airport(layout: Layout, rng: Rng, frame: Frame) -> None:
     """Lay out an airport whose terminal stands to the right of its runway."""
 
     def area(polygon: Polygon, kind: Kind, height_m: float = 0.0, gain_db: float = 0.0) -> None:
@@ -61,16 +60,16 @@ def add_airport(layout: Layout, rng: Rng, frame: Frame, geometry: Geometry) -> N
     for pier in piers:
         length = rng.uniform(130, 190)
         area(frame.rectangle((pier - 11, pier + 11), (_TERMINAL - length, _TERMINAL)), "building", 14.0)
-        _pier_stands(layout, rng, frame.turned(pier, _TERMINAL, -90), length, geometry)
-    _remote_stands(layout, rng, frame, (terminal_half + 50, apron_half - 30), geometry)
-    _remote_stands(layout, rng, frame, (-apron_half + 30, -terminal_half - 50), geometry)
+        _pier_stands(layout, rng, frame.turned(pier, _TERMINAL, -90), length)
+    _remote_stands(layout, rng, frame, (terminal_half + 50, apron_half - 30))
+    _remote_stands(layout, rng, frame, (-apron_half + 30, -terminal_half - 50))
     _landside(layout, rng, frame, terminal_half)
     _hangars(layout, rng, frame, apron_half)
-    _taxiing(layout, rng, frame, half, geometry)
+    _taxiing(layout, rng, frame, half)
     _lights(layout, rng, frame, half)
 
 
-def _pier_stands(layout: Layout, rng: Rng, pier: Frame, length: float, geometry: Geometry) -> None:
+def _pier_stands(layout: Layout, rng: Rng, pier: Frame, length: float) -> None:
     """Stands on both sides of a pier; the frame runs from the terminal out to the pier's end."""
     for side in (-1, 1):
         along = rng.uniform(30, 45)
@@ -78,12 +77,12 @@ def _pier_stands(layout: Layout, rng: Rng, pier: Frame, length: float, geometry:
             kind = pick(rng, AIRCRAFT, 75.0 if rng.random() < 0.35 else 45.0)
             if rng.random() < 0.62 and along + kind.span_m / 2 < length + 14:
                 nose = pier.turned(along + kind.span_m / 2, side * 17.0, -90.0 * side + rng.normal(0, 1.5))
-                add_aircraft(layout, rng, nose, kind, "parked", geometry)
+                add_aircraft(layout, rng, nose, kind, "parked")
                 _jet_bridge(layout, rng, pier, along + kind.span_m / 2 - 12, side)
             along += kind.span_m + rng.uniform(7, 14)
     if rng.random() < 0.6:  # nose-in at the pier's head
         nose = pier.turned(length + 6, 0.0, 180.0)
-        add_aircraft(layout, rng, nose, pick(rng, AIRCRAFT, 75.0), "parked", geometry)
+        add_aircraft(layout, rng, nose, pick(rng, AIRCRAFT, 75.0), "parked")
 
 
 def _jet_bridge(layout: Layout, rng: Rng, pier: Frame, along: float, side: int) -> None:
@@ -93,9 +92,7 @@ def _jet_bridge(layout: Layout, rng: Rng, pier: Frame, along: float, side: int) 
     layout.add_points(x, y, rng.exponential(14.0, n))
 
 
-def _remote_stands(
-    layout: Layout, rng: Rng, frame: Frame, along: tuple[float, float], geometry: Geometry
-) -> None:
+def _remote_stands(layout: Layout, rng: Rng, frame: Frame, along: tuple[float, float]) -> None:
     """A row of aircraft beyond the terminal, all with their noses the same way, some stands empty."""
     at = along[0] + 20
     way = float(rng.choice([90.0, -90.0])) + rng.normal(0, 10)
@@ -103,15 +100,15 @@ def _remote_stands(
         kind = pick(rng, AIRCRAFT, 75.0)
         if rng.random() < 0.7:
             nose = frame.turned(at + kind.span_m / 2, _AIM + rng.normal(0, 3) + 20, way + rng.normal(0, 2))
-            add_aircraft(layout, rng, nose, kind, "parked", geometry)
+            add_aircraft(layout, rng, nose, kind, "parked")
         at += kind.span_m + rng.uniform(8, 16)
 
 
-def _taxiing(layout: Layout, rng: Rng, frame: Frame, half: float, geometry: Geometry) -> None:
+def _taxiing(layout: Layout, rng: Rng, frame: Frame, half: float) -> None:
     for _ in range(int(rng.integers(1, 5))):
         way = float(rng.choice([0.0, 180.0]))
         nose = frame.turned(rng.uniform(-0.8, 0.8) * half, _TAXIWAY + rng.normal(0, 1), way)
-        add_aircraft(layout, rng, nose, pick(rng, AIRCRAFT, 75.0), "taxiing", geometry)
+        add_aircraft(layout, rng, nose, pick(rng, AIRCRAFT, 75.0), "taxiing")
 
 
 def _roof_lines(layout: Layout, rng: Rng, frame: Frame, along: tuple[float, float], right: float) -> None:

@@ -84,9 +84,7 @@ def pick_ship(rng: Rng, longest_m: float, deck: str | None = None) -> tuple[Ship
     return chosen, float(rng.uniform(low, max(low, high)))
 
 
-def add_aircraft(
-    layout: Layout, rng: Rng, nose: Frame, kind: AircraftType, state: str, geometry: Geometry
-) -> None:
+def add_aircraft(layout: Layout, rng: Rng, nose: Frame, kind: AircraftType, state: str) -> None:
     """Stand an aircraft with its nose at the frame's origin, pointing along the frame's heading."""
     length, half = kind.length_m, kind.span_m / 2
     root, tip = -0.40 * length, -0.62 * length  # leading edge of the wing at the root and at the tip
@@ -152,7 +150,58 @@ def add_ship(
     )  # fmt: skip
     # Weak ships are as common as strong ones: wood and plastics, and angles that send little back.
     level = float(10 ** rng.normal(-0.1, 0.45))
-    density = length * beam / 400  # larger ships carry more, not only stronger, scatterers
+    x, y, rcs_m2 = _ship_points(rng, middle, ship, length, geometry)
+    layout.add_points(x, y, rcs_m2 * level)
+    layout.areas.append(
+        Area(hull, "hull", middle.heading_deg, gain_db=10 * math.log10(level), seed=seed_of(rng))
+    )
+    _add_superstructure(layout, rng, middle, ship, length, min(ship.bridge_height_m, 0.16 * length))
+    imaged = MultiPoint([*hull.exterior.coords, *zip(x, y, strict=True)]).convex_hull
+    assert isinstance(imaged, Polygon)
+    layout.targets.append(
+        Target("ship", ship.name, imaged, length, beam, beam, middle.heading_deg % 360, state)
+    )
+
+
+def add_wake(
+    layout: Layout, rng: Rng, ship: Frame, length: float, speed_mps: float, geometry: Geometry
+) -> None:
+    """Draw the dark turbulent wake and its bright edges.
+
+    Motion in range shifts a ship in azimuth by (R / V) v_r, and its wake, which hardly moves, not at all:
+    the "train off its track". R / V is about 100 s in a low orbit. What goes away from the radar is shifted
+    against the flight direction, which is north for a radar that looks to the right and so to the east.
+    """
+    sin_east = math.sin(math.radians(ship.heading_deg))
+    range_mps = speed_mps * sin_east * (1 if geometry.looks_east else -1)
+    range_mps *= math.sin(math.radians(geometry.incidence_deg))
+    flight_south = -1.0 if geometry.looks_east else 1.0
+    true = Frame(ship.x, ship.y + 100.0 * range_mps * flight_south, ship.heading_deg)
+    reach = speed_mps * rng.uniform(90, 200)
+    width = length / 12
+    trail = [(-length / 2, -width), (-length / 2, width), (-reach, 2.2 * width), (-reach, -2.2 * width)]
+    layout.areas.append(Area(true.polygon(trail), "wake", ship.heading_deg, gain_db=-4.0, seed=seed_of(rng)))
+    for side in (-1, 1):
+        if rng.random() < 0.7:
+            arm = side * math.tan(math.radians(rng.uniform(2.5, 5.0)))
+            near, far = -length / 2, -reach * rng.uniform(0.5, 0.9)
+            edge = [
+                (near, side * width),
+                (far, arm * -far),
+                (far, arm * -far + side * 5),
+                (near, side * (width + 3)),
+            ]
+            layout.areas.append(
+                Area(true.polygon(edge), "wake_edge", ship.heading_deg, gain_db=5.0, seed=seed_of(rng))
+            )
+
+
+def _ship_points(
+    rng: Rng, middle: Frame, ship: ShipClass, length: float, geometry: Geometry
+) -> tuple[Array, Array, Array]:
+    """Point scatterers of a ship as the radar sees them, laid over: x, y in metres, cross-section in m^2."""
+    half, b = length / 2, length / ship.slenderness / 2
+    density = length * 2 * b / 400  # larger ships carry more, not only stronger, scatterers
     parts: list[tuple[Array, Array, Array, Array]] = []
 
     def add(along: Array, right: Array, up: Array, rcs_m2: float) -> None:
@@ -181,54 +230,13 @@ def add_ship(
     add(np.array([0.94 * half, -0.96 * half]), np.zeros(2), np.full(2, freeboard), 60.0)
     gear_along, gear_right, gear_rcs_m2 = _deck(rng, ship, half, b)
     add(gear_along, gear_right, np.full(gear_along.size, freeboard), gear_rcs_m2)
-    n = round(min(length * beam / 7, 900))  # railings, winches, ladders: the grain of a deck
+    n = round(min(length * 2 * b / 7, 900))  # railings, winches, ladders: the grain of a deck
     add(rng.uniform(-half, 0.85 * half, n), rng.uniform(-b, b, n) * 0.95, np.full(n, freeboard), 0.8)
 
     along, right, up, rcs = (np.concatenate(values) for values in zip(*parts, strict=True))
     x, y = middle.points(along, right)
     towards_radar = -1.0 if geometry.looks_east else 1.0
-    x = x + towards_radar * up / math.tan(math.radians(geometry.incidence_deg))
-    layout.add_points(x, y, rcs * level)
-    layout.areas.append(
-        Area(hull, "hull", middle.heading_deg, gain_db=10 * math.log10(level), seed=seed_of(rng))
-    )
-    _add_superstructure(layout, rng, middle, ship, length, min(ship.bridge_height_m, 0.16 * length))
-    imaged = MultiPoint([*hull.exterior.coords, *zip(x, y, strict=True)]).convex_hull
-    assert isinstance(imaged, Polygon)
-    layout.targets.append(
-        Target("ship", ship.name, imaged, length, beam, beam, middle.heading_deg % 360, state)
-    )
-
-
-def add_wake(
-    layout: Layout, rng: Rng, ship: Frame, length: float, speed_mps: float, geometry: Geometry
-) -> None:
-    """Draw the dark turbulent wake and its bright edges.
-
-    Motion in range shifts a ship in azimuth by (R / V) v_r, and its wake, which hardly moves, not at all:
-    the "train off its track". R / V is about 100 s in a low orbit.
-    """
-    sin_east = math.sin(math.radians(ship.heading_deg))
-    range_mps = speed_mps * sin_east * (1 if geometry.looks_east else -1)
-    range_mps *= math.sin(math.radians(geometry.incidence_deg))
-    true = Frame(ship.x, ship.y + 100.0 * range_mps, ship.heading_deg)
-    reach = speed_mps * rng.uniform(90, 200)
-    width = length / 12
-    trail = [(-length / 2, -width), (-length / 2, width), (-reach, 2.2 * width), (-reach, -2.2 * width)]
-    layout.areas.append(Area(true.polygon(trail), "wake", ship.heading_deg, gain_db=-4.0, seed=seed_of(rng)))
-    for side in (-1, 1):
-        if rng.random() < 0.7:
-            arm = side * math.tan(math.radians(rng.uniform(2.5, 5.0)))
-            near, far = -length / 2, -reach * rng.uniform(0.5, 0.9)
-            edge = [
-                (near, side * width),
-                (far, arm * -far),
-                (far, arm * -far + side * 5),
-                (near, side * (width + 3)),
-            ]
-            layout.areas.append(
-                Area(true.polygon(edge), "wake_edge", ship.heading_deg, gain_db=5.0, seed=seed_of(rng))
-            )
+    return x + towards_radar * up / math.tan(math.radians(geometry.incidence_deg)), y, rcs
 
 
 def _add_superstructure(

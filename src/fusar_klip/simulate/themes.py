@@ -45,7 +45,7 @@ def compose(theme: Theme, rng: Rng, extent_m: float, geometry: Geometry) -> Layo
     wide = extent_m >= _WIDE_M
     match theme:
         case "airport":
-            _airport(layout, rng, heading, extent_m, geometry)
+            _airport(layout, rng, heading, extent_m)
         case "harbour":
             _coast(layout, rng, harbour.shore(heading), extent_m, geometry, terminals=7 if wide else 5)
         case "city":
@@ -57,13 +57,13 @@ def compose(theme: Theme, rng: Rng, extent_m: float, geometry: Geometry) -> Layo
     return layout
 
 
-def _airport(layout: Layout, rng: Rng, heading: float, extent_m: float, geometry: Geometry) -> None:
+def _airport(layout: Layout, rng: Rng, heading: float, extent_m: float) -> None:
     frame = airport.origin(heading)
     free = airport.boundary(frame)
     beside = Frame(0, 0, heading).point(rng.uniform(-0.3, 0.3) * extent_m, 2000 + 0.2 * extent_m)
     landscape.add_districts(layout, rng, extent_m, _towns(rng, extent_m, beside), free)
     landscape.add_highway(layout, rng, max(extent_m, 6000.0), free)
-    airport.add_airport(layout, rng, frame, geometry)
+    airport.add_airport(layout, rng, frame)
 
 
 def _city(layout: Layout, rng: Rng, heading: float, extent_m: float, geometry: Geometry) -> None:
@@ -79,7 +79,7 @@ def _city(layout: Layout, rng: Rng, heading: float, extent_m: float, geometry: G
     layout.areas.append(Area(water, "lake", seed=seed_of(rng)))
     landscape.add_highway(layout, rng, extent_m, _union(free))
     if wide:
-        airport.add_airport(layout, rng, field, geometry)
+        airport.add_airport(layout, rng, field)
         harbour.add_harbour(layout, rng, shore, 6, geometry)
         _add_ships(layout, rng, extent_m, sea, shore, 6, geometry)
 
@@ -100,7 +100,8 @@ def _coast(
 
 
 def _add_sea(layout: Layout, rng: Rng, shore: Frame, extent_m: float, straight_m: float) -> Polygon:
-    sea = landscape.sea_beside(rng, shore, extent_m, straight_m, max(2 * _gsd_floor(extent_m), 8.0))
+    # A shore finer than a 2000th of the scene is not seen, and costs memory.
+    sea = landscape.sea_beside(rng, shore, extent_m, straight_m, max(extent_m / 2000, 8.0))
     layout.areas.append(Area(sea, "sea", seed=seed_of(rng)))
     reach = box(-extent_m, -extent_m, extent_m, extent_m)
     for beach in shapely.get_parts(sea.boundary.intersection(reach).buffer(9.0)):
@@ -129,11 +130,6 @@ def _towns(rng: Rng, extent_m: float, centre: tuple[float, float]) -> list[Town]
         x, y = rng.uniform(-extent_m / 2, extent_m / 2, 2)
         towns.append(Town(float(x), float(y), float(rng.uniform(900, 4000)), 16.0))
     return towns
-
-
-def _gsd_floor(extent_m: float) -> float:
-    # A shore finer than a 2000th of the scene is not seen, and costs memory.
-    return extent_m / 4000
 
 
 def _union(parts: list[BaseGeometry]) -> BaseGeometry:
