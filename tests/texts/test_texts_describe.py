@@ -35,13 +35,15 @@ def test_describes_every_kept_tile(make_dataset: MakeDataset, family: dict[str, 
     for _, rows in texts.groupby("tile_id"):
         assert tuple(rows["field"]) == FIELDS[rows["task"].iloc[0]]
     assert set(texts["source"]) == {"measure"}
-    assert set(texts["prompt_version"]) == {"measure-1"}
+    assert set(texts["prompt_version"]) == {"measure-2"}
     assert set(texts["verdict"]) == {"original"}
     assert read_text_metadata(dataset, "v000")["maker"]["provider"] == "measure"
     said = texts.set_index(["tile_id", "field"])["text"]
-    assert said["scene_L", "Count"] == "Two ships."
+    assert said["scene_L", "Count"] == "Two ships; ships touching quays not counted."
     assert said["scene_M_sea", "Count"] == "One ship."
-    assert "the larger tile around it holds dark water" in said["scene_M_sea", "Environment"]
+    assert summary.by_task == {"marine_target": 2, "terrain": 1}
+    assert "within open water" in said["scene_M_city", "Layout"]
+    assert "within" not in said["scene_M_sea", "Environment"]
 
 
 def test_the_same_bytes_with_any_number_of_workers(

@@ -106,6 +106,14 @@ def test_dark_ground_at_an_airport_is_no_water() -> None:
     assert there.targets[0].row == pytest.approx(200, abs=2)
 
 
+def test_no_target_is_claimed_far_from_the_airport() -> None:
+    pixels = city()
+    pixels[100:300, 100:300] = sea_with_ships([(100, 100, 40, 30, 0)], size=200)
+    evidence = measure_tile(pixels, GSD_M, airports_rc=[(200, 200 + 2_500 / GSD_M)])
+    assert evidence.cover.fractions["water"] == 0
+    assert evidence.targets == ()
+
+
 def test_the_scene_tells_what_a_uniform_tile_is() -> None:
     """A uniform field is taken for water when measured alone, but not beside its scene's darker water."""
     field = speckled(np.full((200, 200), 110.0), 3)

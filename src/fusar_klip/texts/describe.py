@@ -38,7 +38,7 @@ from fusar_klip.texts.sentences import compose
 from fusar_klip.texts.settings import DescribeSettings
 from fusar_klip.tiles.gazetteer import nearest
 
-PROMPT_VERSION = "measure-1"
+PROMPT_VERSION = "measure-2"
 VERSION = "v000"
 DEFAULTS = DescribeSettings()
 _COLUMNS = (
@@ -57,7 +57,7 @@ class DescribeSummary:
         path: Its file.
         tiles: Number of described tiles.
         texts: Number of sentences, eight a tile.
-        tasks: Number of tiles by task.
+        by_task: Number of tiles by task.
     """
 
     dataset: str
@@ -65,7 +65,7 @@ class DescribeSummary:
     path: str
     tiles: int
     texts: int
-    tasks: dict[str, int]
+    by_task: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -124,14 +124,14 @@ def describe(dataset: Path, settings: DescribeSettings = DEFAULTS) -> DescribeSu
     texts = texts.assign(delta_itc=np.nan, delta_itm=np.nan, itm_score=np.nan)[TEXT_SCHEMA.names]
     maker = {"verb": "describe", "provider": settings.provider, "prompt_version": PROMPT_VERSION}
     path = write_texts(dataset, VERSION, texts, parent=None, maker=maker)
-    tasks = texts.drop_duplicates("tile_id")["task"].value_counts().sort_index()
+    by_task = texts.drop_duplicates("tile_id")["task"].value_counts().sort_index()
     return DescribeSummary(
         dataset=str(dataset),
         version=VERSION,
         path=str(path),
         tiles=int(texts["tile_id"].nunique()),
         texts=len(texts),
-        tasks={str(task): int(count) for task, count in tasks.items()},
+        by_task={str(task): int(count) for task, count in by_task.items()},
     )
 
 

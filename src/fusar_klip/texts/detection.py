@@ -32,6 +32,7 @@ class TargetClass:
         join_m: Fragments closer than this are one target.
         min_length_m: Shorter ones are speckle or buoys.
         max_length_m: Longer ones are breakwaters, quays or buildings.
+        min_width_m: Narrower ones are fences, edges of roofs, or single bright points.
         max_width_m: Wider ones are islands or buildings.
         min_contrast: Least ratio of the mean over the background's.
         small_m: Shorter targets (at a spacing under 5 m), and all at the land's edge, must have
@@ -42,6 +43,7 @@ class TargetClass:
     join_m: float
     min_length_m: float
     max_length_m: float
+    min_width_m: float
     max_width_m: float
     min_contrast: float
     small_m: float
@@ -52,6 +54,7 @@ SHIP = TargetClass(
     join_m=12.0,
     min_length_m=12.0,
     max_length_m=480.0,
+    min_width_m=0.0,
     max_width_m=130.0,
     min_contrast=3.3,
     small_m=30.0,
@@ -61,6 +64,7 @@ APRON_TARGET = TargetClass(
     join_m=10.0,
     min_length_m=8.0,
     max_length_m=85.0,
+    min_width_m=8.0,  # the span of the smallest aircraft
     max_width_m=80.0,
     min_contrast=2.5,
     small_m=8.0,
@@ -227,7 +231,9 @@ def _measured(
     thin_line = length > 12 * width and length * spacing_m > 150
     if not kind.min_length_m <= length * spacing_m <= kind.max_length_m:
         return None
-    if width * spacing_m > kind.max_width_m or contrast < asked or thin_line:
+    if not kind.min_width_m <= width * spacing_m <= kind.max_width_m:
+        return None
+    if contrast < asked or thin_line:
         return None
     orientation = None
     if spreads[1] > 2.0 * spreads[0] and length >= 3:

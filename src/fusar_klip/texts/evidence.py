@@ -100,6 +100,8 @@ class Backscatter:
             (0.5227 / cv)^2, where 0.5227 is the coefficient of variation of one-look Rayleigh amplitude.
         entropy_bits: Shannon entropy of the grey-level histogram, 0 to 8.
         relative_level: Mean over the median level of the scene's land.
+        by_region: Mean grey level of the 3 x 3 regions of the tile, row by row from the upper left; 0 where
+            a region is mostly without data.
     """
 
     mean: float
@@ -107,6 +109,7 @@ class Backscatter:
     enl: float
     entropy_bits: float
     relative_level: float
+    by_region: tuple[float, ...]
 
 
 @dataclass(frozen=True)

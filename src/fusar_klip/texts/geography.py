@@ -3,12 +3,15 @@
 import math
 from dataclasses import dataclass
 
-from fusar_klip.texts.wording import distance, listed, wind
+from fusar_klip.texts.wording import distance, wind
 from fusar_klip.tiles.gazetteer import Neighbour, nearest
 
 _AT_KM = 1.5
 _MENTION_KM = 60.0
 _CITY_REGION_KM = 20.0
+_PORT_REGION_KM = 15.0  # a port farther away says little about a tile
+_MAX_NAME_WORDS = 5
+_MAX_WORDS = 18  # of all neighbours together: two of usual names fit
 
 
 @dataclass(frozen=True)
@@ -72,29 +75,31 @@ def locate(
 
 
 def name(neighbour: Neighbour) -> str:
-    """Return a place's name as it stands in a sentence."""
+    """Return a place's name as it stands in a sentence; an airport with a very long one goes by its code."""
     place = neighbour.place
-    if place.kind == "port":
-        return f"the port of {place.name}"
-    return f"{place.name} ({place.code})" if place.kind == "airport" and place.code else place.name
+    if place.kind == "airport" and place.code and len(place.name.split()) > _MAX_NAME_WORDS:
+        return f"airport {place.code}"
+    return f"port of {place.name}" if place.kind == "port" else place.name
 
 
 def seen_from_tile(neighbour: Neighbour) -> str:
-    """Return where a place lies as seen from the tile: "the port of X 3 km to the south-east"."""
+    """Return where a place lies as seen from the tile: "port of X 3 km to the south-east"."""
     if neighbour.distance_km < 0.5:
         return f"{name(neighbour)} here"
     return f"{name(neighbour)} {distance(1000 * neighbour.distance_km)} to the {wind(neighbour.bearing_deg)}"
 
 
-def whereabouts(geography: Geography) -> str:
-    """Return the tile's place in words, without a full stop: a clause that can stand alone."""
+def neighbours(geography: Geography, count: int) -> str:
+    """Return the nearest places in words: a port within 15 km first, then airport and city by distance."""
+    others = [n for n in (geography.airport, geography.city) if n is not None]
+    others.sort(key=lambda n: n.distance_km)
+    port = geography.port
+    near_port = [port] if port is not None and port.distance_km <= _PORT_REGION_KM else []
+    clauses = [seen_from_tile(n) for n in (near_port + others)[:count]]
+    if clauses:
+        text = ", ".join(clauses)
+        return text if len(text.split()) <= _MAX_WORDS else clauses[0]
     if geography.lon is None:
-        return "the location of the tile on the ground is not known"
-    where = "the tile lies on the open sea or far from any populated place"
-    if geography.place is not None:
-        country = f", {geography.country}" if geography.country else ""
-        where = f"the tile lies near {geography.place}{country}"
-    neighbours = [n for n in (geography.airport, geography.port, geography.city) if n is not None]
-    if not neighbours:
-        return f"{where}, with no airport, port or city within 60 km"
-    return f"{where}, with {listed([seen_from_tile(n) for n in neighbours])}"
+        return "place not known"
+    country = f", {geography.country}" if geography.country else ""
+    return f"near {geography.place}{country}" if geography.place else "far from any port, airport or city"

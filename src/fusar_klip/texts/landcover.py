@@ -21,6 +21,8 @@ CELL_M = 16.0
 NO_DATA = 0
 AIRFIELD_RADIUS_M = 3_000.0
 """How far from its reference point an airport reaches at most: its size is not known."""
+APRON_RADIUS_M = 2_000.0
+"""How far from an airport's reference point a bright target may still be taken for one on its apron."""
 COVER_CODES: dict[CoverClass, int] = {name: code for code, name in enumerate(COVER_CLASSES, start=1)}
 
 _LEVEL_EDGES = np.arange(0.0, 8.01, 0.1)  # log2 of the grey level
@@ -290,15 +292,20 @@ def small_holes(mask: NDArray[np.bool_], max_cells: float) -> NDArray[np.bool_]:
     return ~mask & ~_without_small_areas(~mask, max_cells)
 
 
+def near_any(points_rc: Sequence[tuple[float, float]], radius_m: float, cells: Cells) -> NDArray[np.bool_]:
+    """Return which cells, (rows, cols) bool, lie within a radius of a point (row and column in pixels)."""
+    rows, cols = np.indices(cells.valid.shape)
+    near = np.zeros(cells.valid.shape, bool)
+    for row, col in points_rc:
+        near |= np.hypot(rows - row / cells.side_px, cols - col / cells.side_px) * cells.side_m <= radius_m
+    return near
+
+
 def _around(
     water: NDArray[np.bool_], airports_rc: Sequence[tuple[float, float]], cells: Cells
 ) -> NDArray[np.bool_]:
     """Return those connected dark areas whose greater part lies within 3 km of an airport."""
-    rows, cols = np.indices(water.shape)
-    near = np.zeros(water.shape, bool)
-    for row, col in airports_rc:
-        distance_px = np.hypot(rows - row / cells.side_px, cols - col / cells.side_px)
-        near |= distance_px * cells.side_m <= AIRFIELD_RADIUS_M
+    near = near_any(airports_rc, AIRFIELD_RADIUS_M, cells)
     labels = connected(water)
     mostly = np.bincount(labels.ravel(), weights=near.ravel()) > 0.5 * np.bincount(labels.ravel())
     mostly[0] = False

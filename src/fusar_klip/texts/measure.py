@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fusar_klip.texts.detection import APRON_TARGET, SHIP, detect
 from fusar_klip.texts.evidence import Backscatter, Evidence
 from fusar_klip.texts.landcover import (
+    APRON_RADIUS_M,
     COVER_CODES,
     MAX_TARGET_M2,
     NO_DATA,
@@ -21,6 +22,7 @@ from fusar_klip.texts.landcover import (
     cell_histograms,
     classify,
     measure_cells,
+    near_any,
     scene_reference,
     small_holes,
     summarise,
@@ -66,6 +68,7 @@ def measure_tile(
     if airports_rc:
         apron = codes == COVER_CODES["smooth"]
         apron |= small_holes(apron | (codes == NO_DATA), MAX_TARGET_M2 / 4 / cells.side_m**2)
+        apron &= near_any(airports_rc, APRON_RADIUS_M, cells)
         apron_px = _enlarged(apron, cells, pixels.shape)
         targets += detect(pixels, apron_px, spacing_m, APRON_TARGET, north)
     return Evidence(
@@ -103,7 +106,7 @@ def _backscatter(pixels: NDArray[np.uint8], cells: Cells, reference: SceneRefere
     counts[NO_DATA] = 0
     total = counts.sum()
     if total == 0:
-        return Backscatter(0.0, 0.0, 0.0, 0.0, 0.0)
+        return Backscatter(0.0, 0.0, 0.0, 0.0, 0.0, (0.0,) * 9)
     share = counts / total
     levels = np.arange(256)
     mean = float(share @ levels)
@@ -116,4 +119,9 @@ def _backscatter(pixels: NDArray[np.uint8], cells: Cells, reference: SceneRefere
         enl=(_RAYLEIGH_CV / max(calm, 0.01)) ** 2,
         entropy_bits=max(0.0, float(-(used * np.log2(used)).sum())),
         relative_level=mean / reference.land_level,
+        by_region=tuple(
+            float(region[region != NO_DATA].mean()) if np.mean(region != NO_DATA) > 0.5 else 0.0
+            for band in np.array_split(pixels, 3, axis=0)
+            for region in np.array_split(band, 3, axis=1)
+        ),
     )

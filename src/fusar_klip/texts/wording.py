@@ -37,14 +37,9 @@ def listed(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def percent(fraction: float) -> str:
-    """Return a share: "about 40 %", rounded to 5 % where that is honest, and never a false 0 or 100."""
-    value = 100 * fraction
-    if value < 1:
-        return "under 1 %"
-    if value > 99:
-        return "nearly all"
-    return f"about {round(value) if value < 10 or value > 90 else 5 * round(value / 5)} %"
+def tenths(fraction: float) -> str:
+    """Return a share in steps of 10 %, "40%", never a false 0 or 100: it is 10% at least and 90% at most."""
+    return f"{min(90, max(10, 10 * round(10 * fraction)))}%"
 
 
 def distance(metres: float) -> str:
@@ -87,12 +82,19 @@ def region_of(row: float, col: float, height: int, width: int) -> int:
 
 
 def regions_with_counts(regions: Iterable[int]) -> str:
-    """Return where things are: "two in the centre and one in the upper left"; "in the centre" for one."""
+    """Return where things are: "two in the centre and one in the upper left"; "in the centre" for one.
+
+    Of more than three regions only the two fullest are named, and the rest counted together.
+    """
     counts = Counter(regions)
     if len(counts) == 1:
         return f"in the {region_name(next(iter(counts)))}"
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return listed([f"{number(count)} in the {region_name(region)}" for region, count in ordered])
+    named = ordered if len(ordered) <= 3 else ordered[:2]
+    parts = [f"{number(count)} in the {region_name(region)}" for region, count in named]
+    if rest := sum(counts.values()) - sum(count for _, count in named):
+        parts.append(f"{number(rest)} elsewhere")
+    return listed(parts)
 
 
 def wind(bearing_deg: float) -> str:
