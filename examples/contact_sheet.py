@@ -37,7 +37,9 @@ def sentinel(lon: float, lat: float) -> Crop:
         (x,), (y,) = transform("EPSG:4326", scene.crs, [lon], [lat])
         row, col = scene.index(x, y)
         half = CROP_PX // 2
-        return scene.read(1, window=RasterWindow(col - half, row - half, CROP_PX, CROP_PX)).astype(float)
+        window = RasterWindow(col - half, row - half, CROP_PX, CROP_PX)
+        crop: Crop = scene.read(1, window=window).astype(float)
+    return crop
 
 
 def chip(path: str, left: int, top: int) -> Crop:
@@ -98,7 +100,7 @@ def main(out: Path) -> None:
         for c, (title, make) in enumerate(row):
             left, top = c * side, r * (CROP_PX + MARGIN_PX)
             draw.text((left + 4, top + 6), title, fill=0)
-            sheet.paste(eight_bit(make()), (left, top + MARGIN_PX))
+            sheet.paste(eight_bit(make()), (left, top + MARGIN_PX))  # type: ignore[no-untyped-call]
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out, quality=80)
 

@@ -13,6 +13,7 @@ import typer
 from fusar_klip.benchmark.suite import load_suite
 from fusar_klip.cli import app
 from fusar_klip.config import load_settings
+from fusar_klip.demo import PRETRAIN
 from fusar_klip.pretrain import PretrainSettings
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +63,11 @@ def test_shipped_configurations_load(path: Path, monkeypatch: pytest.MonkeyPatch
         assert load_suite(path).rows
     else:
         load_settings(PretrainSettings, path)
+
+
+def test_the_demo_trains_with_the_shipped_tiny_configuration() -> None:
+    shipped = load_settings(PretrainSettings, ROOT / "configs" / "pretrain_tiny.toml")
+    assert load_settings(PretrainSettings, None, PRETRAIN) == shipped
 
 
 def run(*arguments: object) -> dict[str, object]:

@@ -20,18 +20,21 @@ from fusar_klip.tiles import BuildSettings, build
 SCENES = 8
 SIZE_PX = 4096
 QUERY = "ships at sea"
-# The tiny preset with a short warm-up, a fast momentum and a small queue: some ten epochs on two cores.
+# What configs/pretrain_tiny.toml says, for an installed package that has no configs folder; a test holds it.
 PRETRAIN = (
     "model=tiny",
-    "epochs=12",
     "batch_size=32",
-    "contrast.queue=256",
-    "contrast.momentum=0.98",
-    "optimizer.lr=1e-3",
-    "optimizer.warmup_steps=50",
+    "epochs=200",
+    "max_steps=450",
     "log_every=10",
     "validate_every=100",
     "save_every=100",
+    "texts.min_segments=4",
+    "contrast.queue=128",
+    "contrast.momentum=0.95",
+    "optimizer.lr=1e-3",
+    "optimizer.warmup_steps=30",
+    "optimizer.decay=0.95",
 )
 SUITE = """\
 name = "demo"
