@@ -107,3 +107,13 @@ def test_a_tile_of_another_size_is_named(make_dataset: MakeDataset) -> None:
     (dataset / "tiles/u.tif").write_bytes((dataset / "tiles/t.tif").read_bytes())
     with pytest.raises(DatasetError, match=r"tiles/u\.tif is not the one in the catalog"):
         describe(dataset, DescribeSettings(workers=1))
+
+
+def test_a_target_belongs_to_the_airport_nearest_to_it(make_dataset: MakeDataset) -> None:
+    """The tile's centre lies nearer to Hawthorne, its target, 1.7 km to the west, nearer to Los Angeles."""
+    pixels = city()
+    pixels[80:180, :100] = sea_with_ships([(40, 30, 60, 40, 0)], size=100, gsd_m=10.0)
+    dataset = make_dataset({"t": (pixels, "large", None, 0, 0)}, gsd_m=10.0, lonlat=(-118.370, 33.932))
+    assert describe(dataset, DescribeSettings(workers=1)).by_task == {"ground_target": 1}
+    said = read_texts(dataset).set_index("field")["text"]
+    assert said["Region"] == "Dark apron or runway ground of Los Angeles International Airport."

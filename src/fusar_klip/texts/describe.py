@@ -6,9 +6,9 @@ one family a process.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, cast
@@ -36,7 +36,7 @@ from fusar_klip.texts.landcover import (
 from fusar_klip.texts.measure import ASSUMED_SPACING_M, image_to_ground, measure_tile
 from fusar_klip.texts.sentences import compose
 from fusar_klip.texts.settings import DescribeSettings
-from fusar_klip.tiles.gazetteer import nearest
+from fusar_klip.tiles.gazetteer import Neighbour, nearest
 
 PROMPT_VERSION = "measure-2"
 VERSION = "v000"
@@ -208,9 +208,12 @@ def _describe_family(dataset: Path, family: list[_Tile], reference: SceneReferen
     rows = []
     for tile in family:
         parent = done.get(tile.parent_id) if tile.parent_id is not None else None
-        described = _measure(tile, _read(dataset, tile), reference, parent)
+        airports = _airports(tile)
+        described = _measure(tile, _read(dataset, tile), reference, parent, [rc for _, rc in airports])
         done[tile.tile_id] = described
         geography = locate(tile.lon, tile.lat, tile.half_m / 1000, tile.place, tile.country)
+        if (airport := _airport_of_targets(described.evidence, airports)) is not None:
+            geography = replace(geography, airport=airport)
         task, fields = compose(described.evidence, geography, parent.evidence if parent else None)
         rows += [
             {"tile_id": tile.tile_id, "task": task, "field": field, "text": text}
@@ -220,10 +223,13 @@ def _describe_family(dataset: Path, family: list[_Tile], reference: SceneReferen
 
 
 def _measure(
-    tile: _Tile, pixels: NDArray[np.uint8], reference: SceneReference, parent: _Described | None
+    tile: _Tile,
+    pixels: NDArray[np.uint8],
+    reference: SceneReference,
+    parent: _Described | None,
+    airports_rc: Sequence[tuple[float, float]],
 ) -> _Described:
     cells = measure_cells(pixels, tile.gsd_m or ASSUMED_SPACING_M)
-    airports_rc = _airports_rc(tile)
     codes = None if parent is None else _inherited(parent, tile, cells.valid, cells.side_px)
     if codes is None:
         codes = classify(cells, pixels, reference, airports_rc)
@@ -260,8 +266,8 @@ def _inherited(
     return np.where(valid, cut, 0).astype(np.uint8)
 
 
-def _airports_rc(tile: _Tile) -> list[tuple[float, float]]:
-    """Return row and column of the airports whose grounds may reach into the tile."""
+def _airports(tile: _Tile) -> list[tuple[Neighbour, tuple[float, float]]]:
+    """Return the airports whose grounds may reach into the tile, with row and column of their points."""
     if tile.lon is None or tile.lat is None or tile.transform is None or tile.gsd_m is None:
         return []
     reach_km = (AIRFIELD_RADIUS_M + tile.half_m * math.sqrt(2)) / 1000
@@ -270,8 +276,21 @@ def _airports_rc(tile: _Tile) -> list[tuple[float, float]]:
         bearing = math.radians(airport.bearing_deg)
         ground = np.array([math.sin(bearing), math.cos(bearing)]) * airport.distance_km * 1000 / tile.gsd_m
         col, row = np.linalg.solve(image_to_ground(tile.transform), ground)
-        found.append((tile.height / 2 + float(row), tile.width / 2 + float(col)))
+        found.append((airport, (tile.height / 2 + float(row), tile.width / 2 + float(col))))
     return found
+
+
+def _airport_of_targets(
+    evidence: Evidence, airports: Sequence[tuple[Neighbour, tuple[float, float]]]
+) -> Neighbour | None:
+    """Return the airport nearest to a target on dark ground; another one may be nearest to the tile."""
+    distances = [
+        (math.hypot(target.row - row, target.col - col), place)
+        for target in evidence.targets
+        if target.setting == "dark_ground"
+        for place, (_, (row, col)) in enumerate(airports)
+    ]
+    return airports[min(distances)[1]][0] if distances else None
 
 
 def _read(dataset: Path, tile: _Tile) -> NDArray[np.uint8]:

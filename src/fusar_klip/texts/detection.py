@@ -239,7 +239,7 @@ def _measured(
     if spreads[1] > 2.0 * spreads[0] and length >= 3:
         east, up = north @ axes[:, 1]
         orientation = float(np.degrees(np.arctan2(east, up)) % 180)
-    return centre[1], centre[0], length, width, orientation, contrast
+    return float(centre[1]), float(centre[0]), length, width, orientation, contrast
 
 
 def _placed(

@@ -1,7 +1,7 @@
 """The eight fields of a terrain tile: what the ground is, how it is laid out, and where it lies."""
 
 from fusar_klip.texts.evidence import CoverClass, Evidence
-from fusar_klip.texts.geography import Geography, name, neighbours
+from fusar_klip.texts.geography import Geography, neighbours
 from fusar_klip.texts.surroundings import (
     at_spacing,
     cover_shares,
@@ -44,7 +44,7 @@ def _terrain(evidence: Evidence, geography: Geography) -> str:
 def _functionality(evidence: Evidence, geography: Geography) -> str:
     shares = evidence.cover.fractions
     if geography.at_airport is not None and shares["smooth"] >= 0.03:
-        return f"airport: {name(geography.at_airport)}, dark ground as of runways and aprons"
+        return "airport, dark ground as of runways and aprons"
     if shares["water"] >= 0.05:
         match waterfront(evidence, geography):
             case "terminal":
