@@ -15,8 +15,8 @@ from torch import Tensor
 from fusar_klip.errors import CheckpointError, DatasetError
 from fusar_klip.files import write_json
 
-ImageInput: TypeAlias = Path | npt.NDArray[np.uint8] | Image.Image
-"""A file that Pillow reads, (H, W) or (H, W, 3) uint8, or a picture."""
+ImageInput: TypeAlias = str | Path | npt.NDArray[np.uint8] | Image.Image
+"""The path of a file that Pillow reads, (H, W) or (H, W, 3) uint8, or a picture."""
 
 
 @dataclass(frozen=True)
