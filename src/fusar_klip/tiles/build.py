@@ -8,7 +8,7 @@ whatever the size of the scene. A scene is in the catalog whole or not at all.
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,20 +88,10 @@ def build(
     settings = settings or BuildSettings()
     entries = {entry["scene_id"]: entry for entry in _existing(out, settings).get("scenes", [])}
     frames = [_read_catalog(out)] if entries else []
-    failed: dict[str, str] = {}
-    for path in dict.fromkeys(scenes):
-        try:
-            scene = open_scene(path, settings.scene)
-            if scene.scene_id in entries:
-                log.info("%s is in the data set already", path.name)
-                continue
-            rows, entry = _build_scene(scene, out, settings, workers)
-        except SceneError as error:
-            log.info("%s", error)
-            failed[path.name] = str(error)
-            continue
+    built, failed = _build_missing(scenes, out, settings, set(entries), workers)
+    for rows, entry in built:
         frames.append(rows)
-        entries[scene.scene_id] = entry
+        entries[entry["scene_id"]] = entry
     if not entries:
         reasons = list(failed.values()) or ["no scene was given: name at least one raster file"]
         raise SceneError("; ".join(reasons))
@@ -128,6 +118,25 @@ def build(
         },
     )
     return summary
+
+
+def _build_missing(
+    scenes: Sequence[Path], out: Path, settings: BuildSettings, known: Set[str], workers: int
+) -> tuple[list[tuple[gpd.GeoDataFrame, dict[str, Any]]], dict[str, str]]:
+    """Build the scenes that are not known; return their rows and entries, and the failures' reasons."""
+    built: dict[str, tuple[gpd.GeoDataFrame, dict[str, Any]]] = {}
+    failed: dict[str, str] = {}
+    for path in dict.fromkeys(scenes):
+        try:
+            scene = open_scene(path, settings.scene)
+            if scene.scene_id in known or scene.scene_id in built:
+                log.info("%s is in the data set already", path.name)
+                continue
+            built[scene.scene_id] = _build_scene(scene, out, settings, workers)
+        except SceneError as error:
+            log.info("%s", error)
+            failed[path.name] = str(error)
+    return list(built.values()), failed
 
 
 def _read_catalog(out: Path) -> gpd.GeoDataFrame:
