@@ -44,6 +44,7 @@ task = "retrieval"
 dataset = "simulated"
 path = "{dataset}"
 split = "test"
+shortlist = 16 # of the 256 that re-ranking takes by default, for two cores
 """
 
 
