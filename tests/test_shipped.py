@@ -65,8 +65,9 @@ def test_shipped_configurations_load(path: Path, monkeypatch: pytest.MonkeyPatch
         load_settings(PretrainSettings, path)
 
 
-def test_the_demo_s_settings_are_valid() -> None:
-    assert load_settings(PretrainSettings, None, PRETRAIN).model == "tiny"
+def test_the_demo_trains_with_the_shipped_tiny_configuration() -> None:
+    shipped = load_settings(PretrainSettings, ROOT / "configs" / "pretrain_tiny.toml")
+    assert load_settings(PretrainSettings, None, PRETRAIN) == shipped
 
 
 def run(*arguments: object) -> dict[str, object]:
