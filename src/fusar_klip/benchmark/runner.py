@@ -17,10 +17,11 @@ from fusar_klip.benchmark.report import Section, headline, write_report
 from fusar_klip.benchmark.retrieval import RetrievalData, evaluate_retrieval, read_retrieval
 from fusar_klip.benchmark.rows import RowOutcome, read_outcome, row_identity, write_outcome
 from fusar_klip.benchmark.settings import AnyRow, RetrievalRow
-from fusar_klip.benchmark.subject import Subject, checkpoint_digest, subject_names
+from fusar_klip.benchmark.subject import Subject, subject_names
 from fusar_klip.benchmark.suite import DATA_VARIABLE, Suite, data_folder, load_suite, row_path
 from fusar_klip.errors import CheckpointError, DatasetError
 from fusar_klip.files import write_json
+from fusar_klip.models import checkpoint_digest
 
 logger = logging.getLogger(__name__)
 

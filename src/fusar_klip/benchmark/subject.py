@@ -1,6 +1,5 @@
 """A model under test: its checkpoint, known by content, and its features, once for each data set."""
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,13 +10,8 @@ from numpy.typing import NDArray
 from fusar_klip import models
 from fusar_klip.benchmark.class_folders import ClassificationData
 from fusar_klip.errors import CheckpointError
-from fusar_klip.files import sha256
 from fusar_klip.progress import track
 
-UNTRAINED = "untrained:"
-# What `models.load` reads: weights with their architecture, preprocessing, vocabulary.
-_WEIGHTS = "model.safetensors"
-_BESIDE = ("preprocess.json", "tokenizer.json")
 _BLOCK = 256
 
 
@@ -52,29 +46,6 @@ class Subject:
         return self._features[data.digest]
 
 
-def checkpoint_digest(checkpoint: str) -> str:
-    """Return a SHA-256 over the files that a model is loaded from.
-
-    Raises:
-        CheckpointError: There is nothing at that path, or a run whose training has not ended.
-    """
-    path = Path(checkpoint.removeprefix(UNTRAINED))
-    if not path.exists():
-        raise CheckpointError(
-            f"no checkpoint at {path}: give a RUN folder that fusar-klip pretrain made, or untrained:RUN"
-        )
-    run, weights = (path, path / _WEIGHTS) if path.is_dir() else (path.parent, path)
-    if not weights.is_file():
-        raise CheckpointError(
-            f"{path} has no {_WEIGHTS}: if it is a run whose training has not ended, go on with fusar-klip "
-            "pretrain --resume"
-        )
-    digest = hashlib.sha256((UNTRAINED if checkpoint.startswith(UNTRAINED) else "").encode())
-    for file in (weights, *(run / name for name in _BESIDE)):
-        digest.update((sha256(file) if file.is_file() else "-").encode())
-    return digest.hexdigest()
-
-
 def subject_names(checkpoints: Sequence[str]) -> list[str]:
     """Return a name for each checkpoint: as many last parts of its path as tell them apart.
 
@@ -95,5 +66,5 @@ def subject_names(checkpoints: Sequence[str]) -> list[str]:
 
 
 def _kind_and_parts(checkpoint: str) -> tuple[str, tuple[str, ...]]:
-    kind = UNTRAINED if checkpoint.startswith(UNTRAINED) else ""
-    return kind, Path(checkpoint.removeprefix(UNTRAINED)).absolute().parts
+    kind = models.UNTRAINED if checkpoint.startswith(models.UNTRAINED) else ""
+    return kind, Path(checkpoint.removeprefix(models.UNTRAINED)).absolute().parts

@@ -3,7 +3,7 @@
 It reads tiles with Pillow and never imports rasterio or geopandas; it neither trains nor evaluates.
 """
 
-from fusar_klip.models.checkpoint import load
+from fusar_klip.models.checkpoint import UNTRAINED, checkpoint_digest, load
 from fusar_klip.models.klip import Klip, Text
 from fusar_klip.models.network import KlipNetwork
 from fusar_klip.models.preprocess import ImageInput, Preprocess
@@ -13,6 +13,7 @@ from fusar_klip.models.tokenizer import Tokenizer
 
 __all__ = [
     "MODELS",
+    "UNTRAINED",
     "ImageInput",
     "Klip",
     "KlipNetwork",
@@ -22,6 +23,7 @@ __all__ = [
     "Text",
     "TileCache",
     "Tokenizer",
+    "checkpoint_digest",
     "load",
     "open_tile_cache",
 ]

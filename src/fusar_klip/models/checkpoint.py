@@ -7,6 +7,7 @@
 Weights and architecture never come apart, so `load` needs no configuration of the training.
 """
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from fusar_klip.config import validate_settings
 from fusar_klip.errors import CheckpointError, SettingsError
-from fusar_klip.files import replaced
+from fusar_klip.files import replaced, sha256
 from fusar_klip.models.klip import Klip
 from fusar_klip.models.network import KlipNetwork
 from fusar_klip.models.preprocess import Preprocess
@@ -28,7 +29,7 @@ WEIGHTS = "model.safetensors"
 PREPROCESS = "preprocess.json"
 TOKENIZER = "tokenizer.json"
 
-_UNTRAINED = "untrained:"
+UNTRAINED = "untrained:"
 _ARCHITECTURE = "fusar_klip.architecture"
 
 
@@ -50,7 +51,7 @@ def load(checkpoint: str | Path, device: str = "cpu") -> Klip:
         CheckpointError: There is no checkpoint, its training has not ended, or it does not fit.
     """
     name = str(checkpoint)
-    path = _weights_file(Path(name.removeprefix(_UNTRAINED)))
+    path = _weights_file(Path(name.removeprefix(UNTRAINED)))
     folder = path.parent
     settings, state = _read(path)
     tokenizer = Tokenizer.from_file(folder / TOKENIZER)
@@ -59,9 +60,25 @@ def load(checkpoint: str | Path, device: str = "cpu") -> Klip:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = KlipNetwork(settings, tokenizer)
-    if not name.startswith(_UNTRAINED):
+    if not name.startswith(UNTRAINED):
         _fill(network, state, path)
     return Klip(network, preprocess, tokenizer, device)
+
+
+def checkpoint_digest(checkpoint: str | Path) -> str:
+    """Return 64 hexadecimal digits that change when the model that `load` gives may have changed.
+
+    Raises:
+        CheckpointError: There is no checkpoint, its training has not ended, or a file beside it is missing.
+    """
+    name = str(checkpoint)
+    weights = _weights_file(Path(name.removeprefix(UNTRAINED)))
+    digest = hashlib.sha256((UNTRAINED if name.startswith(UNTRAINED) else "").encode())
+    for file in (weights, weights.parent / PREPROCESS, weights.parent / TOKENIZER):
+        if not file.is_file():
+            raise CheckpointError(f"{weights.parent} has no {file.name}: give a whole RUN folder")
+        digest.update(sha256(file).encode())
+    return digest.hexdigest()
 
 
 def _weights_file(path: Path) -> Path:

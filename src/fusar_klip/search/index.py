@@ -8,7 +8,6 @@ The search is exact: nothing is quantised or left out. Made by `fusar-klip index
 --out INDEX`.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -59,7 +58,6 @@ Embeddings = npt.NDArray[np.float32]
 _BATCH = 64
 # Results read their few rows out of one row group each, not out of the whole file.
 _ROW_GROUP = 4096
-_UNTRAINED = "untrained:"
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ def build_index(dataset: Path, checkpoint: str | Path, out: Path) -> IndexSummar
     _check_replaceable(out)
     table, texts = _entries(dataset)
     model = models.load(checkpoint)
-    digest = checkpoint_digest(_resolved(checkpoint))
+    digest = models.checkpoint_digest(_resolved(checkpoint))
     cache = models.open_tile_cache(dataset, model.preprocess.size)
     vectors = faiss.IndexFlatIP(model.embed_image([]).shape[1])
     tile_ids = table["tile_id"].to_pylist()
@@ -206,18 +204,6 @@ def open_index(folder: Path) -> OpenIndex:
     )
 
 
-def checkpoint_digest(checkpoint: str) -> str:
-    """Return 64 hexadecimal digits that change when the embeddings of `checkpoint` may have changed.
-
-    Raises:
-        FileNotFoundError: The checkpoint is gone.
-    """
-    path = Path(checkpoint.removeprefix(_UNTRAINED))
-    run, weights = (path, path / "model.safetensors") if path.is_dir() else (path.parent, path)
-    files = (weights, run / "preprocess.json", run / "tokenizer.json")
-    return hashlib.sha256(" ".join(sha256(file) for file in files).encode()).hexdigest()
-
-
 def check_finite(embeddings: Embeddings, checkpoint: str | Path) -> Embeddings:
     """Return `embeddings` if they can be compared; raise a `SearchError` if training has diverged."""
     if not np.isfinite(embeddings).all():
@@ -249,8 +235,8 @@ def _entries(dataset: Path) -> tuple[pa.Table, str | None]:
 
 def _resolved(checkpoint: str | Path) -> str:
     """Return the checkpoint as an absolute path, so that queries find it from any folder."""
-    prefix = _UNTRAINED if str(checkpoint).startswith(_UNTRAINED) else ""
-    return prefix + str(Path(str(checkpoint).removeprefix(_UNTRAINED)).resolve())
+    prefix = models.UNTRAINED if str(checkpoint).startswith(models.UNTRAINED) else ""
+    return prefix + str(Path(str(checkpoint).removeprefix(models.UNTRAINED)).resolve())
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:

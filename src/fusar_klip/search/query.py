@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from fusar_klip import models
-from fusar_klip.errors import SearchError
+from fusar_klip.errors import CheckpointError, SearchError
 from fusar_klip.files import sha256
 from fusar_klip.search.geography import BBox, check_bbox, touching
-from fusar_klip.search.index import Embeddings, OpenIndex, check_finite, checkpoint_digest, open_index
+from fusar_klip.search.index import Embeddings, OpenIndex, check_finite, open_index
 
 _LOG = logging.getLogger(__name__)
 
@@ -124,8 +124,8 @@ def embed_query(opened: OpenIndex, query: str) -> Embeddings:
 def _unchanged_checkpoint(opened: OpenIndex) -> str:
     again = f"index {opened.dataset} again with fusar-klip index"
     try:
-        digest = checkpoint_digest(opened.checkpoint)
-    except OSError:
+        digest = models.checkpoint_digest(opened.checkpoint)
+    except (CheckpointError, OSError):
         raise SearchError(
             f"the checkpoint {opened.checkpoint} of this index is gone: put it back, or {again}"
         ) from None
