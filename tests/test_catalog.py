@@ -1,10 +1,19 @@
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
+import duckdb
 import geopandas as gpd
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from shapely.geometry import box
+import shapely
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from shapely.geometry import MultiPolygon, box
 
 from fusar_klip import catalog
 from fusar_klip.errors import DatasetError
@@ -44,6 +53,70 @@ def test_tiles_are_ordered_typed_and_open_in_geopandas(dataset: Path) -> None:
     assert [schema.field(f.name).type for f in catalog.TILE_SCHEMA] == catalog.TILE_SCHEMA.types
     inside = gpd.read_parquet(dataset / "tiles.parquet", bbox=(1.2, 1.2, 1.4, 1.4))
     assert inside["tile_id"].tolist() == ["a"]
+
+
+def test_columns_stand_in_the_schema_s_order(dataset: Path) -> None:
+    names = pq.read_schema(dataset / "tiles.parquet").names
+    assert names == [*catalog.TILE_SCHEMA.names, "geometry", "bbox"]
+
+
+def test_it_is_geoparquet_1_1(dataset: Path) -> None:
+    # https://geoparquet.org/releases/v1.1.0: version, primary column, WKB, types, extent and covering.
+    geo = json.loads(pq.read_schema(dataset / "tiles.parquet").metadata[b"geo"])
+    assert (geo["version"], geo["primary_column"]) == ("1.1.0", "geometry")
+    column = geo["columns"]["geometry"]
+    assert (column["encoding"], column["geometry_types"], column["bbox"]) == (
+        "WKB",
+        ["Polygon"],
+        [0, 0, 2, 2],
+    )
+    assert column["crs"]["id"] == {"authority": "EPSG", "code": 4326}
+    assert column["covering"]["bbox"]["xmin"] == ["bbox", "xmin"]
+
+
+def test_tiles_without_coordinates_and_across_the_antimeridian(tmp_path: Path) -> None:
+    across = MultiPolygon([box(179, 0, 180, 1), box(-180, 0, -179, 1)])
+    rows = [tile_row("a"), tile_row("b"), tile_row("c")]
+    catalog.write_tiles(tmp_path, gpd.GeoDataFrame(rows, geometry=[across, None, box(0, 0, 1, 1)], crs=4326))
+    catalog.write_manifest(tmp_path, {"format_version": 1})
+    frame = gpd.read_parquet(tmp_path / "tiles.parquet")
+    assert frame.geometry[0].equals(across)
+    assert frame.geometry[1] is None
+    assert catalog.read_footprints(tmp_path).equals(frame)
+    nowhere = gpd.GeoDataFrame(rows[1:2], geometry=[None], crs=4326)
+    catalog.write_tiles(tmp_path, nowhere)
+    assert gpd.read_parquet(tmp_path / "tiles.parquet").geometry.tolist() == [None]
+
+
+def test_duckdb_reads_it(dataset: Path) -> None:
+    query = f"""
+        select tile_id, width, kept, bbox.xmin, geometry from '{dataset / "tiles.parquet"}'
+        where bbox.xmax > 1.5 order by tile_id
+    """
+    [(tile_id, width, kept, west, wkb)] = duckdb.sql(query).fetchall()
+    assert (tile_id, width, kept, west) == ("a", 8, True, 1)
+    assert shapely.from_wkb(bytes(wkb)).bounds == (1, 1, 2, 2)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    place=st.text() | st.none(),
+    number=st.floats(allow_nan=False) | st.none(),
+    transform=st.lists(st.floats(allow_nan=False), min_size=6, max_size=6) | st.none(),
+    acquired=st.datetimes(timezones=st.just(UTC)) | st.none(),
+)
+def test_odd_values_come_back(
+    tmp_path: Path,
+    place: str | None,
+    number: float | None,
+    transform: list[float] | None,
+    acquired: datetime | None,
+) -> None:
+    values = {"place": place, "lon": number, "transform": transform, "acquired": acquired}
+    catalog.write_tiles(tmp_path, gpd.GeoDataFrame([tile_row("a", **values)], geometry=[None], crs=4326))
+    catalog.write_manifest(tmp_path, {"format_version": 1})
+    [row] = catalog.open_tiles(tmp_path).to_table(list(values)).to_pylist()
+    assert row == values
 
 
 def test_tiles_read_without_geopandas(dataset: Path) -> None:
@@ -98,3 +171,53 @@ def test_what_is_missing_or_broken_is_said(dataset: Path, tmp_path: Path) -> Non
     (dataset / "dataset.json").unlink()
     with pytest.raises(DatasetError, match="its build has not ended"):
         catalog.read_tiles(dataset)
+
+
+def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    pq.write_table(change(pq.read_table(path)), path)
+
+
+def newer(table: pa.Table) -> pa.Table:
+    about = {"format_version": catalog.FORMAT_VERSION + 1, "made_by": "fusar-klip 9.9"}
+    return table.replace_schema_metadata({b"fusar_klip": json.dumps(about).encode()})
+
+
+def test_what_a_newer_version_wrote_is_not_misread(dataset: Path) -> None:
+    catalog.write_texts(dataset, "v000", text_rows("a"), parent=None, maker={})
+    rewrite(dataset / "texts" / "v000.parquet", newer)
+    with pytest.raises(
+        DatasetError, match=r"v000.parquet was made by a newer version \(fusar-klip 9.9\): upg"
+    ):
+        catalog.read_texts(dataset)
+    rewrite(dataset / "tiles.parquet", newer)
+    with pytest.raises(
+        DatasetError, match=r"tiles.parquet was made by a newer version \(fusar-klip 9.9\): upg"
+    ):
+        catalog.read_tiles(dataset)
+    catalog.write_manifest(dataset, {"format_version": 2, "made_by": "fusar-klip 9.9"})
+    with pytest.raises(DatasetError, match="newer version"):
+        catalog.read_manifest(dataset)
+
+
+def test_columns_of_an_older_version_are_null(dataset: Path) -> None:
+    rewrite(dataset / "tiles.parquet", lambda table: table.drop_columns(["density", *catalog.FEATURES]))
+    tiles = catalog.read_tiles(dataset)
+    assert list(tiles.columns) == catalog.TILE_SCHEMA.names
+    assert tiles["density"].isna().all()
+    assert catalog.read_tiles(dataset, ["mean"])["mean"].isna().tolist() == [True, True]
+    catalog.write_tiles(dataset, catalog.read_footprints(dataset))
+    rewrite(dataset / "tiles.parquet", lambda table: table.drop_columns(["kept"]))
+    with pytest.raises(DatasetError, match="has no column kept: build the data set again"):
+        catalog.read_tiles(dataset)
+
+
+def test_large_catalogs_are_read_part_by_part(tmp_path: Path) -> None:
+    rows = [tile_row(f"{i:06d}", scene_id=f"s{i // 20_000}") for i in range(40_000)]
+    frame = gpd.GeoDataFrame(rows, geometry=[box(0, 0, 1, 1)] * len(rows), crs=4326)
+    catalog.write_tiles(tmp_path, frame)
+    catalog.write_manifest(tmp_path, {"format_version": 1})
+    assert pq.ParquetFile(tmp_path / "tiles.parquet").num_row_groups == 3
+    tiles = catalog.open_tiles(tmp_path)
+    [fragment] = tiles.get_fragments()
+    assert len(fragment.split_by_row_group(pc.field("scene_id") == "s1")) == 2
+    assert tiles.count_rows(filter=pc.field("scene_id") == "s1") == 20_000

@@ -50,8 +50,8 @@ def waterline(
     edge = ndimage.binary_dilation(bright, iterations=max(1, round(_EDGE_M / cells.side_m)))
     total = straight = quay = bright_quay = longest = 0.0
     bearing: float | None = None
-    for contour in find_contours(filled.astype(np.float32), 0.5):  # type: ignore[no-untyped-call]
-        corners = approximate_polygon(contour, _STRAY_M / cells.side_m)  # type: ignore[no-untyped-call]
+    for contour in find_contours(filled.astype(np.float32), 0.5):
+        corners = approximate_polygon(contour, _STRAY_M / cells.side_m)
         total += float(np.hypot(*np.diff(contour, axis=0).T).sum())
         for start, end in pairwise(corners):
             length = float(np.hypot(*(end - start)))
@@ -95,7 +95,7 @@ def dark_strips(
     for number, box in enumerate(ndimage.find_objects(labels), start=1):
         if max(s.stop - s.start for s in box) < least / 2:  # too short whichever way it runs
             continue
-        region = regionprops((labels[box] == number).astype(np.uint8))[0]  # type: ignore[no-untyped-call]
+        region = regionprops((labels[box] == number).astype(np.uint8))[0]
         length, width = region.axis_major_length, max(region.axis_minor_length, 1.0)
         if length < least or length < 6 * width or region.solidity < 0.35:
             continue
