@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Geod
 
-from fusar_klip.tiles.gazetteer import PlaceKind, nearest, place_and_country, places
+from fusar_klip.tiles.gazetteer import PlaceKind, distance_km, nearest, place_and_country, places
 from fusar_klip.tiles.platforms import facts_of_name
 
 GEOD = Geod(ellps="WGS84")
@@ -35,6 +35,15 @@ def test_nearest_agrees_with_an_exhaustive_search(kind: PlaceKind, lon: float, l
     metres = GEOD.inv([lon] * n, [lat] * n, [p.lon for p in found], [p.lat for p in found])[2]
     expected = sorted(d / 1000 for d in metres if d <= 500_000)[:3]
     assert [x.distance_km for x in nearest(kind, lon, lat, count=3, within_km=500)] == pytest.approx(expected)
+
+
+def test_distances_of_many_points() -> None:
+    lon, lat = [-118.40, 179.99, float("nan")], [33.94, -16.7, 0.0]
+    first, second, nowhere = distance_km("airport", lon, lat)
+    for found, x, y in ((first, lon[0], lat[0]), (second, lon[1], lat[1])):
+        assert found == pytest.approx(nearest("airport", x, y)[0].distance_km, rel=0.01)
+    assert nowhere != nowhere
+    assert len(distance_km("port", [], [])) == 0
 
 
 def test_names_of_products() -> None:

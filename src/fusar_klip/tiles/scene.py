@@ -1,206 +1,230 @@
 """A SAR scene on disk: what it is, where it lies, and its amplitude window by window.
 
-Reads GeoTIFFs (and whatever else GDAL reads) that have a coordinate reference system. Scenes in degrees are
-warped to the UTM zone of their centre, window by window. Scenes that are placed by ground control points or
-RPCs are not read in this version.
+`open_scenes` takes what the user names apart into scenes, `Scene.reader` reads them. What the stored values
+mean is `pixels`'s matter, where they lie `georeference`'s, and what products say of themselves `products`'s.
+A scene can be sent to another process, and reads the same there.
 """
 
+import hashlib
+import logging
 import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
-from functools import cache
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import ArrayLike, NDArray
-from pyproj import CRS, Geod, Transformer
-from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
+from pyproj import CRS
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
-from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
+from scipy.interpolate import RegularGridInterpolator
 
 from fusar_klip.errors import SceneError
 from fusar_klip.files import sha256
+from fusar_klip.tiles import warp
+from fusar_klip.tiles.georeference import Geocoding, Georeference, apply_transform, locate, nowhere
+from fusar_klip.tiles.manifest import SceneManifest
+from fusar_klip.tiles.pixels import PixelFormat, band_names, damaged, pixel_format
 from fusar_klip.tiles.platforms import BANDS, facts_of_name
-from fusar_klip.tiles.settings import SceneSettings
+from fusar_klip.tiles.products import SceneFacts, Source, find_sources
+from fusar_klip.tiles.products.plain import facts_named
+from fusar_klip.tiles.settings import PixelKind, SceneSettings
 
 MIN_SIDE_PX = 64
-_WGS84 = Geod(ellps="WGS84")
-_OVERVIEW_PX = 512
+# A strip of a warped Sentinel-1 scene crosses some thousand rows of the file, which are kept for the next.
+_CACHE_MB = 256
+# Between nodes the calibration of a warped scene is interpolated; its table has one value in 40 px at best.
+_CALIBRATION_STEP = 32
 
-
-@dataclass(frozen=True)
-class SceneFacts:
-    """What is known of a scene, named as the catalog's columns; None where it is not known."""
-
-    platform: str | None
-    band: str | None
-    polarization: str | None
-    mode: str | None
-    product_type: str | None
-    orbit_direction: str | None
-    look_side: str | None
-    incidence_deg: float | None
-    looks: float | None
-    acquired: datetime | None
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A readable scene that is placed on the ground.
+    """A readable scene.
 
     Attributes:
-        path: The file.
-        scene_id: File stem + the first 8 digits of the content's SHA-256.
-        digest: SHA-256 of the file.
-        band_index: The raster band to read, from 1.
-        kind: What a pixel is.
-        eight_bit: The pixels are uint8, and pass unmapped.
-        crs: The projected CRS of the tiles.
-        transform: Pixel to CRS, rasterio's order.
-        height: Rows.
-        width: Columns.
+        path: What the user named.
+        scene_id: Name + 8 digits of a hash of the content, and of the band where there are several.
+        digest: SHA-256 of the content.
+        source: What the product says.
+        pixels: How the stored values become amplitude.
+        block_rows: Rows that the file decodes together: strips of a multiple of it decode each block once.
+        georeference: Where the scene lies.
         gsd_m: Geometric mean of the two ground spacings at the centre, in metres on the ground.
-        warped: The file is in degrees and is warped to `crs`.
         facts: Platform, band, polarization and the like.
+        raster: What GDAL opens: the source's raster, or the description of its warp.
+        band_index: The band of the source's raster, from 1; that of the real part where there are two.
+        calibrated: Amplitude is that of sigma0.
     """
 
     path: Path
     scene_id: str
     digest: str
-    band_index: int
-    kind: Literal["amplitude", "intensity", "db", "complex"]
-    eight_bit: bool
-    crs: CRS
-    transform: Affine
-    height: int
-    width: int
+    source: Source
+    pixels: PixelFormat
+    block_rows: int
+    georeference: Georeference
     gsd_m: float
-    warped: bool
     facts: SceneFacts
+    raster: str
+    band_index: int
+    calibrated: bool
+
+    @property
+    def kind(self) -> PixelKind:
+        """What a pixel of the file is."""
+        return self.pixels.kind
+
+    @property
+    def eight_bit(self) -> bool:
+        """The amplitude is 8-bit already, and passes unmapped."""
+        return self.dtype == "uint8"
+
+    @property
+    def dtype(self) -> str:
+        """Type of the amplitude: "uint8" (passes unmapped), "uint16" or "float32"."""
+        return "float32" if self.calibrated else self.pixels.dtype
+
+    @property
+    def crs(self) -> CRS | None:
+        """The projected CRS of the tiles; None for a scene that is cut by pixels."""
+        return self.georeference.crs
+
+    @property
+    def transform(self) -> Affine:
+        """Pixel to CRS, rasterio's order; only the spacing where there is no CRS."""
+        return self.georeference.transform
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return self.georeference.height
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.georeference.width
+
+    @property
+    def geocoding(self) -> Geocoding | None:
+        """How the scene was warped; None where the file has its grid itself."""
+        return self.georeference.geocoding
+
+    def to_lonlat(self, cols: ArrayLike, rows: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return longitude and latitude in degrees of pixel positions (0, 0 = upper left corner), or NaN."""
+        return self.georeference.to_lonlat(cols, rows)
+
+    def ground_spacing_m(self, cols: ArrayLike, rows: ArrayLike) -> NDArray[np.float64]:
+        """Return the geometric mean of the two ground spacings at pixel positions, in metres (WGS84)."""
+        return self.georeference.ground_spacing_m(cols, rows)
 
     @contextmanager
     def reader(self) -> Iterator["AmplitudeReader"]:
         """Open the scene for reading; each thread opens its own."""
-        with _raster(self.path) as raster:
-            if not self.warped:
-                yield AmplitudeReader(self, raster)
-                return
-            # Nearest keeps the statistics of speckle and the meaning of dB, which averaging would change.
-            with WarpedVRT(
-                raster,
-                crs=self.crs,
-                transform=self.transform,
-                height=self.height,
-                width=self.width,
-                resampling=Resampling.nearest,
-                add_alpha=raster.nodata is None,  # marks what lies outside of the file
-            ) as warped:
-                yield AmplitudeReader(self, warped)
-
-    def to_lonlat(self, cols: ArrayLike, rows: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return longitude and latitude in degrees of pixel positions (0, 0 = upper left corner)."""
-        t, cols, rows = self.transform, np.asarray(cols, np.float64), np.asarray(rows, np.float64)
-        x, y = t.a * cols + t.b * rows + t.c, t.d * cols + t.e * rows + t.f
-        lon, lat = _to_wgs84(self.crs).transform(x, y)
-        return np.asarray(lon), np.asarray(lat)
-
-    def ground_spacing_m(self, cols: ArrayLike, rows: ArrayLike) -> NDArray[np.float64]:
-        """Return the geometric mean of the two ground spacings at pixel positions, in metres (WGS84).
-
-        A pixel of 10 m in World Mercator at Los Angeles is 8.3 m on the ground: the CRS's own unit says
-        nothing of the ground away from its line of true scale.
-        """
-        cols, rows = np.asarray(cols, np.float64), np.asarray(rows, np.float64)
-        lon, lat = self.to_lonlat(cols, rows)
-        along_row = _WGS84.inv(lon, lat, *self.to_lonlat(cols + 1, rows))[2]
-        along_col = _WGS84.inv(lon, lat, *self.to_lonlat(cols, rows + 1))[2]
-        spacing: NDArray[np.float64] = np.sqrt(np.asarray(along_row) * np.asarray(along_col))
-        return spacing
+        with _opened(self.raster, self.path.name) as raster:
+            yield AmplitudeReader(self, raster)
 
 
 class AmplitudeReader:
     """Windows of a scene as amplitude."""
 
-    def __init__(self, scene: Scene, raster: DatasetReader | WarpedVRT) -> None:
+    def __init__(self, scene: Scene, raster: DatasetReader) -> None:
         self._scene = scene
         self._raster = raster
 
-    def amplitude(self, col: int, row: int, side: int) -> NDArray[np.float32]:
-        """Read a square window, which may overhang the scene.
+    def read(self, row: int, col: int, height: int, width: int) -> NDArray[np.generic]:
+        """Read a window inside of the scene.
 
         Returns:
-            (side, side) float32 amplitude; 0 where there is no data: outside of the scene, the file's no-data
-            value, NaN, infinity and negative amplitude.
+            (height, width) amplitude of the scene's `dtype`; 0 where there is no data: outside of a warped
+            image, the file's no-data value, NaN, infinity and negative amplitude.
 
         Raises:
             SceneError: The file is damaged there.
         """
         scene = self._scene
-        height, width = min(side, scene.height - row), min(side, scene.width - col)
+        assert 0 <= row <= row + height <= scene.height, (row, height)
+        assert 0 <= col <= col + width <= scene.width, (col, width)
+        if scene.geocoding is None:
+            return self._window(row, col, height, width)
+        # Fixed windows, so that the same pixels come out whatever is asked for together.
+        amplitude = np.empty((height, width), scene.dtype)
+        for top in range(row - row % warp.BLOCK_ROWS, row + height, warp.BLOCK_ROWS):
+            for left in range(col - col % warp.BLOCK_COLS, col + width, warp.BLOCK_COLS):
+                bottom = min(top + warp.BLOCK_ROWS, scene.height)
+                right = min(left + warp.BLOCK_COLS, scene.width)
+                block = self._window(top, left, bottom - top, right - left)
+                first_row, first_col = max(top, row), max(left, col)
+                end_row, end_col = min(bottom, row + height), min(right, col + width)
+                amplitude[first_row - row : end_row - row, first_col - col : end_col - col] = block[
+                    first_row - top : end_row - top, first_col - left : end_col - left
+                ]
+        return amplitude
+
+    def _window(self, row: int, col: int, height: int, width: int) -> NDArray[np.generic]:
+        scene, pixels = self._scene, self._scene.pixels
+        window = Window(col, row, width, height)
+        bands = pixels.bands[0] if len(pixels.bands) == 1 else list(pixels.bands)
         try:
-            band = self._raster.read(scene.band_index, window=Window(col, row, width, height), masked=True)
-        except RasterioIOError as error:
-            raise SceneError(
-                f"{scene.path.name} is damaged near row {row}, column {col} ({error}): get the file again"
-            ) from error
-        block = np.zeros((side, side), np.float32)
-        block[:height, :width] = _to_amplitude(band, scene.kind)
-        return block
+            stored = self._raster.read(bands, window=window)
+            valid = self._raster.read_masks(pixels.bands[0], window=window) > 0 if pixels.masked else None
+        except RasterioError as error:
+            raise damaged(scene.path.name, row, col, error) from error
+        amplitude = pixels.amplitude(stored, valid)
+        return self._calibrate(amplitude, row, col) if scene.calibrated else amplitude
+
+    def _calibrate(self, amplitude: NDArray[np.generic], row: int, col: int) -> NDArray[np.generic]:
+        scene, calibration = self._scene, self._scene.source.calibration
+        assert calibration is not None
+        if (fit := scene.georeference.fit) is None:
+            return calibration.sigma0(amplitude, row, col)
+        # The table belongs to the file's rows and columns: find those of a few nodes, interpolate between.
+        steps = [np.arange(count) / _CALIBRATION_STEP for count in amplitude.shape]
+        nodes = [np.arange(math.ceil(step[-1]) + 1) for step in steps]
+        rows, cols = np.meshgrid(*(n * _CALIBRATION_STEP + 0.5 for n in nodes), indexing="ij")
+        in_file = fit.to_pixel(np.stack(apply_transform(scene.transform, cols + col, rows + row), axis=-1))
+        table = RegularGridInterpolator(
+            (calibration.lines, calibration.pixels), calibration.sigma, bounds_error=False, fill_value=None
+        )
+        # The table counts pixels by their number, which stands at half a pixel of GDAL's positions. A node
+        # just outside serves pixels inside, so the table goes on there; far outside nothing is to be had.
+        margin = 4 * _CALIBRATION_STEP
+        lines = np.clip(in_file[..., 1] - 0.5, calibration.lines[0] - margin, calibration.lines[-1] + margin)
+        columns = np.clip(
+            in_file[..., 0] - 0.5, calibration.pixels[0] - margin, calibration.pixels[-1] + margin
+        )
+        a_sigma = np.maximum(table((lines, columns)), calibration.sigma.min() / 2)
+        down, across = (
+            np.maximum(0, 1 - np.abs(step[:, None] - node)) for step, node in zip(steps, nodes, strict=True)
+        )
+        calibrated: NDArray[np.float32] = amplitude / (down @ a_sigma @ across.T)
+        return calibrated.astype(np.float32)
 
 
-def open_scene(path: Path, settings: SceneSettings) -> Scene:
-    """Read what a scene is and where it lies; no pixels beyond a decimated overview.
+def open_scenes(path: Path, settings: SceneSettings, manifest: SceneManifest | None = None) -> list[Scene]:
+    """Open the scenes of a raster file or a product: what they are and where they lie.
+
+    Reads no pixels beyond a sample; shows the kind of pixels and the fit in the log.
+
+    Args:
+        path: A raster; a product's folder, zip or metadata file.
+        settings: What the user says of it.
+        manifest: What is known of scenes from a list beside them.
 
     Raises:
-        SceneError: No such file, no raster, no geo-reference, under 64 px, or a band must be chosen.
+        SceneError: There is no such file, no raster, no geo-reference, it is under 64 px a side, or a band
+            must be chosen.
     """
-    if not path.is_file():
-        raise SceneError(f"no such file: {path}")
-    with warnings.catch_warnings(), _raster(path) as raster:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # it gets a sentence of our own
-        band_index = _choose_band(raster, settings.band, path)
-        if min(raster.width, raster.height) < MIN_SIDE_PX:
-            raise SceneError(
-                f"{path.name} is {raster.width} x {raster.height} px, and a scene needs at least "
-                f"{MIN_SIDE_PX} px a side: give the full scene, not a chip"
-            )
-        crs, transform, height, width, warped = _georeference(raster, path)
-        digest = sha256(path)
-        scene = Scene(
-            path=path,
-            scene_id=f"{''.join(c if c.isalnum() or c in '._-' else '-' for c in path.stem)}_{digest[:8]}",
-            digest=digest,
-            band_index=band_index,
-            kind=settings.kind if settings.kind != "auto" else _detect_kind(raster, band_index),
-            eight_bit=raster.dtypes[band_index - 1] == "uint8",
-            crs=crs,
-            transform=transform,
-            height=height,
-            width=width,
-            gsd_m=math.nan,
-            warped=warped,
-            facts=_facts(raster, band_index, path, settings),
-        )
-    gsd_m = float(scene.ground_spacing_m(width / 2, height / 2))
-    if not (math.isfinite(gsd_m) and gsd_m > 0):
-        raise SceneError(
-            f"{path.name} has a geo-reference that places its centre nowhere on the Earth: correct its CRS "
-            "and transform, for example with gdal_edit"
-        )
-    return replace(scene, gsd_m=gsd_m)
-
-
-@cache
-def _to_wgs84(crs: CRS) -> Transformer:
-    return Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+        return [_open_scene(source, settings, manifest) for source in find_sources(path, settings)]
 
 
 def crs_name(crs: CRS) -> str:
@@ -209,140 +233,138 @@ def crs_name(crs: CRS) -> str:
     return f"EPSG:{code}" if code else str(crs.to_wkt("WKT2_2019"))
 
 
-@contextmanager
-def _raster(path: Path) -> Iterator[DatasetReader]:
-    try:
-        raster = rasterio.open(path)
-    except RasterioError as error:
-        raise SceneError(
-            f"{path} is no raster that GDAL can read: give a GeoTIFF or another SAR product"
-        ) from error
-    with raster:
-        yield raster
-
-
-def _choose_band(raster: DatasetReader, wanted: int | str | None, path: Path) -> int:
-    names = [name.strip() if name else "" for name in raster.descriptions]
-    listing = ", ".join(f"{i} {name}".strip() for i, name in enumerate(names, 1))
-    if wanted is None:
-        if raster.count == 1:
-            return 1
-        example = next((name for name in names if name), "1")
-        raise SceneError(
-            f"{path.name} has {raster.count} bands ({listing}): choose one with --set scene.band={example}"
-        )
-    for index, name in enumerate(names, 1):
-        if str(wanted).casefold() in (str(index), name.casefold()):
-            return index
-    raise SceneError(f"{path.name} has no band {wanted}: set scene.band to one of {listing}")
-
-
-def _georeference(raster: DatasetReader, path: Path) -> tuple[CRS, Affine, int, int, bool]:
-    """Return the tiles' CRS, the transform, height and width in it, and whether the scene is warped."""
-    if raster.crs is None:
-        if raster.gcps[0] or raster.rpcs:
+def _open_scene(source: Source, settings: SceneSettings, manifest: SceneManifest | None) -> Scene:
+    name = source.path.name
+    told, gsd_m = _told(source, manifest)
+    if settings.gsd_m is None and gsd_m is not None:
+        settings = settings.model_copy(update={"gsd_m": gsd_m})
+    with _opened(source.raster, name) as raster:
+        _refuse_small(raster.height, raster.width, name)
+        pixels = pixel_format(raster, source, settings, name)
+        place = locate(raster, source, settings, name)
+        facts = _facts(raster, pixels, source, settings, told)
+        several = raster.count > len(pixels.bands)
+        block_rows = raster.block_shapes[pixels.bands[0] - 1][0]
+    band_index, opened = pixels.bands[0], source.raster
+    if place.transformer is not None:
+        if pixels.kind == "complex" and settings.resampling != "nearest":
             raise SceneError(
-                f"{path.name} is placed by ground control points or RPCs, which this version does not read: "
-                "warp it first, for example with gdalwarp -t_srs EPSG:32611"
+                f"{name} has complex pixels, whose phases cannot be averaged: leave scene.resampling out"
             )
-        raise SceneError(
-            f"{path.name} has no geo-reference: give it a CRS and a transform, for example with gdal_edit"
+        opened, pixels = warp.warped_raster(
+            opened, pixels, place.transformer, (place.height, place.width), settings.resampling
         )
-    if raster.transform.is_degenerate:
+        block_rows = warp.BLOCK_ROWS
+    spacing = float(place.ground_spacing_m(place.width / 2, place.height / 2))
+    if not (math.isfinite(spacing) and spacing > 0):
+        raise nowhere(name)
+    digest = _digest(source.files)
+    content = hashlib.sha256(f"{digest} band {band_index}".encode()).hexdigest() if several else digest
+    log.info("%s: %s pixels, %.3g m on the ground, %s", name, pixels.kind, spacing, _crs_words(place.crs))
+    return Scene(
+        path=source.path,
+        scene_id=f"{''.join(c if c.isalnum() or c in '._-' else '-' for c in source.name)}_{content[:8]}",
+        digest=digest,
+        source=source,
+        pixels=pixels,
+        block_rows=block_rows,
+        georeference=place,
+        gsd_m=spacing,
+        facts=facts,
+        raster=opened,
+        band_index=band_index,
+        calibrated=settings.calibration == "sigma0" and source.calibration is not None,
+    )
+
+
+@contextmanager
+def _opened(raster: str, name: str) -> Iterator[DatasetReader]:
+    # The cache is in bytes. One thread: a build reads as many strips at a time as it has workers.
+    with rasterio.Env(GDAL_CACHEMAX=_CACHE_MB << 20, GDAL_NUM_THREADS="1"):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                dataset = rasterio.open(raster)
+        except RasterioError as error:
+            raise SceneError(
+                f"{name} is no raster that GDAL can read: give a GeoTIFF or another SAR product"
+            ) from error
+        with dataset:
+            yield dataset
+
+
+def _refuse_small(height: int, width: int, name: str) -> None:
+    if min(height, width) < MIN_SIDE_PX:
         raise SceneError(
-            f"{path.name} has a transform that maps all pixels onto a line: correct it with gdal_edit"
+            f"{name} is {width} x {height} px, and a scene needs at least {MIN_SIDE_PX} px a side: give the "
+            "full scene, not a chip"
         )
-    crs = CRS.from_user_input(raster.crs)
-    if not crs.is_geographic:
-        return crs, raster.transform, raster.height, raster.width, False
-    lon, lat = raster.transform @ (raster.width / 2, raster.height / 2)
-    if not (-180 <= lon <= 180 and -80 <= lat <= 84):
-        raise SceneError(
-            f"{path.name} lies at longitude {lon:.2f}, latitude {lat:.2f}, where there is no UTM zone: warp "
-            "it to a projected CRS first, for example with gdalwarp -t_srs EPSG:3995"
-        )
-    utm = CRS.from_epsg((32600 if lat >= 0 else 32700) + min(int((lon + 180) // 6) + 1, 60))
-    with WarpedVRT(raster, crs=utm) as warped:
-        return utm, warped.transform, warped.height, warped.width, True
 
 
-def _detect_kind(
-    raster: DatasetReader, band_index: int
-) -> Literal["amplitude", "intensity", "db", "complex"]:
-    dtype = raster.dtypes[band_index - 1]
-    if dtype.startswith("complex"):
-        return "complex"
-    if not dtype.startswith("float"):
-        return "amplitude"
-    step = max(1, math.ceil(max(raster.shape) / _OVERVIEW_PX))
-    shape = (math.ceil(raster.height / step), math.ceil(raster.width / step))
-    overview = raster.read(band_index, out_shape=shape, masked=True)
-    values = overview.compressed()
-    values = values[np.isfinite(values)]
-    return "db" if values.size and np.median(values) < 0 else "amplitude"
+def _digest(files: tuple[Path, ...]) -> str:
+    try:
+        digests = [sha256(file) for file in files]
+    except OSError as error:
+        raise SceneError(f"{error.filename} cannot be read ({error.strerror}): get the file again") from error
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _to_amplitude(band: np.ma.MaskedArray[Any, Any], kind: str) -> NDArray[np.float32]:
-    values = np.ma.getdata(band)
-    with np.errstate(over="ignore", invalid="ignore"):
-        match kind:
-            case "complex":
-                linear = np.abs(values)
-            case "db":
-                linear = 10.0 ** (values / 20)
-            case "intensity":
-                linear = np.sqrt(np.maximum(values, 0))
-            case _:
-                linear = np.maximum(values, 0)
-        amplitude: NDArray[np.float32] = linear.astype(np.float32)
-    amplitude[~np.isfinite(amplitude) | np.ma.getmaskarray(band)] = 0
-    return amplitude
+def _crs_words(crs: CRS | None) -> str:
+    return crs.name if crs is not None else "no geo-reference: tiles without coordinates"
 
 
-def _facts(raster: DatasetReader, band_index: int, path: Path, settings: SceneSettings) -> SceneFacts:
-    """Gather what settings, tags, product name and file name say, in this order of trust."""
+def _told(source: Source, manifest: SceneManifest | None) -> tuple[SceneFacts, float | None]:
+    """Return what the manifest says of a source: of its measurement file, else of the whole product."""
+    facts, gsd_m = SceneFacts(), None
+    if manifest is None:
+        return facts, gsd_m
+    for path in dict.fromkeys((*source.files, source.path)):
+        said = manifest.facts_for(path)
+        facts, gsd_m = facts.completed_by(said.facts), said.gsd_m if gsd_m is None else gsd_m
+    return facts, gsd_m
+
+
+def _facts(
+    raster: DatasetReader, pixels: PixelFormat, source: Source, settings: SceneSettings, told: SceneFacts
+) -> SceneFacts:
+    """Gather what settings, manifest, tags, band name, product and file names say, in this order of trust."""
     tags = {key.upper(): value for key, value in raster.tags().items()}
-    from_names = [
-        facts_of_name(text)
-        for text in (
-            raster.descriptions[band_index - 1] or "",
-            tags.get("SOURCE_PRODUCT", ""),
-            tags.get("SENSOR", ""),
-            path.stem,
-            path.parent.name,
-        )
-    ]
-
-    def known(name: str, *tag_names: str) -> str | None:
-        tagged = next((tags[tag] for tag in tag_names if tags.get(tag)), None)
-        named = next((getattr(facts, name) for facts in from_names if getattr(facts, name)), None)
-        return tagged or named
-
-    platform = settings.platform or known("platform", "PLATFORM")
-    acquired = known("acquired")
-    return SceneFacts(
-        platform=platform,
-        band=tags.get("BAND") or (BANDS.get(platform) if platform else None),
-        polarization=settings.polarization or known("polarization", "POLARIZATION", "POLARISATION"),
-        mode=known("mode", "MODE"),
-        product_type=known("product_type", "PRODUCT_TYPE"),
+    own_band = band_names(raster)[pixels.bands[0] - 1]
+    tagged = SceneFacts(
+        platform=tags.get("PLATFORM"),
+        band=tags.get("BAND"),
+        polarization=facts_of_name(own_band).polarization
+        or tags.get("POLARIZATION")
+        or tags.get("POLARISATION"),
+        mode=tags.get("MODE"),
+        product_type=tags.get("PRODUCT_TYPE"),
         orbit_direction=tags.get("ORBIT_DIRECTION"),
         look_side=tags.get("LOOK_SIDE"),
         incidence_deg=_number(tags.get("INCIDENCE_DEG")),
         looks=_number(tags.get("LOOKS")),
-        acquired=_time(tags.get("ACQUIRED")) or acquired,  # type: ignore[arg-type]
+        acquired=_time(tags.get("ACQUIRED")),
     )
+    facts = SceneFacts(platform=settings.platform, polarization=settings.polarization)
+    named = [facts_named(facts_of_name(tags.get(tag, ""))) for tag in ("SOURCE_PRODUCT", "SENSOR")]
+    for more in (told, tagged, *named, source.facts):
+        # Another platform's band is not this one's.
+        same = more.platform is None or facts.platform in (None, more.platform)
+        facts = facts.completed_by(more if same else replace(more, band=None))
+    return facts.completed_by(SceneFacts(band=BANDS.get(facts.platform or "")))
 
 
 def _number(text: str | None) -> float | None:
     try:
-        return float(text) if text else None
+        number = float(text) if text else math.nan
     except ValueError:
         return None
+    return number if math.isfinite(number) else None
 
 
 def _time(text: str | None) -> datetime | None:
+    """Read a time; one without a zone is UTC, as the tags are said to be."""
     try:
-        return datetime.fromisoformat(text) if text else None
+        time = datetime.fromisoformat(text) if text else None
     except ValueError:
         return None
+    return time and (time if time.tzinfo else time.replace(tzinfo=UTC))
