@@ -1,0 +1,159 @@
+"""Which tiles are good enough: a k-nearest-neighbour filter on texture and statistics (paper 3.1, step 5).
+
+A small labelled set votes on the rest of the catalog. Rules name the tiles that are plainly bad, and those
+that are plainly good; or the user names them in a CSV (`quality.labels`). What lies between is decided by the
+labelled tiles that are most like it. Nothing is deleted: `quality` and `kept` are columns.
+
+What is dull is not bad. A tile of open sea, with or without a ship, is a good tile of the sea; whether it is
+wanted is `screening`'s business. Noise of the receiver that is distributed as speckle looks like calm sea,
+and is not told from it.
+"""
+
+import csv
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fusar_klip.catalog import FEATURES
+from fusar_klip.errors import SettingsError
+from fusar_klip.tiles.settings import QualitySettings
+
+MOST_LABELLED = 500
+"""Labelled tiles of each class at most: evenly spaced in the order of the tile ids."""
+BAD_RULES: Mapping[str, str] = {
+    "nearly empty": "nodata_fraction > 0.75",
+    "blank": "entropy < 1 or dynamic_range <= 2",
+    "saturated": "mean > 230",
+    "stripes": "striping > 0.2",
+    # Speckle so rough (under 2 looks, linear) has a skewness of 0.6; in dB it is skewed the other way.
+    "noise without structure": "glcm_correlation < 0.05 and ((cv > 0.4 and -0.3 < skewness < 0.2) or cv > 1)",
+}
+"""What makes a tile plainly bad; any one does. Levels are those of the 8-bit tile."""
+GOOD_RULE = (
+    "nodata_fraction < 0.25 and entropy > 2 and dynamic_range > 8 and mean < 200 and striping < 0.12 "
+    "and (glcm_correlation > 0.1 or cv < 0.4 or 0.4 < skewness)"
+)
+"""What makes a tile plainly good, if no rule of the bad applies."""
+_MOST_DEVIATIONS = 4.0
+_MISSING = -1
+
+log = logging.getLogger(__name__)
+
+
+def judge(tiles: gpd.GeoDataFrame, settings: QualitySettings) -> tuple["pd.Series[float]", "pd.Series[bool]"]:
+    """Judge all tiles of a catalog together.
+
+    A labelled tile keeps its label. The neighbours of any other are the k nearest labelled tiles, in features
+    that are standardised by those of the labelled set and cut off at 4 standard deviations. Where there are
+    fewer labelled tiles than k, all vote; where they are all of one class, nothing is said of the others, and
+    those are good.
+
+    Args:
+        tiles: With the columns tile_id, path and `catalog.FEATURES`.
+        settings: k, the votes' weights, the threshold, the user's labels.
+
+    Returns:
+        The votes' share that says good, 0 to 1, and whether it reaches the threshold; indexed as `tiles`.
+
+    Raises:
+        SettingsError: The user's labels cannot be read, or name no tile of this catalog.
+    """
+    labels = _labels(tiles, settings)
+    labelled = _thinned(tiles["tile_id"].to_numpy(), labels)
+    votes = np.ones(len(tiles))
+    if len(np.unique(labels[labelled])) == 2:
+        votes = _votes(_standardised(tiles, labelled), labels, labelled, settings)
+    quality = np.where(labels == _MISSING, votes, labels)
+    return (
+        pd.Series(quality, tiles.index, dtype=float, name="quality"),
+        pd.Series(quality >= settings.threshold, tiles.index, name="good"),
+    )
+
+
+def _labels(tiles: pd.DataFrame, settings: QualitySettings) -> NDArray[np.int8]:
+    """Label tiles 1 (good), 0 (bad) or -1 (neither): by the user's list, or a class it lacks by rule."""
+    by_rule = _labels_by_rule(tiles)
+    if settings.labels is None:
+        return by_rule
+    said = _read_labels(settings.labels)
+    names = tiles["tile_id"].map(said).fillna(tiles["path"].map(said))
+    labels = np.select([names == "good", names == "bad"], [1, 0], _MISSING).astype(np.int8)
+    if (labels == _MISSING).all():
+        raise SettingsError(
+            f"quality.labels: none of the tiles in {settings.labels} is in the data set: give tile ids or "
+            "paths as tiles.parquet lists them"
+        )
+    unknown = len(set(said) - set(tiles["tile_id"]) - set(tiles["path"]))
+    if unknown:
+        log.info("%s names %d tiles that are not in the data set", settings.labels, unknown)
+    for label in {0, 1} - set(labels.tolist()):
+        labels[(labels == _MISSING) & (by_rule == label)] = label
+    return labels
+
+
+def _labels_by_rule(tiles: pd.DataFrame) -> NDArray[np.int8]:
+    features = tiles[list(FEATURES)].astype(float)  # a comparison with a missing value is false
+    bad = [np.asarray(features.eval(rule), bool) for rule in BAD_RULES.values()]
+    bad.append(np.asarray(features["mean"].isna()))
+    good = np.asarray(features.eval(GOOD_RULE), bool)
+    return np.select([np.logical_or.reduce(bad), good], [0, 1], _MISSING).astype(np.int8)
+
+
+def _read_labels(path: Path) -> dict[str, str]:
+    """Read {tile: "good" or "bad"} from a CSV with the columns tile and label."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SettingsError(f"quality.labels: cannot read {path} ({error}): give a CSV file") from error
+    if not rows or not {"tile", "label"} <= set(rows[0]):
+        raise SettingsError(
+            f"quality.labels: {path} needs the columns tile (tile_id or path) and label (good or bad)"
+        )
+    said = {(row["tile"] or "").strip(): (row["label"] or "").strip().lower() for row in rows}
+    wrong = next((label for label in said.values() if label not in ("good", "bad")), None)
+    if wrong is not None:
+        raise SettingsError(f'quality.labels: a label in {path} is "{wrong}": write good or bad')
+    return said
+
+
+def _thinned(tile_ids: NDArray[np.object_], labels: NDArray[np.int8]) -> NDArray[np.intp]:
+    """Choose the labelled tiles that vote, in the order of their ids: the order of the rows has no say."""
+    chosen = []
+    for label in (0, 1):
+        of_class = np.flatnonzero(labels == label)
+        of_class = of_class[np.argsort(tile_ids[of_class].astype(str), kind="stable")]
+        step = np.linspace(0, len(of_class), min(len(of_class), MOST_LABELLED), endpoint=False)
+        chosen.append(of_class[step.astype(np.intp)])
+    return np.concatenate(chosen)
+
+
+def _standardised(tiles: pd.DataFrame, labelled: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Return (N, features) in standard deviations of the labelled set; what is missing is at its mean."""
+    features = tiles[list(FEATURES)].to_numpy(np.float64)
+    known = np.ma.masked_invalid(features[labelled])
+    mean = known.mean(axis=0).filled(0.0)
+    deviation = known.std(axis=0).filled(0.0)
+    scaled = (features - mean) / np.where(deviation > 0, deviation, 1.0)
+    scaled = np.clip(scaled, -_MOST_DEVIATIONS, _MOST_DEVIATIONS)
+    return np.where(np.isnan(scaled), 0.0, scaled)
+
+
+def _votes(
+    features: NDArray[np.float64],
+    labels: NDArray[np.int8],
+    labelled: NDArray[np.intp],
+    settings: QualitySettings,
+) -> NDArray[np.float64]:
+    """Return the share of the neighbours' votes that say good."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    vote = KNeighborsClassifier(min(settings.neighbours, len(labelled)), weights=settings.weights)
+    vote.fit(features[labelled], labels[labelled])
+    share: NDArray[np.float64] = vote.predict_proba(features)[:, 1]
+    return share
