@@ -196,7 +196,7 @@ def test_nan_infinity_and_negative_amplitude_are_no_data(write_scene: WriteScene
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda w, s: Path("nowhere.tif"), "no such file: nowhere.tif"),
+        (lambda w, s: Path("nowhere.tif"), "no such file or folder: nowhere.tif"),
         (lambda w, s: w(s(32, 128)), "at least 64 px"),
         (lambda w, s: w(s(128, 128), crs=None), "has no geo-reference"),
         (lambda w, s: w(np.zeros((128, 128), np.uint16)), "every pixel of scene.tif is no data"),
