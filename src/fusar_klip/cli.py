@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from fusar_klip.search import Hit
+    from fusar_klip.tiles import BuildEstimate
 
 app = typer.Typer(
     help="Synthetic aperture radar imagery, worked with in words.",
@@ -45,7 +46,6 @@ LATER_VERBS = {
     "inspect": "Statistics and examples of a data set's texts.",
     "refine": "Mend a data set's texts with a checkpoint (SCIO).",
     "review": "An expert's review of a share of the texts.",
-    "export": "Write a data set as STAC, WebDataset or Hugging Face Parquet.",
     "models": "List the models that can be benchmarked by name.",
     "caption": "Describe an image.",
     "ask": "Answer a question about an image.",
@@ -131,29 +131,81 @@ def simulate(
 
 @app.command()
 def build(
-    scenes: Annotated[list[Path], typer.Argument(metavar="SCENE...", help="Raster files.")],
+    scenes: Annotated[
+        list[Path], typer.Argument(metavar="SCENE...", help="Raster files, product folders or archives.")
+    ],
     out: Annotated[Path, typer.Option(help="The data set's folder; scenes are added to one that is there.")],
     config: ConfigOption = None,
     settings: SetOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Tiles worked on at the same time.")] = 2,
-    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler; its workers share the file system.")
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Facts of the scenes: CSV, or a STAC item collection.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell tiles, bytes and time ahead; write nothing.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Cut scenes into geo-referenced tiles of fixed ground extent."""
+    from fusar_klip import tiles
     from fusar_klip.config import load_settings
-    from fusar_klip.tiles import BuildSettings
-    from fusar_klip.tiles import build as run
 
-    if scheduler is not None:
-        raise NotInThisVersionError(
-            "building on a Dask cluster is not in this version: leave --scheduler out"
-        )
-    summary = run(scenes, out, load_settings(BuildSettings, config, settings or ()), workers=workers)
+    given = load_settings(tiles.BuildSettings, config, settings or ())
+    if dry_run:
+        ahead = tiles.estimate(scenes, out, given, workers=workers, manifest=manifest)
+        _report(ahead, as_json, _estimate_lines(ahead))
+        _fail_for(ahead.failed, len(scenes), "cannot be built")
+        return
+    summary = tiles.build(scenes, out, given, workers=workers, scheduler=scheduler, manifest=manifest)
     scales = ", ".join(f"{count} {scale}" for scale, count in summary.by_scale.items())
-    _report(summary, as_json, f"{summary.tiles} tiles ({scales}) of {summary.scenes} scenes in {out}")
-    if summary.failed:
-        failures = "; ".join(failure["reason"] for failure in summary.failed)
-        _fail(f"{len(summary.failed)} of {len(scenes)} scenes failed, the others are kept: {failures}")
+    text = f"{summary.tiles} tiles ({scales}; {summary.kept} kept) of {summary.scenes} scenes in {out}"
+    _report(summary, as_json, text)
+    _fail_for(summary.failed, len(scenes), "failed, the others are kept")
+
+
+def _estimate_lines(ahead: "BuildEstimate") -> str:
+    lines = [
+        f"{scene.scene_id}: {sum(scene.tiles.values())} of at most {sum(scene.tiles_at_most.values())} "
+        f"tiles, {scene.tile_bytes / 1e6:.0f} MB, {scene.seconds:.0f} s"
+        for scene in ahead.scenes
+    ]
+    total = (
+        f"about {ahead.tiles} tiles, {ahead.tile_bytes / 1e6:.0f} MB and {ahead.scratch_bytes / 1e6:.0f} MB "
+        f"of scratch ({ahead.free_bytes / 1e6:.0f} MB are free), {ahead.seconds:.0f} s "
+        f"on {ahead.workers} workers"
+    )
+    return "\n".join([*lines, total])
+
+
+def _fail_for(failed: list[dict[str, str]], given: int, what: str) -> None:
+    """Exit with 2 if scenes failed, naming them all. A folder that was given can hold several scenes."""
+    if failed:
+        reasons = "; ".join(failure["reason"] for failure in failed)
+        _fail(f"{len(failed)} of {max(given, len(failed))} scenes {what}: {reasons}")
+
+
+@app.command()
+def export(
+    dataset: DatasetArgument,
+    to: Annotated[str, typer.Option(help="stac, webdataset or hf (Hugging Face Parquet).")],
+    out: Annotated[Path, typer.Option(help="The export's folder; an earlier export there is replaced.")],
+    every_tile: Annotated[
+        bool, typer.Option("--every-tile", help="Also the tiles that are not kept. STAC always has them.")
+    ] = False,
+    texts: Annotated[
+        str | None, typer.Option(metavar="VERSION", help="The texts that go along. Default: the newest.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a data set as STAC, WebDataset or Hugging Face Parquet."""
+    from fusar_klip.export import export as run
+
+    summary = run(dataset, to=to, out=out, every_tile=every_tile, texts=texts)
+    left_out = f", {summary.left_out} that are not kept left out" if summary.left_out else ""
+    _report(summary, as_json, f"{summary.tiles} tiles in {summary.files} files in {out}{left_out}")
 
 
 @app.command()

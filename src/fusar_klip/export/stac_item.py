@@ -1,0 +1,173 @@
+"""A tile as a STAC 1.1 item.
+
+The extensions sar, sat, view, proj, raster and file are used, each where its required fields are known of
+the tile. Every other column that is known is a property under its own name, after "fusar_klip:".
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import shapely
+from affine import Affine
+from shapely.geometry.base import BaseGeometry
+
+from fusar_klip.export.samples import Sample, iso_time
+from fusar_klip.files import sha256
+
+STAC_VERSION = "1.1.0"
+EXTENSIONS: Mapping[str, str] = {
+    "sar": "https://stac-extensions.github.io/sar/v1.0.0/schema.json",
+    "sat": "https://stac-extensions.github.io/sat/v1.0.0/schema.json",
+    "view": "https://stac-extensions.github.io/view/v1.0.0/schema.json",
+    "proj": "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
+    "raster": "https://stac-extensions.github.io/raster/v1.1.0/schema.json",
+    "file": "https://stac-extensions.github.io/file/v2.1.0/schema.json",
+}
+"""The versions that pystac types."""
+PREFIX = "fusar_klip:"
+ASSET = "image"
+UNKNOWN_TIME = ("1978-06-27T00:00:00Z", "2100-01-01T00:00:00Z")
+"""STAC demands a time. Where it is not known: from the first civil SAR satellite's start (Seasat) on."""
+
+_IN_OTHER_WORDS = ("tile_id", "path", "crs", "transform", "acquired")
+_SAR_BANDS = ("P", "L", "S", "C", "X", "Ku", "K", "Ka")
+_SAR_POLARIZATIONS = ("HH", "VV", "HV", "VH")
+_SHA256_MULTIHASH = "1220"  # code 0x12, and 0x20 bytes follow
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """A file's size in bytes, and its SHA-256 in hexadecimal digits."""
+
+    size: int
+    digest: str
+
+
+def file_facts(path: Path) -> FileFacts:
+    """Read a file's facts."""
+    return FileFacts(path.stat().st_size, sha256(path))
+
+
+def stac_item(sample: Sample, facts: FileFacts, href: str, collection: str) -> dict[str, Any]:
+    """Return the item, with its tile at `href` and a link to the collection one folder up."""
+    extensions = {
+        "sar": _sar(sample.row),
+        "sat": _sat(sample.row),
+        "view": _view(sample.row),
+        "proj": _proj(sample.row),
+    }
+    used = [*(name for name, fields in extensions.items() if fields), "raster", "file"]
+    own = {PREFIX + k: v for k, v in sample.row.items() if v is not None and k not in _IN_OTHER_WORDS}
+    properties = {**_common(sample), **own}
+    for fields in extensions.values():
+        properties |= fields
+    item: dict[str, Any] = {
+        "type": "Feature",
+        "stac_version": STAC_VERSION,
+        "stac_extensions": [EXTENSIONS[name] for name in used],
+        "id": sample.tile_id,
+        "collection": collection,
+        "geometry": None,
+        "properties": properties,
+        "links": [
+            {"rel": "root", "href": "../collection.json", "type": "application/json"},
+            {"rel": "parent", "href": "./catalog.json", "type": "application/json"},
+            {"rel": "collection", "href": "../collection.json", "type": "application/json"},
+        ],
+        "assets": {ASSET: {"href": href, **ASSET_FIELDS, **_asset(sample.row, facts)}},
+    }
+    if sample.footprint is not None:
+        item |= {"geometry": _geojson(sample.footprint), "bbox": bbox(sample.footprint)}
+    return item
+
+
+ASSET_FIELDS: Mapping[str, Any] = {
+    "type": "image/tiff; application=geotiff",
+    "title": "SAR amplitude, 8 bits, 0 = no data",
+    "roles": ["data", "amplitude"],
+}
+"""What the image of every item has in common."""
+
+
+def bbox(footprint: BaseGeometry) -> list[float]:
+    """Return west, south, east, north in degrees; west is the larger where it crosses the antimeridian."""
+    west, south, east, north = footprint.bounds
+    parts = [part.bounds for part in shapely.get_parts(footprint)]
+    if len(parts) > 1 and (west, east) == (-180.0, 180.0):
+        west = min(w for w, _, _, _ in parts if w > 0)
+        east = max(e for _, _, e, _ in parts if e < 0)
+    return [west, south, east, north]
+
+
+def _common(sample: Sample) -> dict[str, Any]:
+    row = sample.row
+    fields: dict[str, Any] = {"gsd": row["gsd_m"], "platform": row["platform"], "description": sample.text}
+    fields = {name: value for name, value in fields.items() if value is not None}
+    if row["acquired"] is not None:
+        return {"datetime": iso_time(row["acquired"]), **fields}
+    start, end = UNKNOWN_TIME
+    return {"datetime": None, "start_datetime": start, "end_datetime": end, **fields}
+
+
+def _sar(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Mode, band, polarization and product type are required, and the last but one are closed lists."""
+    if not (row["mode"] and row["product_type"]):
+        return {}
+    if row["band"] not in _SAR_BANDS or row["polarization"] not in _SAR_POLARIZATIONS:
+        return {}
+    fields = {
+        "sar:instrument_mode": row["mode"],
+        "sar:frequency_band": row["band"],
+        "sar:polarizations": [row["polarization"]],
+        "sar:product_type": row["product_type"],
+        "sar:looks_equivalent_number": row["looks"],
+        "sar:observation_direction": row["look_side"],
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _sat(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"sat:orbit_state": row["orbit_direction"]} if row["orbit_direction"] else {}
+
+
+def _view(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {} if row["incidence_deg"] is None else {"view:incidence_angle": row["incidence_deg"]}
+
+
+def _proj(row: Mapping[str, Any]) -> dict[str, Any]:
+    if row["crs"] is None:
+        return {}
+    epsg = row["crs"].startswith("EPSG:")
+    corners = [Affine(*row["transform"]) @ (x, y) for x in (0, row["width"]) for y in (0, row["height"])]
+    xs, ys = zip(*corners, strict=True)
+    return {
+        "proj:code": row["crs"] if epsg else None,
+        **({} if epsg else {"proj:wkt2": row["crs"]}),
+        "proj:shape": [row["height"], row["width"]],
+        "proj:transform": row["transform"],
+        "proj:bbox": [min(xs), min(ys), max(xs), max(ys)],
+    }
+
+
+def _asset(row: Mapping[str, Any], facts: FileFacts) -> dict[str, Any]:
+    statistics = {"mean": row["mean"], "stddev": row["std"], "valid_percent": 100 * row["valid_fraction"]}
+    band = {
+        "data_type": "uint8",
+        "nodata": 0,
+        "sampling": "area",
+        "spatial_resolution": row["gsd_m"],
+        "statistics": {name: value for name, value in statistics.items() if value is not None},
+    }
+    return {
+        "raster:bands": [{name: value for name, value in band.items() if value is not None}],
+        "file:size": facts.size,
+        "file:checksum": _SHA256_MULTIHASH + facts.digest,
+    }
+
+
+def _geojson(footprint: BaseGeometry) -> dict[str, Any]:
+    """GeoJSON's outer rings run counter-clockwise (RFC 7946)."""
+    geometry: dict[str, Any] = shapely.geometry.mapping(shapely.orient_polygons(footprint))
+    return geometry
