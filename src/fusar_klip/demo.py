@@ -17,8 +17,9 @@ from fusar_klip.simulate import simulate
 from fusar_klip.texts import describe
 from fusar_klip.tiles import BuildSettings, build
 
-SCENES = 8
-SIZE_PX = 4096
+# Many scenes rather than large ones: held-out grounds are then of many kinds, and so are those to learn from.
+SCENES = 20
+SIZE_PX = 3072
 QUERY = "ships at sea"
 # What configs/pretrain_tiny.toml says, for an installed package that has no configs folder; a test holds it.
 PRETRAIN = (
@@ -29,7 +30,8 @@ PRETRAIN = (
     "log_every=10",
     "validate_every=100",
     "save_every=100",
-    "texts.min_segments=4",
+    "texts.min_segments=8",
+    "contrast.alpha=0",
     "contrast.queue=128",
     "contrast.momentum=0.95",
     "optimizer.lr=1e-3",
@@ -70,7 +72,7 @@ def run_demo(out: Path) -> DemoSummary:
     build(
         sorted(scenes.glob("*.tif")),
         dataset,
-        load_settings(BuildSettings, None, ["split.test=0.2"]),
+        load_settings(BuildSettings, None, ["split.val=0.05", "split.test=0.3"]),
         workers=2,
     )
     if not text_versions(dataset):
