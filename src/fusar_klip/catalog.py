@@ -255,6 +255,18 @@ def text_versions(dataset: Path) -> list[str]:
     return sorted(p.stem for p in (dataset / "texts").glob("v*.parquet") if re.fullmatch(r"v\d{3,}", p.stem))
 
 
+def described_versions(dataset: Path) -> list[str]:
+    """Return `text_versions`, at least one.
+
+    Raises:
+        DatasetError: There is no data set, or it has no texts.
+    """
+    read_manifest(dataset)
+    if versions := text_versions(dataset):
+        return versions
+    raise DatasetError(f"{dataset} has no texts: make them with fusar-klip describe {dataset}")
+
+
 def open_texts(dataset: Path, version: str = "v000") -> pads.Dataset:
     """Open a text version for reading part by part: `TEXT_SCHEMA`, in file order, noise included.
 

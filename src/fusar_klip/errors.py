@@ -21,6 +21,14 @@ class DatasetError(FusarKlipError):
     """A data set folder is missing, unfinished, or belongs to something else."""
 
 
+class ProviderError(FusarKlipError):
+    """A language model cannot be asked: its server, its key, its name or its files are wrong."""
+
+
+class BudgetError(FusarKlipError):
+    """What is left to do would cost more than the budget allows."""
+
+
 class CheckpointError(FusarKlipError):
     """A run folder or checkpoint file is missing, unfinished, or does not fit the model."""
 

@@ -1,0 +1,301 @@
+"""Every kept tile of a data set measured, one family at a time: the pass that all describers share.
+
+Two passes: the levels of every scene from its largest tiles, then each large tile with all that lies inside
+it, so that children keep to their parent's land cover (paper eqs. 1 to 3). Memory holds a few families a
+process. What is done with the measured tiles is not decided here: `describe` writes them down as sentences,
+`evidence_store` keeps them for describers that ask a language model.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import rasterio
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+
+from fusar_klip.catalog import SCALES, Task, read_tiles
+from fusar_klip.errors import DatasetError
+from fusar_klip.progress import track
+from fusar_klip.texts.evidence import Evidence
+from fusar_klip.texts.geography import Geography, locate
+from fusar_klip.texts.landcover import (
+    AIRFIELD_RADIUS_M,
+    CellHistograms,
+    SceneReference,
+    cell_histograms,
+    classify,
+    measure_cells,
+    scene_reference,
+)
+from fusar_klip.texts.measure import ASSUMED_SPACING_M, image_to_ground, measure_tile
+from fusar_klip.texts.sentences import compose
+from fusar_klip.tiles.gazetteer import Neighbour, nearest
+
+MEASURE_VERSION = "measure-2"
+"""Of the measurements and of the sentences made from them."""
+
+_COLUMNS = (
+    *("tile_id", "scene_id", "parent_id", "path", "height", "width"),
+    *("gsd_m", "lon", "lat", "place", "country"),
+)
+# Enough that no process waits for the next family, few enough that what is measured does not pile up.
+_FAMILIES_A_WORKER = 4
+
+
+@dataclass(frozen=True)
+class KeptTile:
+    """One row of the catalog, as far as measuring needs it; what is not known is None."""
+
+    tile_id: str
+    scene_id: str
+    parent_id: str | None
+    path: str
+    height: int
+    width: int
+    gsd_m: float | None
+    transform: tuple[float, ...] | None
+    lon: float | None
+    lat: float | None
+    place: str | None
+    country: str | None
+
+    @property
+    def half_m(self) -> float:
+        """Half the longer side on the ground, in metres."""
+        return max(self.height, self.width) * (self.gsd_m or ASSUMED_SPACING_M) / 2
+
+
+@dataclass(frozen=True)
+class MeasuredTile:
+    """What is known of one tile without a language model.
+
+    Attributes:
+        tile: Its row of the catalog.
+        evidence: What is measured from its pixels.
+        geography: What the gazetteer knows; at an airport with targets, of that airport.
+        task: The schema of its text.
+        fields: The eight sentences of the describer `measure`, by field, in the order of `catalog.FIELDS`.
+        parent_id: The next larger tile, whose text this one's has to agree with; None where it is not kept.
+    """
+
+    tile: KeptTile
+    evidence: Evidence
+    geography: Geography
+    task: Task
+    fields: dict[str, str]
+    parent_id: str | None
+
+
+@dataclass(frozen=True)
+class _Outer:
+    """What a child takes over from its parent."""
+
+    tile: KeptTile
+    evidence: Evidence
+    codes: NDArray[np.uint8]
+    side_px: int
+
+
+def measure_dataset(
+    dataset: Path, workers: int, *, done: frozenset[str] = frozenset()
+) -> Iterator[list[MeasuredTile]]:
+    """Measure every kept tile, one family at a time: a tile that no kept tile holds, then all inside it.
+
+    Families come in the order of the catalog, parents before their children, whatever the number of workers.
+
+    Args:
+        dataset: The data set's folder.
+        workers: Processes that measure.
+        done: Tiles that need no measuring; a family is left out when it holds nothing but them.
+
+    Raises:
+        DatasetError: There is no finished data set, it holds no kept tile, or a tile cannot be read.
+    """
+    families = _families(_kept_tiles(dataset))
+    wanted = [family for family in families if not done.issuperset(tile.tile_id for tile in family)]
+    scenes = {family[0].scene_id for family in wanted}
+    with _executor(min(workers, len(wanted))) as executor:
+        roots = [family[0] for family in families if family[0].scene_id in scenes]
+        references = _references(dataset, roots, executor)
+        jobs: deque[Future[list[MeasuredTile]]] = deque()
+        try:
+            for family in track(wanted, "measuring"):
+                jobs.append(executor.submit(_measure_family, dataset, family, references[family[0].scene_id]))
+                if len(jobs) >= _FAMILIES_A_WORKER * workers:
+                    yield jobs.popleft().result()
+            while jobs:
+                yield jobs.popleft().result()
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def _kept_tiles(dataset: Path) -> list[KeptTile]:
+    """Read the kept tiles, large before medium before small."""
+    catalog = read_tiles(dataset, (*_COLUMNS, "transform", "scale", "kept"))
+    catalog = catalog[catalog["kept"]]
+    if catalog.empty:
+        raise DatasetError(f"{dataset} holds no kept tile: build it from scenes with more valid pixels")
+    order = {scale: place for place, scale in enumerate(SCALES)}
+    catalog = catalog.assign(_place=catalog["scale"].map(order)).sort_values(["_place", "tile_id"])
+    return [_tile(row) for row in cast(list[dict[str, Any]], catalog.to_dict("records"))]
+
+
+def _tile(row: Mapping[str, Any]) -> KeptTile:
+    transform = row["transform"]
+    known: dict[str, Any] = {key: None if pd.isna(row[key]) else row[key] for key in _COLUMNS}
+    return KeptTile(**known, transform=None if transform is None else tuple(map(float, transform)))
+
+
+def _families(tiles: Iterable[KeptTile]) -> list[list[KeptTile]]:
+    """Group tiles with their ancestors; the first of a family is the one whose parent is not kept."""
+    family_of: dict[str, list[KeptTile]] = {}
+    families = []
+    for tile in tiles:
+        family = family_of.get(tile.parent_id) if tile.parent_id is not None else None
+        if family is None:
+            family = []
+            families.append(family)
+        family.append(tile)
+        family_of[tile.tile_id] = family
+    return families
+
+
+class _InProcess(Executor):
+    """Runs a job when it is submitted: one worker needs no second process."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except DatasetError as error:
+            future.set_exception(error)
+        return future
+
+
+def _executor(workers: int) -> Executor:
+    # Spawned, not forked: GDAL and BLAS threads of the parent do not survive a fork.
+    return ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else _InProcess()
+
+
+def _references(dataset: Path, roots: Iterable[KeptTile], executor: Executor) -> dict[str, SceneReference]:
+    """Find the levels of each scene from the tiles that no other tile holds."""
+    sums: dict[str, CellHistograms] = {}
+    jobs = [(tile.scene_id, executor.submit(_histograms, dataset, tile)) for tile in roots]
+    for scene_id, job in track(jobs, "reading the scenes' levels"):
+        found = job.result()
+        sums[scene_id] = sums[scene_id] + found if scene_id in sums else found
+    return {scene_id: scene_reference(histograms) for scene_id, histograms in sums.items()}
+
+
+def _histograms(dataset: Path, tile: KeptTile) -> CellHistograms:
+    return cell_histograms(measure_cells(_read(dataset, tile), tile.gsd_m or ASSUMED_SPACING_M))
+
+
+def _measure_family(dataset: Path, family: list[KeptTile], reference: SceneReference) -> list[MeasuredTile]:
+    """Measure a tile and all that lies inside it; parents come before children."""
+    done: dict[str, _Outer] = {}
+    measured = []
+    for tile in family:
+        parent = done.get(tile.parent_id) if tile.parent_id is not None else None
+        airports = _airports(tile)
+        outer = _measure(tile, _read(dataset, tile), reference, parent, [rc for _, rc in airports])
+        done[tile.tile_id] = outer
+        geography = locate(tile.lon, tile.lat, tile.half_m / 1000, tile.place, tile.country)
+        if (airport := _airport_of_targets(outer.evidence, airports)) is not None:
+            geography = replace(geography, airport=airport)
+        task, fields = compose(outer.evidence, geography, parent.evidence if parent else None)
+        parent_id = parent.tile.tile_id if parent else None
+        measured.append(MeasuredTile(tile, outer.evidence, geography, task, fields, parent_id))
+    return measured
+
+
+def _measure(
+    tile: KeptTile,
+    pixels: NDArray[np.uint8],
+    reference: SceneReference,
+    parent: _Outer | None,
+    airports_rc: Sequence[tuple[float, float]],
+) -> _Outer:
+    cells = measure_cells(pixels, tile.gsd_m or ASSUMED_SPACING_M)
+    codes = None if parent is None else _inherited(parent, tile, cells.valid, cells.side_px)
+    if codes is None:
+        codes = classify(cells, pixels, reference, airports_rc)
+    evidence = measure_tile(
+        pixels,
+        tile.gsd_m,
+        transform=tile.transform,
+        reference=reference,
+        airports_rc=airports_rc,
+        cells=cells,
+        codes=codes,
+    )
+    return _Outer(tile, evidence, codes, cells.side_px)
+
+
+def _inherited(
+    parent: _Outer, tile: KeptTile, valid: NDArray[np.bool_], side_px: int
+) -> NDArray[np.uint8] | None:
+    """Cut a child's land cover out of its parent's, or return None where the two grids do not agree."""
+    outer, inner = parent.tile.transform, tile.transform
+    if outer is None or inner is None or not np.allclose(np.delete(outer, [2, 5]), np.delete(inner, [2, 5])):
+        return None
+    origin = np.array([inner[2] - outer[2], inner[5] - outer[5]])
+    col, row = np.linalg.solve([[outer[0], outer[1]], [outer[3], outer[4]]], origin)
+    rows, cols = (
+        np.floor((start + (np.arange(count) + 0.5) * side_px) / parent.side_px).astype(int)
+        for start, count in ((row, valid.shape[0]), (col, valid.shape[1]))
+    )
+    # The last cell of a tile may reach over its border by less than a cell.
+    if min(rows[0], cols[0]) < 0 or rows[-1] > parent.codes.shape[0] or cols[-1] > parent.codes.shape[1]:
+        return None
+    height, width = parent.codes.shape
+    cut = parent.codes[np.ix_(np.minimum(rows, height - 1), np.minimum(cols, width - 1))]
+    return np.where(valid, cut, 0).astype(np.uint8)
+
+
+def _airports(tile: KeptTile) -> list[tuple[Neighbour, tuple[float, float]]]:
+    """Return the airports whose grounds may reach into the tile, with row and column of their points."""
+    if tile.lon is None or tile.lat is None or tile.transform is None or tile.gsd_m is None:
+        return []
+    reach_km = (AIRFIELD_RADIUS_M + tile.half_m * math.sqrt(2)) / 1000
+    found = []
+    for airport in nearest("airport", tile.lon, tile.lat, count=8, within_km=reach_km):
+        bearing = math.radians(airport.bearing_deg)
+        ground = np.array([math.sin(bearing), math.cos(bearing)]) * airport.distance_km * 1000 / tile.gsd_m
+        col, row = np.linalg.solve(image_to_ground(tile.transform), ground)
+        found.append((airport, (tile.height / 2 + float(row), tile.width / 2 + float(col))))
+    return found
+
+
+def _airport_of_targets(
+    evidence: Evidence, airports: Sequence[tuple[Neighbour, tuple[float, float]]]
+) -> Neighbour | None:
+    """Return the airport nearest to a target on dark ground; another one may be nearest to the tile."""
+    distances = [
+        (math.hypot(target.row - row, target.col - col), place)
+        for target in evidence.targets
+        if target.setting == "dark_ground"
+        for place, (_, (row, col)) in enumerate(airports)
+    ]
+    return airports[min(distances)[1]][0] if distances else None
+
+
+def _read(dataset: Path, tile: KeptTile) -> NDArray[np.uint8]:
+    path = dataset / tile.path
+    mend = f"build {dataset} again"
+    try:
+        with rasterio.open(path) as file:
+            pixels: NDArray[np.uint8] = file.read(1)
+    except RasterioError as error:
+        raise DatasetError(f"the tile {path} cannot be read ({error}): {mend}") from error
+    if pixels.shape != (tile.height, tile.width) or pixels.dtype != np.uint8:
+        raise DatasetError(f"the tile {path} is not the one in the catalog (size or type differs): {mend}")
+    return pixels
