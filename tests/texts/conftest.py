@@ -1,6 +1,6 @@
 """A small data set of self-made tiles."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import geopandas as gpd
@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from misbehaving_server import KEY, Server
 from numpy.typing import NDArray
 from shapely.geometry import box
 from texts_synthetic import GSD_M
 
 from fusar_klip.catalog import TILE_SCHEMA, write_manifest, write_tiles
+from fusar_klip.texts import DescribeSettings
 
 
 @pytest.fixture
@@ -63,5 +65,32 @@ def make_dataset(tmp_path: Path) -> Callable[..., Path]:
         write_tiles(dataset, gpd.GeoDataFrame(rows, crs="EPSG:4326"))
         write_manifest(dataset, {"version": 1})
         return dataset
+
+    return make
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with Server().running() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(server: Server) -> Callable[..., DescribeSettings]:
+    """Make settings that ask `server`, without waits worth mentioning."""
+
+    def make(**changes: object) -> DescribeSettings:
+        known = {
+            "provider": "openai",
+            "model": "gpt-4.1",
+            "base_url": server.url,
+            "workers": 1,
+            "concurrency": 4,
+            "retry_wait_s": 0.01,
+            "patience_s": 30.0,
+            "batch_poll_s": 0.01,
+        }
+        return DescribeSettings.model_validate(known | changes)
 
     return make

@@ -8,7 +8,7 @@ import pytest
 from texts_synthetic import city, sea_with_ships
 
 from fusar_klip.catalog import FIELDS, read_text_metadata, read_texts
-from fusar_klip.errors import DatasetError, NotInThisVersionError
+from fusar_klip.errors import DatasetError
 from fusar_klip.texts import DescribeSettings, describe
 
 MakeDataset = Callable[..., Path]
@@ -69,12 +69,6 @@ def test_a_tile_of_unknown_place_and_spacing(make_dataset: MakeDataset) -> None:
 def test_a_child_without_its_parent_is_described(make_dataset: MakeDataset) -> None:
     dataset = make_dataset({"t": (city(), "small", "gone", 0, 0)})
     assert describe(dataset, DescribeSettings(workers=1)).tiles == 1
-
-
-@pytest.mark.parametrize("provider", ["openai", "template", "transformers"])
-def test_later_providers_say_so(make_dataset: MakeDataset, provider: str) -> None:
-    with pytest.raises(NotInThisVersionError, match="measure"):
-        describe(Path("nowhere"), DescribeSettings.model_validate({"provider": provider}))
 
 
 def test_texts_are_never_overwritten(make_dataset: MakeDataset) -> None:

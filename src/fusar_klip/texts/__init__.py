@@ -1,11 +1,20 @@
 """Tiles into eight-field texts (paper 3.2): what is measured and where it is, each field one sentence.
 
-This version holds one describer, `measure`, which needs no language model. `describe` is the entry point of
-the stage, `measure_tile` that for a single array.
+`describe` is the entry point of the stage: by measuring alone (`measure`), from annotations (`template`), or
+by a language model led through a chain of thought (`openai`, `transformers`). `estimate` tells what a model
+would cost, `measure_tile` measures a single array.
 """
 
-from fusar_klip.texts.describe import DescribeSummary, describe
+from fusar_klip.texts.describe import describe, estimate
 from fusar_klip.texts.measure import measure_tile
 from fusar_klip.texts.settings import DescribeSettings
+from fusar_klip.texts.summary import DescribeEstimate, DescribeSummary
 
-__all__ = ["DescribeSettings", "DescribeSummary", "describe", "measure_tile"]
+__all__ = [
+    "DescribeEstimate",
+    "DescribeSettings",
+    "DescribeSummary",
+    "describe",
+    "estimate",
+    "measure_tile",
+]

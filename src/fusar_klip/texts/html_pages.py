@@ -1,0 +1,62 @@
+"""What self-contained HTML pages are made of: templates that escape, tiles as data URLs, data as JSON."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from PIL import Image
+from rasterio.errors import RasterioError
+
+from fusar_klip.errors import DatasetError
+
+
+def read_pixels(path: Path) -> NDArray[np.uint8]:
+    """Return a tile, (H, W) uint8, 0 = no data.
+
+    Raises:
+        DatasetError: The tile cannot be read.
+    """
+    try:
+        with rasterio.open(path) as file:
+            pixels: NDArray[np.uint8] = file.read(1)
+    except RasterioError as error:
+        raise DatasetError(f"the tile {path} cannot be read ({error}): build the data set again") from error
+    return pixels
+
+
+def tile_url(path: Path, side_px: int) -> str:
+    """Return a tile as a JPEG data URL of at most `side_px` a side; the same tile gives the same bytes."""
+    image = Image.fromarray(read_pixels(path))
+    image.thumbnail((side_px, side_px), Image.Resampling.BOX)
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode('ascii')}"
+
+
+def png_url(png: bytes) -> str:
+    """Return PNG bytes as a data URL."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+
+
+def script_json(value: Any) -> str:
+    """Return JSON that can stand inside a <script> element: it holds no "<" that could end it."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False).replace("<", "\\u003c")
+
+
+def render(template: Path, **context: Any) -> str:
+    """Fill a template of Jinja. What is put in is escaped, unless the template says `safe`."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template.name).render(context)

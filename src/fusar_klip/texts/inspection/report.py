@@ -1,0 +1,265 @@
+"""The HTML report of `inspect`: one file, no script, light and dark; every text in it is escaped."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fusar_klip import __version__
+from fusar_klip.catalog import FEATURES, FIELDS, Task, read_tiles
+from fusar_klip.texts.html_pages import png_url, render, tile_url
+from fusar_klip.texts.inspection import closeness, figures
+from fusar_klip.texts.inspection.captions import CaptionSource, ImageText
+from fusar_klip.texts.inspection.statistics import (
+    CORPUS_TOKENS,
+    MTLD_LEAST_TOKENS,
+    NO_FIELD,
+    SAMPLE_IMAGES,
+    CaptionStatistics,
+    FieldStatistics,
+    Measured,
+    random_order,
+)
+
+_TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
+_SCHEMA_TITLES = {"target": "Target texts", "terrain": "Terrain texts", NO_FIELD: "Captions"}
+_TASK_TITLES: Mapping[Task, str] = {
+    "ground_target": "ground target",
+    "marine_target": "marine target",
+    "terrain": "terrain",
+}
+_BARS = 28
+_EXAMPLES_A_TASK = 3
+_COLUMNS_SIDE_BY_SIDE = 4
+_REPEATED = 8
+_FIGURE_TILES = 1_000
+_LEAST_VALID = 0.9  # else images are told apart by the border of their scene
+_PICTURE_PX = 384
+_THUMBNAIL_PX = 128
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What the report is made from.
+
+    Attributes:
+        title: Name of the data set or file.
+        dataset: The data set's folder; None for a file.
+        main: The text version or file that is told of.
+        versions: All text versions of the data set, oldest first.
+        measured: Measures of `main`, then of what it is compared with.
+    """
+
+    title: str
+    dataset: Path | None
+    main: CaptionSource
+    versions: Mapping[str, CaptionSource]
+    measured: Sequence[Measured]
+
+
+def report_html(inspected: Inspected) -> str:
+    """Return the report as HTML."""
+    main = inspected.measured[0]
+    statistics = main.statistics
+    schemas = list(dict.fromkeys(field.schema for field in statistics.by_field))
+    columns = _columns_side_by_side(inspected)
+    said = {name: _texts_of(inspected, name) for name in columns}
+    return render(
+        _TEMPLATE,
+        title=inspected.title,
+        s=statistics,
+        is_dataset=inspected.dataset is not None,
+        by_task=_by_task(main.sample),
+        rows=_comparison([m.statistics for m in inspected.measured]),
+        schemas=[_schema(schema, main) for schema in sorted(schemas)],
+        columns=[_column(inspected.versions[name]) for name in columns],
+        examples=_examples(inspected, said),
+        plain=any(inspected.versions[name].mode == "plain" for name in columns),
+        repeated=_repeated(main.sample),
+        sampled=len(main.sample),
+        figure=_figure_10(inspected, said),
+        corpus_tokens=CORPUS_TOKENS,
+        sample_images=SAMPLE_IMAGES,
+        mtld_least=MTLD_LEAST_TOKENS,
+        version=__version__,
+    )
+
+
+def _by_task(sample: Sequence[ImageText]) -> str:
+    counts = Counter(text.task for text in sample if text.task is not None)
+    total = counts.total()
+    return ", ".join(f"{n / total:.0%} {_TASK_TITLES[task]}" for task, n in counts.most_common())
+
+
+def _comparison(sets: Sequence[CaptionStatistics]) -> list[dict[str, Any]]:
+    """Return the lines of figure 11's table, with the lengths of their bars in per cent of the greatest."""
+    longest = max((s.tokens_per_image for s in sets), default=0) or 1
+    richest = max((s.mtld or 0 for s in sets), default=0) or 1
+    return [
+        {
+            "s": s,
+            "tokens_bar": 100 * s.tokens_per_image / longest,
+            "mtld_bar": 100 * (s.mtld or 0) / richest,
+            "short": s.corpus_tokens < CORPUS_TOKENS,
+        }
+        for s in sets
+    ]
+
+
+def _schema(schema: str, measured: Measured) -> dict[str, Any]:
+    order = {
+        **{("target", field): place for place, field in enumerate(FIELDS["marine_target"])},
+        **{("terrain", field): place for place, field in enumerate(FIELDS["terrain"])},
+    }
+    own = [field for field in measured.statistics.by_field if field.schema == schema]
+    own.sort(key=lambda f: (order.get((schema, f.field), len(order)), f.field))
+    # One scale for all fields of a schema, and room for the few longest in the last bar.
+    reach = max(6, *(field.p95 for field in own)) * 1.25
+    step = max(1, -(-int(reach) // _BARS))
+    cloud = figures.word_cloud(measured.words[schema])
+    return {
+        "title": _SCHEMA_TITLES[schema],
+        "cloud": cloud and png_url(cloud),
+        "words": ", ".join(word for word, _ in measured.words[schema].most_common(10)),
+        "fields": [{"f": field, "bars": _bars(field, step, int(reach))} for field in own],
+        "step": step,
+    }
+
+
+def _bars(field: FieldStatistics, step: int, reach: int) -> list[dict[str, Any]]:
+    count = reach // step + 1
+    heights = [0] * count
+    for length, sentences in field.histogram.items():
+        heights[min(length // step, count - 1)] += sentences
+    top = max(heights)
+    return [
+        {
+            "height": 100 * n / top,
+            "title": f"{_span(place, step, last=place == count - 1)} tokens: {n:,} sentences",
+        }
+        for place, n in enumerate(heights)
+    ]
+
+
+def _span(place: int, step: int, *, last: bool) -> str:
+    start = place * step
+    if last:
+        return f"{start} or more"
+    return str(start) if step == 1 else f"{start} to {start + step - 1}"
+
+
+def _columns_side_by_side(inspected: Inspected) -> list[str]:
+    """Choose the text versions that stand beside each other: without HCoT, the one told of, then others."""
+    if not inspected.versions:
+        return []
+    others = [s for s in inspected.versions.values() if s is not inspected.main]
+    plain = [s for s in others if s.mode == "plain"]
+    further = sorted((s for s in others if s.mode != "plain"), key=lambda s: "template" not in s.about)
+    ordered = [*plain[-1:], inspected.main, *further, *plain[:-1]]
+    return [s.name for s in ordered[:_COLUMNS_SIDE_BY_SIDE]]
+
+
+def _column(source: CaptionSource) -> dict[str, str]:
+    hcot = {"plain": "without HCoT", "chain": "HCoT, layer by layer", "single": "HCoT, one request"}
+    return {"name": source.name, "about": source.about, "hcot": hcot.get(source.mode or "", "")}
+
+
+def _texts_of(inspected: Inspected, name: str) -> dict[str, ImageText]:
+    """Return a version's texts of the sampled tiles."""
+    if name == inspected.main.name:
+        return {text.image_id: text for text in inspected.measured[0].sample}
+    wanted = {text.image_id for text in inspected.measured[0].sample}
+    return {text.image_id: text for text in inspected.versions[name].read() if text.image_id in wanted}
+
+
+def _examples(inspected: Inspected, said: Mapping[str, Mapping[str, ImageText]]) -> list[dict[str, Any]]:
+    """Return a few tiles of each task with their image and their text in every version, drawn at random."""
+    if inspected.dataset is None:
+        return [
+            {"image": None, "id": text.image_id, "facts": "", "texts": [text.captions[:5]]}
+            for text in inspected.measured[0].sample[:6]
+        ]
+    tiles = read_tiles(inspected.dataset).set_index("tile_id")
+    chosen: list[ImageText] = []
+    for task in FIELDS:
+        of_task = [
+            text
+            for text in inspected.measured[0].sample
+            if text.task == task and all(text.image_id in texts for texts in said.values())
+        ]
+        chosen += of_task[:_EXAMPLES_A_TASK]
+    return [
+        {
+            "image": tile_url(inspected.dataset / str(tiles.at[text.image_id, "path"]), _PICTURE_PX),
+            "id": text.image_id,
+            "facts": _facts(tiles.loc[text.image_id].to_dict(), text),
+            "texts": [texts[text.image_id].captions for texts in said.values()],
+        }
+        for text in chosen
+    ]
+
+
+def _facts(tile: Mapping[Any, Any], text: ImageText) -> str:
+    parts = [
+        _TASK_TITLES[text.task] if text.task else "",
+        f"{tile['scale']} tile",
+        *(tile[key] for key in ("platform", "place", "country") if isinstance(tile[key], str)),
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _repeated(sample: Sequence[ImageText]) -> list[dict[str, Any]]:
+    """Return the most repeated sentences of the sample."""
+    counts = Counter(pair for text in sample for pair in text.captions)
+    return [
+        {"field": field, "text": caption, "share": n / max(len(sample), 1), "n": n}
+        for (field, caption), n in counts.most_common(_REPEATED)
+        if n > 1
+    ]
+
+
+def _figure_10(inspected: Inspected, said: Mapping[str, Mapping[str, ImageText]]) -> dict[str, Any] | None:
+    """Draw images and texts laid out by t-SNE; None where too few tiles have all the texts."""
+    if inspected.dataset is None:
+        return None
+    tiles = read_tiles(inspected.dataset, ["tile_id", "path", "ground_id", "valid_fraction", *FEATURES])
+    tiles = tiles[tiles["valid_fraction"] >= _LEAST_VALID]
+    templates = [name for name in said if "template" in inspected.versions[name].about]
+    shared = set(tiles["tile_id"]).intersection(*said.values())
+    # Templates say something of annotated tiles alone, so where there are some only these are compared.
+    for name in templates:
+        shared = {tile_id for tile_id in shared if said[name][tile_id].task != "terrain"}
+    chosen = sorted(shared, key=lambda tile_id: (random_order(tile_id), tile_id))[:_FIGURE_TILES]
+    tiles = tiles.set_index("tile_id").loc[chosen]
+    if len(tiles) < closeness.LEAST_TILES or tiles["ground_id"].nunique() < 2:
+        return None
+    texts = {name: [_whole(of_version[t]) for t in chosen] for name, of_version in said.items()}
+    found = closeness.compare(inspected.dataset, tiles, texts)
+    return {
+        "tiles": len(tiles),
+        "neighbours": closeness.NEIGHBOURS,
+        "chance": found.chance,
+        "features": found.features,
+        "template": bool(templates),
+        "panels": [
+            {
+                "p": panel,
+                "about": inspected.versions[panel.name].about if panel.name in inspected.versions else "",
+                "image": png_url(figures.scatter(panel.positions, found.groups)),
+            }
+            for panel in found.panels
+        ],
+        "groups": [
+            {
+                "colour": figures.GROUP_COLOURS[group],
+                "image": tile_url(inspected.dataset / str(tiles["path"].iloc[place]), _THUMBNAIL_PX),
+                "count": int((found.groups == group).sum()),
+            }
+            for group, place in enumerate(found.exemplars)
+        ],
+    }
+
+
+def _whole(text: ImageText) -> str:
+    return " ".join(f"{field}: {caption}" if field else caption for field, caption in text.captions)
