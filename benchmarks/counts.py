@@ -29,7 +29,7 @@ from fusar_klip.files import write_json
 from fusar_klip.simulate import simulate
 from fusar_klip.simulate.surfaces import LAND_COVER
 from fusar_klip.texts import measure_tile
-from fusar_klip.texts.measured import KeptTile, MeasuredTile, measure_dataset
+from fusar_klip.texts.measured import CatalogTile, MeasuredTile, measure_dataset
 from fusar_klip.texts.template import Annotation, annotations_by_tile, kept_tiles
 from fusar_klip.texts.wording import number, region_of, regions_with_counts
 from fusar_klip.tiles import build
@@ -89,7 +89,7 @@ def said_share(text: str, cover: str) -> float:
     return int(found.group(1)) / 100 if found else 0.0
 
 
-def water_share(mask: Path, tile: KeptTile) -> float | None:
+def water_share(mask: Path, tile: CatalogTile) -> float | None:
     """Return the true share of water in a tile; None where the mask does not reach."""
     assert tile.transform is not None
     a, _, c, _, e, f = tile.transform

@@ -1,19 +1,20 @@
 """Every kept tile of a data set measured, one family at a time: the pass that all describers share.
 
 Two passes: the levels of every scene from its largest tiles, then each large tile with all that lies inside
-it, so that children keep to their parent's land cover (paper eqs. 1 to 3). Memory holds a few families a
-process. What is done with the measured tiles is not decided here: `describe` writes them down as sentences,
-`evidence_store` keeps them for describers that ask a language model.
+it, so that children keep to their parent's land cover (paper eqs. 1 to 3). Tiles that are not kept are read
+too: without the open sea of a scene, which screening leaves out, nothing tells its water from its land. Memory
+holds a few families a process. What is done with the measured tiles is not decided here: `describe` writes
+them down as sentences, `evidence_store` keeps them for describers that ask a language model.
 """
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -39,19 +40,21 @@ from fusar_klip.texts.measure import ASSUMED_SPACING_M, image_to_ground, measure
 from fusar_klip.texts.sentences import compose
 from fusar_klip.tiles.gazetteer import Neighbour, nearest
 
-MEASURE_VERSION = "measure-2"
+T = TypeVar("T")
+
+MEASURE_VERSION = "measure-3"
 """Of the measurements and of the sentences made from them."""
 
 _COLUMNS = (
     *("tile_id", "scene_id", "parent_id", "path", "height", "width"),
-    *("gsd_m", "lon", "lat", "place", "country"),
+    *("gsd_m", "lon", "lat", "place", "country", "kept"),
 )
 # Enough that no process waits for the next family, few enough that what is measured does not pile up.
 _FAMILIES_A_WORKER = 4
 
 
 @dataclass(frozen=True)
-class KeptTile:
+class CatalogTile:
     """One row of the catalog, as far as measuring needs it; what is not known is None."""
 
     tile_id: str
@@ -66,6 +69,7 @@ class KeptTile:
     lat: float | None
     place: str | None
     country: str | None
+    kept: bool
 
     @property
     def half_m(self) -> float:
@@ -86,7 +90,7 @@ class MeasuredTile:
         parent_id: The next larger tile, whose text this one's has to agree with; None where it is not kept.
     """
 
-    tile: KeptTile
+    tile: CatalogTile
     evidence: Evidence
     geography: Geography
     task: Task
@@ -98,7 +102,7 @@ class MeasuredTile:
 class _Outer:
     """What a child takes over from its parent."""
 
-    tile: KeptTile
+    tile: CatalogTile
     evidence: Evidence
     codes: NDArray[np.uint8]
     side_px: int
@@ -119,53 +123,58 @@ def measure_dataset(
     Raises:
         DatasetError: There is no finished data set, it holds no kept tile, or a tile cannot be read.
     """
-    families = _families(_kept_tiles(dataset))
-    wanted = [family for family in families if not done.issuperset(tile.tile_id for tile in family)]
+    families = _families(_catalog_tiles(dataset))
+    wanted = [family for family in families if not done.issuperset(t.tile_id for t in family if t.kept)]
     scenes = {family[0].scene_id for family in wanted}
     with _executor(min(workers, len(wanted))) as executor:
         roots = [family[0] for family in families if family[0].scene_id in scenes]
         references = _references(dataset, roots, executor)
-        jobs: deque[Future[list[MeasuredTile]]] = deque()
+        jobs: deque[Future[list[list[MeasuredTile]]]] = deque()
         try:
             for family in track(wanted, "measuring"):
                 jobs.append(executor.submit(_measure_family, dataset, family, references[family[0].scene_id]))
                 if len(jobs) >= _FAMILIES_A_WORKER * workers:
-                    yield jobs.popleft().result()
+                    yield from jobs.popleft().result()
             while jobs:
-                yield jobs.popleft().result()
+                yield from jobs.popleft().result()
         finally:
             executor.shutdown(cancel_futures=True)
 
 
-def _kept_tiles(dataset: Path) -> list[KeptTile]:
-    """Read the kept tiles, large before medium before small."""
-    catalog = read_tiles(dataset, (*_COLUMNS, "transform", "scale", "kept"))
-    catalog = catalog[catalog["kept"]]
-    if catalog.empty:
+def _catalog_tiles(dataset: Path) -> list[CatalogTile]:
+    """Read all tiles, large before medium before small; at least one is kept."""
+    catalog = read_tiles(dataset, (*_COLUMNS, "transform", "scale"))
+    if not catalog["kept"].any():
         raise DatasetError(f"{dataset} holds no kept tile: build it from scenes with more valid pixels")
     order = {scale: place for place, scale in enumerate(SCALES)}
     catalog = catalog.assign(_place=catalog["scale"].map(order)).sort_values(["_place", "tile_id"])
     return [_tile(row) for row in cast(list[dict[str, Any]], catalog.to_dict("records"))]
 
 
-def _tile(row: Mapping[str, Any]) -> KeptTile:
+def _tile(row: Mapping[str, Any]) -> CatalogTile:
     transform = row["transform"]
     known: dict[str, Any] = {key: None if pd.isna(row[key]) else row[key] for key in _COLUMNS}
-    return KeptTile(**known, transform=None if transform is None else tuple(map(float, transform)))
+    return CatalogTile(**known, transform=None if transform is None else tuple(map(float, transform)))
 
 
-def _families(tiles: Iterable[KeptTile]) -> list[list[KeptTile]]:
-    """Group tiles with their ancestors; the first of a family is the one whose parent is not kept."""
-    family_of: dict[str, list[KeptTile]] = {}
-    families = []
-    for tile in tiles:
-        family = family_of.get(tile.parent_id) if tile.parent_id is not None else None
-        if family is None:
-            family = []
-            families.append(family)
-        family.append(tile)
-        family_of[tile.tile_id] = family
-    return families
+def _families(tiles: Iterable[CatalogTile]) -> list[list[CatalogTile]]:
+    """Group tiles with those that hold them; the first of a family lies in no other of the catalog."""
+    return _grouped(tiles, lambda tile: (tile.tile_id, tile.parent_id))
+
+
+def _grouped(items: Iterable[T], ids: Callable[[T], tuple[str, str | None]]) -> list[list[T]]:
+    """Group items, parents before their children, by the first ancestor that is among them."""
+    group_of: dict[str, list[T]] = {}
+    groups = []
+    for item in items:
+        own, parent = ids(item)
+        group = group_of.get(parent) if parent is not None else None
+        if group is None:
+            group = []
+            groups.append(group)
+        group.append(item)
+        group_of[own] = group
+    return groups
 
 
 class _InProcess(Executor):
@@ -185,7 +194,7 @@ def _executor(workers: int) -> Executor:
     return ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else _InProcess()
 
 
-def _references(dataset: Path, roots: Iterable[KeptTile], executor: Executor) -> dict[str, SceneReference]:
+def _references(dataset: Path, roots: Iterable[CatalogTile], executor: Executor) -> dict[str, SceneReference]:
     """Find the levels of each scene from the tiles that no other tile holds."""
     sums: dict[str, CellHistograms] = {}
     jobs = [(tile.scene_id, executor.submit(_histograms, dataset, tile)) for tile in roots]
@@ -195,12 +204,14 @@ def _references(dataset: Path, roots: Iterable[KeptTile], executor: Executor) ->
     return {scene_id: scene_reference(histograms) for scene_id, histograms in sums.items()}
 
 
-def _histograms(dataset: Path, tile: KeptTile) -> CellHistograms:
+def _histograms(dataset: Path, tile: CatalogTile) -> CellHistograms:
     return cell_histograms(measure_cells(_read(dataset, tile), tile.gsd_m or ASSUMED_SPACING_M))
 
 
-def _measure_family(dataset: Path, family: list[KeptTile], reference: SceneReference) -> list[MeasuredTile]:
-    """Measure a tile and all that lies inside it; parents come before children."""
+def _measure_family(
+    dataset: Path, family: list[CatalogTile], reference: SceneReference
+) -> list[list[MeasuredTile]]:
+    """Measure a tile and all that lies inside it, and return the families of those that are kept."""
     done: dict[str, _Outer] = {}
     measured = []
     for tile in family:
@@ -212,13 +223,13 @@ def _measure_family(dataset: Path, family: list[KeptTile], reference: SceneRefer
         if (airport := _airport_of_targets(outer.evidence, airports)) is not None:
             geography = replace(geography, airport=airport)
         task, fields = compose(outer.evidence, geography, parent.evidence if parent else None)
-        parent_id = parent.tile.tile_id if parent else None
+        parent_id = parent.tile.tile_id if parent and parent.tile.kept else None
         measured.append(MeasuredTile(tile, outer.evidence, geography, task, fields, parent_id))
-    return measured
+    return _grouped((m for m in measured if m.tile.kept), lambda m: (m.tile.tile_id, m.parent_id))
 
 
 def _measure(
-    tile: KeptTile,
+    tile: CatalogTile,
     pixels: NDArray[np.uint8],
     reference: SceneReference,
     parent: _Outer | None,
@@ -241,7 +252,7 @@ def _measure(
 
 
 def _inherited(
-    parent: _Outer, tile: KeptTile, valid: NDArray[np.bool_], side_px: int
+    parent: _Outer, tile: CatalogTile, valid: NDArray[np.bool_], side_px: int
 ) -> NDArray[np.uint8] | None:
     """Cut a child's land cover out of its parent's, or return None where the two grids do not agree."""
     outer, inner = parent.tile.transform, tile.transform
@@ -261,7 +272,7 @@ def _inherited(
     return np.where(valid, cut, 0).astype(np.uint8)
 
 
-def _airports(tile: KeptTile) -> list[tuple[Neighbour, tuple[float, float]]]:
+def _airports(tile: CatalogTile) -> list[tuple[Neighbour, tuple[float, float]]]:
     """Return the airports whose grounds may reach into the tile, with row and column of their points."""
     if tile.lon is None or tile.lat is None or tile.transform is None or tile.gsd_m is None:
         return []
@@ -288,7 +299,7 @@ def _airport_of_targets(
     return airports[min(distances)[1]][0] if distances else None
 
 
-def _read(dataset: Path, tile: KeptTile) -> NDArray[np.uint8]:
+def _read(dataset: Path, tile: CatalogTile) -> NDArray[np.uint8]:
     path = dataset / tile.path
     mend = f"build {dataset} again"
     try:
