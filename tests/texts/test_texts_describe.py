@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from texts_synthetic import city, sea_with_ships
 
-from fusar_klip.catalog import FIELDS, read_text_metadata, read_texts
+from fusar_klip.catalog import FIELDS, read_footprints, read_text_metadata, read_texts, write_tiles
 from fusar_klip.errors import DatasetError
 from fusar_klip.texts import DescribeSettings, describe
 
@@ -44,6 +44,19 @@ def test_describes_every_kept_tile(make_dataset: MakeDataset, family: dict[str, 
     assert summary.by_task == {"marine_target": 2, "terrain": 1}
     assert "within open water" in said["scene_M_city", "Layout"]
     assert "within" not in said["scene_M_sea", "Environment"]
+
+
+def test_a_kept_tile_reads_the_same_when_the_sea_around_it_is_not_kept(
+    make_dataset: MakeDataset, family: dict[str, tuple]
+) -> None:
+    dataset = make_dataset(family)
+    every = Path(describe(dataset, DescribeSettings(workers=1)).path)
+    before = read_texts(dataset).query("tile_id == 'scene_M_city'")["text"].tolist()
+    every.unlink()
+    tiles = read_footprints(dataset)
+    write_tiles(dataset, tiles.assign(kept=tiles["tile_id"] == "scene_M_city"))
+    assert describe(dataset, DescribeSettings(workers=1)).tiles == 1
+    assert read_texts(dataset)["text"].tolist() == before
 
 
 def test_the_same_bytes_with_any_number_of_workers(

@@ -2,7 +2,7 @@
 
 Two passes: the levels of every scene from its largest tiles, then each large tile with all that lies inside
 it, so that children keep to their parent's land cover (paper eqs. 1 to 3). Tiles that are not kept are read
-too: without the open sea of a scene, which screening leaves out, nothing tells its water from its land. Memory
+too: without the open sea of a scene, which screening leaves out, nothing tells water from land there. Memory
 holds a few families a process. What is done with the measured tiles is not decided here: `describe` writes
 them down as sentences, `evidence_store` keeps them for describers that ask a language model.
 """
