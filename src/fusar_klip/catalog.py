@@ -159,6 +159,8 @@ def read_manifest(dataset: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise DatasetError(f"{path} is no valid JSON ({error}): build the data set again") from error
+    if not isinstance(manifest, dict):
+        raise DatasetError(f"{path} is no manifest of a data set: build the data set again")
     _refuse_newer(dataset, manifest.get("format_version", 0), manifest.get("made_by"))
     return manifest
 

@@ -55,6 +55,13 @@ LATER_VERBS = {
 """Verbs whose interface is fixed, and whose stage is not built yet."""
 
 
+_NO_PLACE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG),
+)
+"""What a folder that was badly chosen, or a full disk, answers."""
+
+
 def main() -> None:
     """Run the command line and exit with its status."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
@@ -63,7 +70,7 @@ def main() -> None:
     except FusarKlipError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in _NO_PLACE:
             _crash()
         where = f" ({error.filename})" if error.filename else ""
         _fail(f"cannot write{where}: {error.strerror}; make room or choose another place, and run it again")

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from texts_synthetic import city, sea_with_ships
 
-from fusar_klip.catalog import FIELDS, read_footprints, read_text_metadata, read_texts, write_tiles
+from fusar_klip.catalog import (
+    FIELDS,
+    read_footprints,
+    read_text_metadata,
+    read_texts,
+    text_versions,
+    write_tiles,
+)
 from fusar_klip.errors import DatasetError
 from fusar_klip.texts import DescribeSettings, describe
 
@@ -84,13 +91,23 @@ def test_a_child_without_its_parent_is_described(make_dataset: MakeDataset) -> N
     assert describe(dataset, DescribeSettings(workers=1)).tiles == 1
 
 
-def test_texts_are_never_overwritten(make_dataset: MakeDataset) -> None:
+def test_the_same_texts_are_no_new_version(make_dataset: MakeDataset) -> None:
     dataset = make_dataset({"t": (city(), "small", None, 0, 0)})
     path = Path(describe(dataset, DescribeSettings(workers=1)).path)
     before = path.read_bytes()
-    with pytest.raises(DatasetError, match="remove"):
-        describe(dataset)
+    assert describe(dataset, DescribeSettings(workers=1)).version == "v000"
     assert path.read_bytes() == before
+    assert text_versions(dataset) == ["v000"]
+
+
+def test_other_texts_are_the_next_version(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset({"t": (city(), "small", None, 0, 0), "u": (city(seed=2), "small", None, 0, 400)})
+    tiles = read_footprints(dataset)
+    write_tiles(dataset, tiles.assign(kept=tiles["tile_id"] == "t"))
+    before = Path(describe(dataset, DescribeSettings(workers=1)).path).read_bytes()
+    write_tiles(dataset, tiles)
+    assert describe(dataset, DescribeSettings(workers=1)).version == "v001"
+    assert (dataset / "texts" / "v000.parquet").read_bytes() == before
 
 
 def test_nothing_kept(make_dataset: MakeDataset) -> None:

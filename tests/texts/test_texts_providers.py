@@ -103,12 +103,26 @@ def test_keys_are_taken_out() -> None:
         ("http://host/v1?key=secret", "environment"),
         ("ftp://host/v1", "http://localhost"),
         ("localhost:8000", "http://localhost"),
+        ("http://localhost:port/v1", "http://localhost"),
+        ("http://localhost:99999/v1", "http://localhost"),
+        ("http://[localhost/v1", "http://localhost"),
+        ("http://user:secret@host:port/v1", "environment"),
+        ("http://local host/v1", "http://localhost"),
+        ("http://localhost/v1\n", "http://localhost"),
     ],
 )
 def test_addresses(monkeypatch: pytest.MonkeyPatch, address: str, mend: str) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with pytest.raises(SettingsError, match=mend) as caught:
         OpenAiChat(settings(base_url=address))
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["sk-secret\nsk-secret", "sk-secret\u00e9"])
+def test_keys_that_no_request_can_carry(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(ProviderError, match="OPENAI_API_KEY holds no API key") as caught:
+        OpenAiChat(settings(base_url="http://localhost/v1"))
     assert "secret" not in str(caught.value)
 
 

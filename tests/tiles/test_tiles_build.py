@@ -1,6 +1,7 @@
 """Whole builds on made scenes: geometry against pyproj, pixels against the source, faults, additions."""
 
 import errno
+import fcntl
 import json
 import os
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from rasterio.windows import Window
 from scipy.stats import spearmanr
 
 from fusar_klip.catalog import read_tiles
-from fusar_klip.errors import DatasetError, SceneError
+from fusar_klip.errors import DatasetError, SceneError, SettingsError
 from fusar_klip.tiles import BuildSettings, build
 from fusar_klip.tiles.settings import MappingSettings, SceneSettings
 
@@ -207,6 +208,10 @@ def test_nan_infinity_and_negative_amplitude_are_no_data(write_scene: WriteScene
             r"2 bands \(1 VV, 2 VH\): choose one with --set scene.band=VV",
         ),
         (lambda w, s: w(s(64, 64), transform=Affine(10, 0, 5e8, 0, -10, 5e8)), "nowhere on the Earth"),
+        (
+            lambda w, s: w(s(64, 64), transform=Affine(1e-6, 0, 380_000, 0, -1e-6, 3_735_000)),
+            "no SAR scene has",
+        ),
     ],
 )
 def test_a_bad_scene_gets_one_sentence_and_leaves_nothing(
@@ -274,6 +279,56 @@ def test_other_settings_and_strange_folders_are_refused(
         build([source], tmp_path / "home", quick())
     with pytest.raises(DatasetError, match="is a file"):
         build([source], source, quick())
+
+
+def test_two_builds_into_one_data_set_at_the_same_time(
+    write_scene: WriteScene, speckle: Speckle, tmp_path: Path
+) -> None:
+    source, out = write_scene(speckle(64, 64)), tmp_path / "ds"
+    out.mkdir()
+    other = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(DatasetError, match=r"another build works on .*ds: wait"):
+            build([source], out, quick())
+    finally:
+        os.close(other)
+    assert all_bytes(out) == {}
+    assert build([source], out, quick()).scenes == 1
+
+
+@pytest.mark.parametrize(("content", "message"), [("[]", "no manifest"), ("{}", "no settings")])
+def test_a_manifest_that_is_none(
+    content: str, message: str, write_scene: WriteScene, speckle: Speckle, tmp_path: Path
+) -> None:
+    (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(DatasetError, match=message):
+        build([write_scene(speckle(64, 64))], tmp_path, quick())
+
+
+def test_large_tiles_that_do_not_fit_into_memory_fail_their_scene_alone(
+    write_scene: WriteScene, speckle: Speckle, tmp_path: Path
+) -> None:
+    coarse = write_scene(speckle(64, 64), "coarse.tif", transform=Affine(100, 0, 380_000, 0, -100, 3_735_000))
+    fine = write_scene(speckle(64, 64), "fine.tif", transform=Affine(0.1, 0, 380_000, 0, -0.1, 3_735_000))
+    settings = BuildSettings.model_validate({"tiling": {"small_extent_m": 6400.0, "min_pixels": 32}})
+    summary = build([fine, coarse], tmp_path / "ds", settings)
+    assert summary.scenes == 1
+    assert "fine.tif: large tiles" in summary.failed[0]["reason"]
+
+
+def test_wrong_labels_are_told_before_any_work(
+    write_scene: WriteScene, speckle: Speckle, tmp_path: Path
+) -> None:
+    settings = quick(quality={"labels": tmp_path / "labels.csv"})
+    with pytest.raises(SettingsError, match=r"quality\.labels: cannot read"):
+        build([write_scene(speckle(64, 64))], tmp_path / "ds", settings)
+    assert not (tmp_path / "ds").exists()
+
+
+def test_shares_of_the_split_are_at_most_all() -> None:
+    with pytest.raises(ValueError, match="more than all the ground"):
+        quick(split={"val": 0.6, "test": 0.5})
 
 
 def test_a_full_disk_leaves_the_data_set_as_it_was(

@@ -125,6 +125,14 @@ def test_screening_marks_drops_or_leaves_alone(
     )
 
 
+def test_pixels_of_one_metre_without_coordinates(
+    write_scene: WriteScene, speckle: Speckle, tmp_path: Path
+) -> None:
+    # GDAL takes the first tile's transform for none, and rasterio warns of it: an error here.
+    chip = write_scene(speckle(200, 200), "chip.tif", crs=None)
+    assert build([chip], tmp_path / "ds", quick(scene={"gsd_m": 1.0})).scenes == 1
+
+
 def test_scenes_without_coordinates_are_cut_by_pixels(
     write_scene: WriteScene, speckle: Speckle, tmp_path: Path
 ) -> None:

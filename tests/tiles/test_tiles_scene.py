@@ -176,6 +176,15 @@ def test_no_data_is_zero_and_nothing_else_is(
     assert 0.6 < (picture > 0).mean() < 0.72
 
 
+@pytest.mark.parametrize("fill", [9.96921e36, 3.4028235e38])
+def test_a_fill_value_that_was_not_declared_is_no_data(write_scene: WriteScene, fill: float) -> None:
+    pixels = np.full((64, 64), 10, np.float32)
+    pixels[:8] = fill
+    picture = whole(only_scene(write_scene(pixels)))
+    assert (picture[:8] == 0).all()
+    assert (picture[8:] == 10).all()
+
+
 def test_negative_amplitude_is_no_data(write_scene: WriteScene) -> None:
     for dtype in (np.int16, np.int32, np.float32):
         pixels = np.full((64, 64), 10, dtype)

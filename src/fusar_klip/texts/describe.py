@@ -1,35 +1,30 @@
 """The verb `describe`: a data set in, a version of its texts out, by whoever is to write them."""
 
+from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
-from fusar_klip.catalog import TEXT_SCHEMA, text_versions, write_texts
-from fusar_klip.errors import DatasetError, SettingsError
+from fusar_klip.errors import SettingsError
 from fusar_klip.texts.measured import MEASURE_VERSION, measure_dataset
 from fusar_klip.texts.outcomes import Described, Outcomes
-from fusar_klip.texts.settings import DescribeSettings
+from fusar_klip.texts.settings import DescribeSettings, ProviderName
 from fusar_klip.texts.summary import DescribeEstimate, DescribeSummary
 from fusar_klip.texts.template import PROMPT_VERSION as TEMPLATE_VERSION
 from fusar_klip.texts.template import template_texts
 
-VERSION = "v000"
 DEFAULTS = DescribeSettings()
 
 
 def describe(dataset: Path, settings: DescribeSettings = DEFAULTS) -> DescribeSummary:
     """Write a text version: eight sentences for every kept tile.
 
-    `measure` writes v000, the others the next free version; where that would hold the texts of a version that
-    is there, they write none.
+    It gets the next free number; where it would hold the texts of a version that is there, none is written.
 
     Raises:
         SettingsError: The settings do not fit together.
         ProviderError: The language model cannot be asked, or some tiles got no answer.
         BudgetError: The budget is used up.
-        DatasetError: There is no finished data set, it holds no kept tile or, for `measure`, has texts
-            already, or a tile cannot be read.
+        DatasetError: There is no finished data set, it holds no kept tile, or a tile cannot be read.
     """
     if settings.provider == "measure":
         return _by_measure(dataset, settings)
@@ -56,49 +51,39 @@ def estimate(dataset: Path, settings: DescribeSettings) -> DescribeEstimate:
 
 
 def _by_measure(dataset: Path, settings: DescribeSettings) -> DescribeSummary:
-    if VERSION in text_versions(dataset):
-        raise DatasetError(
-            f"{dataset} has texts {VERSION} already, and a text version is never edited: remove "
-            f"{dataset / 'texts'} to describe all tiles anew"
-        )
-    rows = [
-        {"tile_id": measured.tile.tile_id, "task": measured.task, "field": field, "text": text}
+    texts = (
+        Described(measured.tile.tile_id, measured.task, measured.fields, ())
         for family in measure_dataset(dataset, settings.workers)
         for measured in family
-        for field, text in measured.fields.items()
-    ]
-    texts = pd.DataFrame(rows).assign(
-        source="measure", prompt_version=MEASURE_VERSION, verdict="original", previous=None
     )
-    texts = texts.assign(delta_itc=np.nan, delta_itm=np.nan, itm_score=np.nan)[TEXT_SCHEMA.names]
-    maker = {"verb": "describe", "provider": settings.provider, "prompt_version": MEASURE_VERSION}
-    path = write_texts(dataset, VERSION, texts, parent=None, maker=maker)
-    by_task = texts.drop_duplicates("tile_id")["task"].value_counts().sort_index()
-    return DescribeSummary(
-        dataset=str(dataset),
-        version=VERSION,
-        path=str(path),
-        tiles=int(texts["tile_id"].nunique()),
-        texts=len(texts),
-        by_task={str(task): int(count) for task, count in by_task.items()},
-    )
+    return _written(dataset, texts, "measure", MEASURE_VERSION)
 
 
 def _by_template(dataset: Path, settings: DescribeSettings) -> DescribeSummary:
     if settings.annotations is None:
         raise SettingsError("the provider template needs annotations: give --annotations GEOJSON")
-    outcomes = Outcomes()
-    for text in template_texts(dataset, settings.annotations):
-        outcomes.receive(Described(text.tile_id, text.task, text.fields, ()))
-    maker = {"verb": "describe", "provider": settings.provider, "prompt_version": TEMPLATE_VERSION}
-    version = outcomes.write(dataset, source="template", prompt_version=TEMPLATE_VERSION, maker=maker)
-    tiles = outcomes.counts.described
-    outcomes.close()
+    texts = (
+        Described(text.tile_id, text.task, text.fields, ())
+        for text in template_texts(dataset, settings.annotations)
+    )
+    return _written(dataset, texts, "template", TEMPLATE_VERSION)
+
+
+def _written(
+    dataset: Path, texts: Iterable[Described], provider: ProviderName, prompt_version: str
+) -> DescribeSummary:
+    """Write a version of the texts, or find the one that holds the same."""
+    with closing(Outcomes()) as outcomes:
+        for text in texts:
+            outcomes.receive(text)
+        maker = {"verb": "describe", "provider": provider, "prompt_version": prompt_version}
+        version = outcomes.write(dataset, source=provider, prompt_version=prompt_version, maker=maker)
+        tiles, by_task = outcomes.counts.described, dict(sorted(outcomes.counts.by_task.items()))
     return DescribeSummary(
         dataset=str(dataset),
         version=version,
         path=str(dataset / "texts" / f"{version}.parquet"),
         tiles=tiles,
         texts=8 * tiles,
-        by_task=dict(sorted(outcomes.counts.by_task.items())),
+        by_task=by_task,
     )

@@ -32,7 +32,7 @@ class DescribeSettings(Settings):
     """All layers of the thinking chain in one request (`single`), one request a layer (`chain`), or no chain
     (`plain`)."""
     known_places: Path | None = None
-    """CSV of what you know of airports and ports, by code: see docs/texts.md."""
+    """CSV of what you know of airports and ports, by code: see docs/hcot.md."""
     image_px: int = Field(default=512, ge=32, le=4096)
     """Longer side of the picture that goes out; every tile is scaled to it."""
     scale_bar: bool = False

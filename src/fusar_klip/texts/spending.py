@@ -137,7 +137,7 @@ class Ledger:
                 if self._reserved_usd < 1e-12:
                     spent = f"{spent_usd:.4f} USD spent, the next request may cost {most_usd:.4f}"
                     raise BudgetError(
-                        f"the budget of {self._budget_usd:.2f} USD is used up ({spent}): with a higher "
+                        f"the budget of {self._budget_usd:g} USD is used up ({spent}): with a higher "
                         "--budget the same command goes on from here"
                     )
                 return False

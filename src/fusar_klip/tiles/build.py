@@ -6,10 +6,13 @@ memory holds a strip or a large tile per worker whatever the size of the scene. 
 as a whole (quality, groups, splits) is done here, at the end. A scene is in the catalog whole or not at all.
 """
 
+import fcntl
 import logging
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -34,7 +37,7 @@ from fusar_klip.tiles.engine import Engine
 from fusar_klip.tiles.listing import counts
 from fusar_klip.tiles.manifest import SceneManifest, read_scene_manifest
 from fusar_klip.tiles.plan import ScenePlan, settings_identity
-from fusar_klip.tiles.quality import judge
+from fusar_klip.tiles.quality import judge, read_labels
 from fusar_klip.tiles.scene import open_scenes
 from fusar_klip.tiles.settings import BuildSettings
 from fusar_klip.tiles.split import ground_groups, split_of_ground
@@ -106,21 +109,57 @@ def build(
 
     Raises:
         SceneError: No scene could be built; nothing was changed.
-        DatasetError: `out` holds something else, or a data set with other settings; or there is no cluster.
+        DatasetError: `out` holds something else, or a data set with other settings; another build works on
+            it; or there is no cluster.
+        SettingsError: A file that the settings name cannot be read.
         OSError: The disk is full; the data set is as it was.
     """
     settings, out = settings or BuildSettings(), out.absolute()
-    known = {entry["scene_id"]: entry for entry in _existing(out, settings).get("scenes", [])}
     facts = read_scene_manifest(manifest) if manifest is not None else None
+    if settings.quality.labels is not None:  # used at the very end, but its mistakes are told now
+        read_labels(settings.quality.labels)
     progress = _Progress()
-    with Engine(workers, scheduler) as engine:
+    with _held(out), Engine(workers, scheduler) as engine:
+        known = {entry["scene_id"]: entry for entry in _existing(out, settings).get("scenes", [])}
         plans = _plans(scenes, out, settings, facts, set(known), progress)
         for batch in engine.batches(plans):
             _run(engine, batch, progress)
-    if not known and not progress.built:
-        reasons = [failure["reason"] for failure in progress.failed]
-        raise SceneError("; ".join(reasons or ["no scene was given: name at least one raster file"]))
-    return _publish(out, settings, known, progress)
+        if not known and not progress.built:
+            reasons = [failure["reason"] for failure in progress.failed]
+            raise SceneError("; ".join(reasons or ["no scene was given: name at least one raster file"]))
+        return _publish(out, settings, known, progress)
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """Keep other builds out of the data set: of two at the same time, one would lose the other's scenes.
+
+    The folder itself is locked, so that no file is left behind, and the lock ends with the process. Where the
+    file system cannot lock folders (NFS), nobody is kept out.
+
+    Raises:
+        DatasetError: Another build works on it.
+    """
+    if out.exists() and not out.is_dir():
+        yield  # `_existing` has a sentence for it
+        return
+    made = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DatasetError(
+                    f"another build works on {out}: wait until it has ended, and run this one again"
+                ) from None
+        yield
+    finally:
+        if made:
+            with suppress(OSError):  # only an empty folder goes
+                out.rmdir()
+        os.close(folder)
 
 
 def _plans(
@@ -149,7 +188,11 @@ def _plans(
                 log.info("%s is in the data set already", scene.scene_id)
                 continue
             seen.add(scene.scene_id)
-            plan = ScenePlan.of(scene, settings, out)
+            try:
+                plan = ScenePlan.of(scene, settings, out)
+            except SceneError as error:
+                progress.fail(path, f"{scene.path.name}: {error}")
+                continue
             plan.prepare()
             yield plan
     if facts is not None and (unused := facts.unused(files)):
@@ -230,7 +273,9 @@ def _existing(out: Path, settings: BuildSettings) -> dict[str, Any]:
             raise DatasetError(f"{out} holds other files ({strangers[0]}): give an empty folder for --out")
         return {}
     manifest = read_manifest(out)
-    ours_now, theirs = settings_identity(settings), manifest["settings"]
+    ours_now, theirs = settings_identity(settings), manifest.get("settings")
+    if not isinstance(theirs, dict):
+        raise DatasetError(f"{out / 'dataset.json'} has no settings: build the data set again")
     differing = sorted(
         f"{section}.{key}={value}"
         for section, values in theirs.items()

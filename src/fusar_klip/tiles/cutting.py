@@ -5,6 +5,7 @@ large tile is written after its tiles: a build that was killed goes on behind th
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning
 
 from fusar_klip.files import read_json, write_bytes, write_json
 from fusar_klip.tiles.features import tile_features
@@ -131,7 +133,9 @@ def encode_tile(pixels: NDArray[np.generic], plan: ScenePlan, fitted: Fitted, ti
     """
     scene = plan.scene
     row, col = plan.grid.corner(tile)
-    with rasterio.MemoryFile() as memory:
+    with rasterio.MemoryFile() as memory, warnings.catch_warnings():
+        # Without a CRS, GDAL takes a spacing of 1 at the origin for no transform.
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with memory.open(
             driver="GTiff",
             height=pixels.shape[0],

@@ -152,9 +152,9 @@ def locate(raster: DatasetReader, source: Source, settings: SceneSettings, name:
         spacing = Affine.scale(settings.gsd_m, -settings.gsd_m)
         return Georeference(None, spacing, raster.height, raster.width)
     known = math.sqrt(math.prod(source.gsd_m)) if source.gsd_m else 1.0
-    has = "a CRS but no transform" if raster.crs is not None else "no geo-reference"
+    has = "a CRS but no transform" if raster.crs is not None else "no geo-reference, no CRS with a transform"
     raise SceneError(
-        f"{name} has {has}, neither CRS and transform nor control points nor RPCs: give it one, for example "
+        f"{name} has {has}, no control points and no RPCs: give it one, for example "
         f"with gdal_edit or its .rpc file, or cut it by pixels with --set scene.gsd_m={known:.3g}"
     )
 
@@ -319,7 +319,8 @@ def _refuse_odd_rpcs(rpcs: RPC, height: int, width: int, name: str) -> None:
     if max(line, sample) > _MAX_NORMALISED:
         raise SceneError(
             f"{name} is {width} x {height} px, and its RPCs are those of another raster of about "
-            f"{2 * rpcs.samp_scale:.0f} x {2 * rpcs.line_scale:.0f} px: {mend}"
+            f"{2 * rpcs.samp_scale:.0f} x {2 * rpcs.line_scale:.0f} px around column "
+            f"{rpcs.samp_off:.0f}, row {rpcs.line_off:.0f}: {mend}"
         )
 
 

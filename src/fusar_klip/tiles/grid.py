@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusar_klip.catalog import SCALES, Scale
+from fusar_klip.errors import SceneError
 from fusar_klip.tiles.settings import TilingSettings
 
 SMALL_PER_SIDE: Final[dict[Scale, int]] = {"large": 4, "medium": 2, "small": 1}
 """Small tiles along one side of a tile where tiles do not overlap: the scales nest exactly."""
+_MOST_PIXELS = 1 << 15
+"""Side of a large tile, which a worker holds whole: 1 GiB of its levels, 2 GiB of uint16 amplitude."""
 
 
 @dataclass(frozen=True, order=True)
@@ -44,10 +47,18 @@ def tile_sizes(gsd_m: float, settings: TilingSettings) -> dict[Scale, int]:
 
     With f the smallest power of two for which s = round(256 f / gsd) >= 224 px: small = s, medium = 2 s,
     large = 4 s. At 1 m: 256, 512, 1024.
+
+    Raises:
+        SceneError: A large tile would not fit into memory.
     """
     extent_m = settings.small_extent_m
     while (side := round(extent_m / gsd_m)) < settings.min_pixels:
         extent_m *= 2
+    if (large := side * SMALL_PER_SIDE["large"]) > _MOST_PIXELS:
+        raise SceneError(
+            f"large tiles of pixels of {gsd_m:.3g} m would be {large} px a side, and {_MOST_PIXELS} are "
+            "the most: set tiling.small_extent_m or tiling.min_pixels lower"
+        )
     return {scale: side * SMALL_PER_SIDE[scale] for scale in SCALES}
 
 

@@ -26,6 +26,9 @@ from fusar_klip.tiles.settings import PixelKind, SceneSettings
 _SAMPLES = 7
 _SAMPLE_PX = 128
 _AMPLITUDE_PER_DB = math.log(10) / 20
+# What is larger is a fill value that the file does not declare (netCDF's 9.97e36, float32's maximum of
+# 3.4e38), and its square overflows float32.
+_LARGEST = 1e18
 # SNAP's, pyroSAR's and ASF's names of bands and files.
 _KIND_NAMES: tuple[tuple[PixelKind, str], ...] = (
     ("db", r"(?<![a-z])db(?![a-z])|decibel"),
@@ -87,8 +90,8 @@ class PixelFormat:
             valid: (h, w) mask, where there is one.
 
         Returns:
-            (h, w) array of `dtype`; 0 where there is no data: the no-data value, NaN, infinity, negative
-            amplitude, and what `valid` leaves out.
+            (h, w) array of `dtype`; 0 where there is no data: the no-data value, NaN, infinity, fill
+            values, negative amplitude, and what `valid` leaves out.
         """
         missing = None if valid is None else ~valid
         nodata = self.nodata
@@ -110,7 +113,7 @@ class PixelFormat:
             return np.asarray(self.table, np.float32)[stored.astype(np.uint8)]
         with np.errstate(over="ignore", invalid="ignore"):
             amplitude = self._float_amplitude(stored).astype(np.float32, copy=False)
-        np.nan_to_num(amplitude, copy=False, nan=0, posinf=0, neginf=0)
+            amplitude[~(amplitude <= _LARGEST)] = 0
         return np.maximum(amplitude, 0, out=amplitude)
 
     def _float_amplitude(self, stored: NDArray[Any]) -> NDArray[Any]:

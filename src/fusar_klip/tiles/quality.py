@@ -80,7 +80,7 @@ def _labels(tiles: pd.DataFrame, settings: QualitySettings) -> NDArray[np.int8]:
     by_rule = _labels_by_rule(tiles)
     if settings.labels is None:
         return by_rule
-    said = _read_labels(settings.labels)
+    said = read_labels(settings.labels)
     names = tiles["tile_id"].map(said).fillna(tiles["path"].map(said))
     labels = np.select([names == "good", names == "bad"], [1, 0], _MISSING).astype(np.int8)
     if (labels == _MISSING).all():
@@ -104,8 +104,12 @@ def _labels_by_rule(tiles: pd.DataFrame) -> NDArray[np.int8]:
     return np.select([np.logical_or.reduce(bad), good], [0, 1], _MISSING).astype(np.int8)
 
 
-def _read_labels(path: Path) -> dict[str, str]:
-    """Read {tile: "good" or "bad"} from a CSV with the columns tile and label."""
+def read_labels(path: Path) -> dict[str, str]:
+    """Read {tile: "good" or "bad"} from a CSV with the columns tile and label.
+
+    Raises:
+        SettingsError: It cannot be read, lacks a column, or has another label.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))

@@ -121,9 +121,9 @@ class Mapping:
                 share = np.log(values / np.float32(self.floor)) / np.log(self.threshold / self.floor)
         else:
             share = values / np.float32(self.threshold)
-            if self.gamma != 1:
-                share **= np.float32(self.gamma)
         np.clip(share, 0, 1, out=share)
+        if self.gamma not in (0, 1):
+            share **= np.float32(self.gamma)
         share *= 254
         np.rint(share, out=share)
         share += values > 0

@@ -37,6 +37,8 @@ from fusar_klip.tiles.products.plain import facts_named
 from fusar_klip.tiles.settings import PixelKind, SceneSettings
 
 MIN_SIDE_PX = 64
+# SAR is as fine as 0.1 m and as coarse as 1 km. A large tile of finer pixels would not fit into memory.
+_SPACING_M = (0.05, 10_000.0)
 # A strip of a warped Sentinel-1 scene crosses some thousand rows of the file, which are kept for the next.
 _CACHE_MB = 256
 # Between nodes the calibration of a warped scene is interpolated; its table has one value in 40 px at best.
@@ -258,6 +260,11 @@ def _open_scene(source: Source, settings: SceneSettings, manifest: SceneManifest
     spacing = float(place.ground_spacing_m(place.width / 2, place.height / 2))
     if not (math.isfinite(spacing) and spacing > 0):
         raise nowhere(name)
+    if not _SPACING_M[0] <= spacing <= _SPACING_M[1]:
+        raise SceneError(
+            f"{name} has pixels of {spacing:.3g} m on the ground, and no SAR scene has: correct its "
+            "geo-reference, for example with gdal_edit, or scene.gsd_m"
+        )
     digest = _digest(source.files)
     content = hashlib.sha256(f"{digest} band {band_index}".encode()).hexdigest() if several else digest
     log.info("%s: %s pixels, %.3g m on the ground, %s", name, pixels.kind, spacing, _crs_words(place.crs))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from fusar_klip.config import Settings
 
@@ -41,13 +41,13 @@ class MappingSettings(Settings):
 
     method: MappingMethod = "mean_multiple"
     """What the brightest value stands for: a multiple of the scene's mean amplitude, a percentile, or dB."""
-    multiple: float = Field(default=3.0, gt=0)
+    multiple: float = Field(default=3.0, gt=0, allow_inf_nan=False)
     """`mean_multiple`: the threshold as a multiple of the mean amplitude of the valid pixels."""
     percentile: float = Field(default=99.0, gt=0, le=100)
     """`percentile` and `db`: the threshold as a percentile of the valid pixels' amplitude."""
-    db_range: float = Field(default=40.0, gt=0)
+    db_range: float = Field(default=40.0, gt=0, allow_inf_nan=False)
     """`db`: the dynamic range under the threshold (of `percentile`) that the 255 values span, in dB."""
-    gamma: float = Field(default=1.0, gt=0)
+    gamma: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """`mean_multiple` and `percentile`: exponent of the amplitude; under 1 brightens the dark."""
     keep_float: bool = False
     """Write the unmapped amplitude of each tile as float32 beside it, as TILE_ID.float.tif."""
@@ -56,13 +56,13 @@ class MappingSettings(Settings):
 class TilingSettings(Settings):
     """Spatial resolution consistency (paper 3.1, step 3): the same ground extent for every sensor."""
 
-    small_extent_m: float = Field(default=256.0, gt=0)
+    small_extent_m: float = Field(default=256.0, gt=0, allow_inf_nan=False)
     """Ground extent of a small tile in metres; doubled until it has `min_pixels`. Medium = 2x, large = 4x."""
     min_pixels: int = Field(default=224, ge=16)
     """The least side of a small tile in pixels: the input of the model."""
     min_valid_fraction: float = Field(default=0.25, gt=0, le=1)
     """A tile with a smaller share of valid pixels is left out, unless a tile inside it is kept."""
-    overlap: float = Field(default=0.0, ge=0, lt=1)
+    overlap: float = Field(default=0.0, ge=0, le=0.9)
     """Share of a tile's side that the next tile of its scale repeats; 0 puts them side by side."""
 
 
@@ -77,7 +77,7 @@ class ScreeningSettings(Settings):
     """Share of a tile's valid cells that must be dense: a tile is as dense as its densest tenth."""
     areas: Path | None = None
     """Areas of interest: any vector file that GDAL reads. Tiles that meet one are kept, dense or not."""
-    gazetteer: float = Field(default=2.0, ge=0)
+    gazetteer: float = Field(default=2.0, ge=0, allow_inf_nan=False)
     """Tiles within so many km of a known airport or port are kept, dense or not; 0: nobody is asked."""
 
 
@@ -105,6 +105,14 @@ class SplitSettings(Settings):
     """Share of validation."""
     test: float = Field(default=0.1, ge=0, lt=1)
     """Share of test."""
+
+    @model_validator(mode="after")
+    def _at_most_all(self) -> "SplitSettings":
+        if self.val + self.test > 1:
+            raise ValueError(
+                "val and test are more than all the ground together: give shares that sum to at most 1"
+            )
+        return self
 
 
 class BuildSettings(Settings):

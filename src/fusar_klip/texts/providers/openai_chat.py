@@ -94,12 +94,17 @@ class OpenAiChat:
 def _check_address(address: str | None) -> None:
     if address is None:
         return
-    parts = urlsplit(address)
-    if parts.username or parts.password or parts.query:
+    if "@" in address or "?" in address:
         # Not repeated here: messages end up in logs.
         raise SettingsError("--base-url holds a key or a password: put it into the environment instead")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingsError(f"--base-url takes an address such as http://localhost:8000/v1, not {address}")
+    try:
+        parts = urlsplit(address)
+        # Reading the port checks that it is one.
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or " " in address or not address.isprintable():
+        raise SettingsError(f"--base-url takes an address such as http://localhost:8000/v1, not {address!r}")
 
 
 def open_client(settings: DescribeSettings, key: str) -> openai.AsyncOpenAI:
@@ -121,9 +126,14 @@ def api_key(settings: DescribeSettings) -> str:
     """Return the key from the environment; servers on this machine need none.
 
     Raises:
-        ProviderError: The variable is not set.
+        ProviderError: The variable is not set, or holds what no header of a request can.
     """
     key = os.environ.get(settings.api_key_variable, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        # Not repeated here: messages end up in logs.
+        raise ProviderError(
+            f"{settings.api_key_variable} holds no API key: it has line breaks or letters that no key has"
+        )
     if key:
         return key
     if settings.base_url and urlsplit(settings.base_url).hostname in _LOCAL:
