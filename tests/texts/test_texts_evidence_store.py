@@ -128,7 +128,7 @@ def test_two_processes_may_measure_at_once(dataset: Path, monkeypatch: pytest.Mo
 
 def test_describing_leaves_the_store_alone(dataset: Path) -> None:
     describe(dataset, DescribeSettings(workers=1))
-    assert not (dataset / "cache").exists()
+    assert not (dataset / "cache" / "evidence").exists()
 
 
 def test_an_unknown_tile_is_a_key_error(dataset: Path) -> None:
