@@ -7,27 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
-import rasterio
-from numpy.typing import NDArray
 from PIL import Image
-from rasterio.errors import RasterioError
 
-from fusar_klip.errors import DatasetError
-
-
-def read_pixels(path: Path) -> NDArray[np.uint8]:
-    """Return a tile, (H, W) uint8, 0 = no data.
-
-    Raises:
-        DatasetError: The tile cannot be read.
-    """
-    try:
-        with rasterio.open(path) as file:
-            pixels: NDArray[np.uint8] = file.read(1)
-    except RasterioError as error:
-        raise DatasetError(f"the tile {path} cannot be read ({error}): build the data set again") from error
-    return pixels
+from fusar_klip.texts.pictures import read_pixels
 
 
 def tile_url(path: Path, side_px: int) -> str:

@@ -18,9 +18,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
-import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
 
 from fusar_klip.catalog import SCALES, Task, read_tiles
 from fusar_klip.errors import DatasetError
@@ -37,6 +35,7 @@ from fusar_klip.texts.landcover import (
     scene_reference,
 )
 from fusar_klip.texts.measure import ASSUMED_SPACING_M, image_to_ground, measure_tile
+from fusar_klip.texts.pictures import read_pixels
 from fusar_klip.texts.sentences import compose
 from fusar_klip.tiles.gazetteer import Neighbour, nearest
 
@@ -208,13 +207,22 @@ def _histograms(dataset: Path, tile: CatalogTile) -> CellHistograms:
     return cell_histograms(measure_cells(_read(dataset, tile), tile.gsd_m or ASSUMED_SPACING_M))
 
 
+def _needed(family: Sequence[CatalogTile]) -> list[CatalogTile]:
+    """Return the kept tiles of a family and those that hold them, in its order."""
+    needed: set[str] = set()
+    for tile in reversed(family):  # children before their parents
+        if tile.kept or tile.tile_id in needed:
+            needed |= {tile.tile_id} if tile.parent_id is None else {tile.tile_id, tile.parent_id}
+    return [tile for tile in family if tile.tile_id in needed]
+
+
 def _measure_family(
     dataset: Path, family: list[CatalogTile], reference: SceneReference
 ) -> list[list[MeasuredTile]]:
     """Measure a tile and all that lies inside it, and return the families of those that are kept."""
     done: dict[str, _Outer] = {}
     measured = []
-    for tile in family:
+    for tile in _needed(family):
         parent = done.get(tile.parent_id) if tile.parent_id is not None else None
         airports = _airports(tile)
         outer = _measure(tile, _read(dataset, tile), reference, parent, [rc for _, rc in airports])
@@ -301,12 +309,9 @@ def _airport_of_targets(
 
 def _read(dataset: Path, tile: CatalogTile) -> NDArray[np.uint8]:
     path = dataset / tile.path
-    mend = f"build {dataset} again"
-    try:
-        with rasterio.open(path) as file:
-            pixels: NDArray[np.uint8] = file.read(1)
-    except RasterioError as error:
-        raise DatasetError(f"the tile {path} cannot be read ({error}): {mend}") from error
+    pixels = read_pixels(path)
     if pixels.shape != (tile.height, tile.width) or pixels.dtype != np.uint8:
-        raise DatasetError(f"the tile {path} is not the one in the catalog (size or type differs): {mend}")
+        raise DatasetError(
+            f"the tile {path} is not the one in the catalog (size or type differs): build {dataset} again"
+        )
     return pixels

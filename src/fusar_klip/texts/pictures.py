@@ -1,4 +1,4 @@
-"""The picture of a tile that goes with a request: a PNG of a wanted size, with a scale bar if wanted.
+"""A tile's pixels, and the picture of it that goes with a request: a PNG, with a scale bar if wanted.
 
 The same tile gives the same bytes, so that an answer can be found again by the picture that it was given for.
 """
@@ -20,6 +20,20 @@ _BAR_SHARE = 0.3  # of the width, at most
 _FONT_PX = 16
 
 
+def read_pixels(path: Path) -> NDArray[np.uint8]:
+    """Return a tile, (H, W) uint8, 0 = no data.
+
+    Raises:
+        DatasetError: The tile cannot be read.
+    """
+    try:
+        with rasterio.open(path) as file:
+            pixels: NDArray[np.uint8] = file.read(1)
+    except RasterioError as error:
+        raise DatasetError(f"the tile {path} cannot be read ({error}): build its data set again") from error
+    return pixels
+
+
 def tile_png(path: Path, side_px: int, scale_bar: bool, gsd_m: float | None) -> bytes:
     """Return a tile as PNG, 8-bit grey, 0 = no data.
 
@@ -35,11 +49,7 @@ def tile_png(path: Path, side_px: int, scale_bar: bool, gsd_m: float | None) -> 
     Raises:
         DatasetError: The file cannot be read.
     """
-    try:
-        with rasterio.open(path) as file:
-            pixels: NDArray[np.uint8] = file.read(1)
-    except RasterioError as error:
-        raise DatasetError(f"the tile {path} cannot be read ({error}): build its data set again") from error
+    pixels = read_pixels(path)
     height, width = pixels.shape
     factor = side_px / max(height, width)
     if factor != 1:

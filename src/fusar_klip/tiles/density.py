@@ -110,8 +110,7 @@ def _scatterers(
     overview: Overview, valid: NDArray[np.bool_], mean: NDArray[np.float32], speckle_cv: float
 ) -> NDArray[np.bool_]:
     """Return which cells hold a pixel too bright for speckle, on the ground around or on the scene's land."""
-    amplitude = overview.amplitude[valid]
-    land = np.median(amplitude[amplitude > 0.5 * np.percentile(amplitude, 75)])
+    land = land_level(overview.amplitude[valid])
     ceiling = 0.99 * overview.peak.max()  # where the file saturates, the brightest is bright enough
     enough = np.minimum(_peak_of_speckle(overview.cell_px, speckle_cv) * np.maximum(land, mean), ceiling)
     scatterers: NDArray[np.bool_] = (overview.peak > enough) & valid
@@ -162,8 +161,8 @@ def isolated_targets(
     amplitude, valid = overview.amplitude, overview.full()
     side_m = overview.cell_px * overview.gsd_m
     window = 2 * round(max(_TARGET_M / side_m, 8)) + 1
-    ground = valid & (amplitude < 1.5 * _mean_over(amplitude, valid, window))
-    level = _mean_over(amplitude, ground, window)
+    ground = valid & (amplitude < 1.5 * mean_over(amplitude, valid, window))
+    level = mean_over(amplitude, ground, window)
     even = valid & (amplitude < 1.6 * level) & (amplitude > level / 1.6)
     around = _box(even, window) > 0.85 * _box(valid, window)
     dense = valid & (density >= threshold)
@@ -177,7 +176,14 @@ def isolated_targets(
     return targets
 
 
-def _mean_over(values: NDArray[np.float32], among: NDArray[np.bool_], window: int) -> NDArray[np.float32]:
+def land_level(amplitude: NDArray[np.float32]) -> np.floating:
+    """Return the median of some cells' amplitudes, (N,), without those dark enough to be water or shadow."""
+    level: np.floating = np.median(amplitude[amplitude > 0.5 * np.percentile(amplitude, 75)])
+    return level
+
+
+def mean_over(values: NDArray[np.float32], among: NDArray[np.bool_], window: int) -> NDArray[np.float32]:
+    """Return the mean over those of window x window cells, (h, w), that are `among`."""
     return _ratio(_box(values * among, window), _box(among, window))
 
 

@@ -127,7 +127,7 @@ def screen(overview: Overview, settings: ScreeningSettings, to_lonlat: ToLonLat 
         speckle_cv = speckle_cv_of(overview)
         density = density_of(measure(overview, speckle_cv))
         targets = isolated_targets(overview, density, speckle_cv, settings.threshold)
-        water = water_cells(overview, density, to_lonlat)
+        water = water_cells(overview, density, speckle_cv, to_lonlat)
     wanted = None
     if to_lonlat is not None:
         height, width = (count * overview.cell_px for count in valid.shape)

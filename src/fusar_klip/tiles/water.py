@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from fusar_klip.tiles.areas import ToLonLat
-from fusar_klip.tiles.density import speckle_cv_of
+from fusar_klip.tiles.density import land_level, mean_over
 from fusar_klip.tiles.gazetteer import distance_km
 from fusar_klip.tiles.overview import Overview
 
@@ -38,25 +38,28 @@ _AIRPORT_KM: Final = 3.0  # from its reference point to the end of its runways
 
 
 def water_cells(
-    overview: Overview, density: NDArray[np.float32], to_lonlat: ToLonLat | None = None
+    overview: Overview,
+    density: NDArray[np.float32],
+    speckle_cv: float,
+    to_lonlat: ToLonLat | None = None,
 ) -> NDArray[np.bool_] | None:
     """Find the cells of open water.
 
     Args:
         overview: Of the scene.
         density: (h, w) float32 of its cells, 0 to 1.
+        speckle_cv: As `density.speckle_cv_of` gives it.
         to_lonlat: `Scene.to_lonlat`. None for a scene without coordinates: no airport is asked.
 
     Returns:
         (h, w) bool; ships count as water. None where nothing in the scene tells water from land: it is even
         nearly all over, or only ships stand out.
     """
-    speckle_cv = speckle_cv_of(overview)
     land = _land_level(overview, density, speckle_cv)
     if land is None:
         return None
     valid, side_m = overview.full(), overview.cell_px * overview.gsd_m
-    level = _smooth(overview.amplitude, valid)
+    level = mean_over(overview.amplitude, valid, 3)
     sure = valid & (level < WATER_LEVEL * land)
     if not sure.any():
         return sure
@@ -89,14 +92,7 @@ def _land_level(overview: Overview, density: NDArray[np.float32], speckle_cv: fl
     uneven = overview.contrast[structured] > _UNEVEN_CV * speckle_cv * amplitude
     if uneven.mean() < _UNEVEN_SHARE:
         return None
-    return float(np.median(amplitude[amplitude > 0.5 * np.percentile(amplitude, 75)]))
-
-
-def _smooth(amplitude: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return the mean amplitude of the valid cells among 3 x 3."""
-    sums = ndimage.uniform_filter(np.where(valid, amplitude, 0), 3, mode="constant")
-    shares = ndimage.uniform_filter(valid.astype(np.float32), 3, mode="constant")
-    return np.divide(sums, np.maximum(shares, 1e-6), dtype=np.float32)
+    return float(land_level(amplitude))
 
 
 def _shore_level(

@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler, normalize
 
 from fusar_klip.catalog import FEATURES
 from fusar_klip.progress import track
-from fusar_klip.texts.html_pages import read_pixels
+from fusar_klip.texts.pictures import read_pixels
 
 NEIGHBOURS = 10
 GROUPS = 6
