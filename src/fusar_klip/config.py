@@ -96,7 +96,8 @@ def _complaint(detail: Mapping[str, Any], known: Sequence[str]) -> str:
         return f"{key}: {detail['msg'][:1].lower()}{detail['msg'][1:]} (given: {detail['input']!r})"
     # Compare by the last part too, so that "band" finds "scene.band".
     by_name = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    section = key.rpartition(".")[0]
+    near = difflib.get_close_matches(key, [n for n in known if n != section], n=1, cutoff=0.5)
     near = near or [by_name[n] for n in difflib.get_close_matches(key.rsplit(".", 1)[-1], by_name, n=1)]
     hint = f'did you mean "{near[0]}"?' if near else f"known keys: {', '.join(known)}"
     return f'unknown key "{key}"; {hint}'

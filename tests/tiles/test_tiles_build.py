@@ -264,6 +264,21 @@ def test_good_scenes_are_kept_and_bad_ones_are_reported(
     assert "no raster" in manifest["failed"][0]["reason"]
 
 
+def test_a_failed_scene_stands_in_the_manifest_until_it_is_mended(
+    write_scene: WriteScene, speckle: Speckle, tmp_path: Path
+) -> None:
+    good, bad = write_scene(speckle(64, 64), "good.tif"), tmp_path / "bad.tif"
+    bad.write_text("no raster")
+    manifest = tmp_path / "ds" / "dataset.json"
+    build([bad, good], tmp_path / "ds", quick())
+    both = manifest.read_bytes()
+    assert build([good], tmp_path / "ds", quick()).failed == []  # none of this build's
+    assert manifest.read_bytes() == both
+    write_scene(speckle(80, 80), "bad.tif")
+    build([bad], tmp_path / "ds", quick())
+    assert json.loads(manifest.read_text())["failed"] == []
+
+
 def test_other_settings_and_strange_folders_are_refused(
     write_scene: WriteScene, speckle: Speckle, tmp_path: Path
 ) -> None:

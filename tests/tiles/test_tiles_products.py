@@ -85,6 +85,11 @@ class TestSafe:
         with pytest.raises(SceneError, match=r"no polarization HH: set scene\.polarization to one of VH, VV"):
             find_sources(safe, SceneSettings(polarization="HH"))
 
+    def test_a_single_polarization_is_not_called_another(self, safe: Path) -> None:
+        vh, _ = find_sources(safe, SceneSettings())
+        with pytest.raises(SceneError, match=r"no polarization VV: set scene\.polarization to one of VH$"):
+            find_sources(Path(vh.raster), SceneSettings(polarization="VV"))
+
     def test_look_up_tables_are_read_when_wanted(self, safe: Path) -> None:
         wanted = SceneSettings(calibration="sigma0")
         found = find_sources(safe, wanted)

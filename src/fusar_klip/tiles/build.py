@@ -120,14 +120,17 @@ def build(
         read_labels(settings.quality.labels)
     progress = _Progress()
     with _held(out), Engine(workers, scheduler) as engine:
-        known = {entry["scene_id"]: entry for entry in _existing(out, settings).get("scenes", [])}
+        before = _existing(out, settings)
+        known = {entry["scene_id"]: entry for entry in before.get("scenes", [])}
         plans = _plans(scenes, out, settings, facts, set(known), progress)
         for batch in engine.batches(plans):
             _run(engine, batch, progress)
         if not known and not progress.built:
             reasons = [failure["reason"] for failure in progress.failed]
             raise SceneError("; ".join(reasons or ["no scene was given: name at least one raster file"]))
-        return _publish(out, settings, known, progress)
+        given = {path.name for path in scenes}
+        failed = [failure for failure in before.get("failed", []) if failure["file"] not in given]
+        return _publish(out, settings, known, failed, progress)
 
 
 @contextmanager
@@ -215,7 +218,11 @@ def _run(engine: Engine, batch: Sequence[ScenePlan], progress: _Progress) -> Non
 
 
 def _publish(
-    out: Path, settings: BuildSettings, known: dict[str, dict[str, Any]], progress: _Progress
+    out: Path,
+    settings: BuildSettings,
+    known: dict[str, dict[str, Any]],
+    failed_before: list[dict[str, str]],
+    progress: _Progress,
 ) -> BuildSummary:
     """Join old and new scenes into the catalog; the manifest goes last, and then the scenes' state."""
     new = [progress.built[scene_id] for scene_id in sorted(progress.built)]
@@ -237,7 +244,7 @@ def _publish(
         kept=int(tiles["kept"].sum()),
         by_scale=counts(tiles["scale"], SCALES),
         by_split=counts(tiles["split"], get_args(Split)),
-        failed=sorted(progress.failed, key=lambda failure: (failure["file"], failure["reason"])),
+        failed=_sorted(progress.failed),
         seconds={stage: round(seconds, 3) for stage, seconds in sorted(progress.seconds.items())},
     )
     manifest = {
@@ -245,6 +252,7 @@ def _publish(
         "made_by": f"fusar-klip {__version__}",
         "settings": settings_identity(settings),
         **{key: value for key, value in asdict(summary).items() if key not in ("dataset", "seconds")},
+        "failed": _sorted(failed_before + progress.failed),
         "scenes": [entries[scene_id] for scene_id in sorted(entries)],
     }
     write_tiles(out, tiles)
@@ -258,6 +266,10 @@ def _publish(
     if (out / ".build").is_dir() and not any((out / ".build").iterdir()):
         (out / ".build").rmdir()
     return summary
+
+
+def _sorted(failed: list[dict[str, str]]) -> list[dict[str, str]]:
+    return sorted(failed, key=lambda failure: (failure["file"], failure["reason"]))
 
 
 def _existing(out: Path, settings: BuildSettings) -> dict[str, Any]:

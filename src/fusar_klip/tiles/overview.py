@@ -1,7 +1,7 @@
 """A scene reduced to cells while it is streamed: what `density` and `pictures` look at."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,27 +97,38 @@ class Overview:
 
 
 def overview_of(parts: Iterable[CellSums], cell_px: int, gsd_m: float) -> Overview:
-    """Join the sums of strips, given from top to bottom; neighbours may share a row of cells."""
-    joined: dict[str, list[NDArray[np.generic]]] = {name: [] for name in _SUMS}
-    rows = 0
+    """Join the sums of strips, given from top to bottom; neighbours may share a row of cells.
+
+    A part is let go once the next one is there: their sums together would take more than the overview does.
+    """
+    blocks = [_averaged(part, cell_px) for part in _without_shared_rows(parts)]
+    amplitude, contrast, peak, valid = (np.concatenate(arrays) for arrays in zip(*blocks, strict=True))
+    return Overview(amplitude, contrast, peak, valid, cell_px, gsd_m)
+
+
+def _without_shared_rows(parts: Iterable[CellSums]) -> Iterator[CellSums]:
+    """Yield the parts, a row of cells that two of them share only in the latter."""
+    pending: CellSums | None = None
     for part in parts:
-        shared = rows - part.first
-        assert shared in (0, 1), "strips follow on each other"
-        for name, blocks in joined.items():
-            values = getattr(part, name)
+        if pending is not None:
+            shared = pending.first + len(pending.count) - part.first
+            assert shared in (0, 1), "strips follow on each other"
             if shared:
-                join = np.maximum if name == "peak" else np.add
-                join(blocks[-1][-1], values[0], out=blocks[-1][-1])
-            if len(values) > shared:
-                blocks.append(values[shared:].copy())
-        rows = part.first + len(part.count)
-    count, total, square, peak = (np.concatenate(joined[name]) for name in _SUMS)
-    mean = total / np.maximum(count, 1)
-    return Overview(
-        amplitude=mean.astype(np.float32),
-        contrast=np.sqrt(np.maximum(square / np.maximum(count, 1) - mean**2, 0)).astype(np.float32),
-        peak=peak.astype(np.float32),
-        valid=(count / cell_px**2).astype(np.float32),
-        cell_px=cell_px,
-        gsd_m=gsd_m,
-    )
+                for name in _SUMS:
+                    join = np.maximum if name == "peak" else np.add
+                    first = getattr(part, name)[0]
+                    join(getattr(pending, name)[-1], first, out=first)
+            yield CellSums(
+                pending.first, *(getattr(pending, n)[: len(pending.count) - shared] for n in _SUMS)
+            )
+        pending = part
+    if pending is not None:
+        yield pending
+
+
+def _averaged(part: CellSums, cell_px: int) -> tuple[NDArray[np.float32], ...]:
+    """Return amplitude, contrast, peak and valid share of a part's cells, as `Overview` has them."""
+    count = np.maximum(part.count, 1)
+    mean = part.total / count
+    contrast = np.sqrt(np.maximum(part.square / count - mean**2, 0))
+    return tuple(a.astype(np.float32) for a in (mean, contrast, part.peak, part.count / cell_px**2))

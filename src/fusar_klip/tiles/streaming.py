@@ -6,6 +6,7 @@ alone: so the result depends neither on the order in which strips are done nor o
 """
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -77,25 +78,27 @@ def fit(plan: ScenePlan) -> Fitted:
     """
     scene = plan.scene
     histogram = AmplitudeHistogram.empty(scene.dtype)
-    parts = []
     for strip in range(plan.scratch.strips):
         with np.load(plan.sums(strip)) as sums:
             histogram.merge(AmplitudeHistogram(scene.dtype, sums["counts"], sums["low_sums"]))
-            cells = {
-                name.removeprefix("cells_"): sums[name] for name in sums.files if name.startswith("cells_")
-            }
-        if cells:
-            parts.append(CellSums(**{k: v if v.ndim else v.item() for k, v in cells.items()}))
     if histogram.count == 0:
         raise no_data(scene)
     mapping = IDENTITY if scene.eight_bit else fit_mapping(histogram, plan.settings.mapping)
     lookup_table = mapping.lookup_table(scene.dtype)
-    if not parts:
+    if plan.settings.screening.mode == "off":
         return Fitted(mapping, lookup_table, None, None)
-    overview = overview_of(parts, plan.cell_px, scene.gsd_m)
+    overview = overview_of(_cell_sums(plan), plan.cell_px, scene.gsd_m)
     to_lonlat = scene.to_lonlat if scene.crs is not None else None
     screening = screen(overview, plan.settings.screening, to_lonlat)
     return Fitted(mapping, lookup_table, screening, overview)
+
+
+def _cell_sums(plan: ScenePlan) -> Iterator[CellSums]:
+    """Read the strips' cells from top to bottom, one strip at a time."""
+    for strip in range(plan.scratch.strips):
+        with np.load(plan.sums(strip)) as sums:
+            cells = {field.name: sums[f"cells_{field.name}"] for field in fields(CellSums)}
+        yield CellSums(**{name: array if array.ndim else array.item() for name, array in cells.items()})
 
 
 def no_data(scene: Scene) -> SceneError:

@@ -70,7 +70,9 @@ def _of_file(path: Path, calibrated: bool) -> list[Source]:
 
 
 def _wanted(found: list[Source], path: Path, polarization: str | None) -> list[Source]:
-    if polarization is None or len(found) == 1:
+    # What only a file's name says may be told otherwise; a product's metadata is not wrong about itself.
+    by_name_only = len(found) == 1 and found[0].kind is None
+    if polarization is None or by_name_only or found[0].facts.polarization is None:
         return found
     wanted = [source for source in found if (source.facts.polarization or "") == polarization.upper()]
     if not wanted:
