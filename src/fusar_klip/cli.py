@@ -222,7 +222,11 @@ def describe(
     provider: Annotated[str | None, typer.Option(help="measure, template, openai or transformers.")] = None,
     model: Annotated[str | None, typer.Option(help="The language model's name, or its folder.")] = None,
     base_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="A server that speaks OpenAI's protocol; else OpenAI's.")
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="A server that speaks OpenAI's protocol; else $OPENAI_BASE_URL, else OpenAI's.",
+        ),
     ] = None,
     mode: Annotated[
         str | None, typer.Option(help="How the model is led: single, chain or plain. Default: single.")

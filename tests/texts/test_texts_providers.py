@@ -43,9 +43,17 @@ def test_the_picture_goes_with_the_first_question() -> None:
     assert chat_body(TURN, None, settings())["messages"][1]["content"] == "first"
 
 
+def test_the_environment_may_name_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:8000/v1")
+    assert settings().base_url == "http://localhost:8000/v1"
+    assert settings(base_url="http://x/v1").base_url == "http://x/v1"
+
+
 def test_what_servers_differ_in() -> None:
     ours, theirs = chat_body(TURN, None, settings()), chat_body(TURN, None, settings(base_url="http://x/v1"))
     assert ours["max_completion_tokens"] == theirs["max_tokens"] == 2000
+    by_address = chat_body(TURN, None, settings(base_url="https://api.openai.com/v1"))
+    assert by_address == ours
     assert ours["response_format"]["json_schema"]["schema"] == SCHEMA
     assert "temperature" not in ours
     assert chat_body(TURN, None, settings(temperature=0.0))["temperature"] == 0.0

@@ -26,8 +26,9 @@ class DescribeSettings(Settings):
     """GeoJSON of annotated targets, for `template`."""
     model: str | None = None
     """The model's name on the server; for `transformers` a folder, or a name in the local hub cache."""
-    base_url: str | None = None
-    """Address of the server, such as http://localhost:8000/v1; without it, OpenAI's."""
+    base_url: str | None = Field(default_factory=lambda: os.environ.get("OPENAI_BASE_URL") or None)
+    """Address of the server, such as http://localhost:8000/v1; without it the environment variable
+    OPENAI_BASE_URL, as OpenAI's own programs have it, and without that, OpenAI's server."""
     mode: Mode = "single"
     """All layers of the thinking chain in one request (`single`), one request a layer (`chain`), or no chain
     (`plain`)."""

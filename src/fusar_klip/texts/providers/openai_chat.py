@@ -32,6 +32,7 @@ _WHOLE_ANSWER = 4.0
 # Longer waits than this mean a daily quota; the same command goes on from here tomorrow.
 LONGEST_RETRY_AFTER_S = 600.0
 _LOCAL = ("localhost", "127.0.0.1", "::1")
+_OPENAI = "api.openai.com"
 
 
 class OpenAiChat:
@@ -171,7 +172,8 @@ def chat_body(turn: "Turn", png: bytes | None, settings: DescribeSettings) -> di
         image = {"type": "image_url", "image_url": {"url": url, "detail": settings.image_detail}}
         first["content"] = [{"type": "text", "text": first["content"]}, image]
     # Ollama, llama.cpp and older vLLM know only `max_tokens`, OpenAI's reasoning models only the other.
-    limit = "max_completion_tokens" if settings.base_url is None else "max_tokens"
+    host = urlsplit(settings.base_url).hostname if settings.base_url else _OPENAI
+    limit = "max_completion_tokens" if host == _OPENAI else "max_tokens"
     body: dict[str, Any] = {
         "model": settings.model,
         "messages": [{"role": "system", "content": turn.system}, *messages],
