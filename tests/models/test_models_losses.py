@@ -128,26 +128,74 @@ def test_mlm_is_equation_6_over_the_masked_tokens_alone() -> None:
     assert float(mlm_loss(logits, labels)) == pytest.approx(sum(terms) / len(terms), rel=1e-6)
 
 
-def test_hard_negatives_are_never_of_the_same_image() -> None:
-    torch.manual_seed(0)
-    ids, candidates = torch.tensor([0, 1, 1]), torch.tensor([0, 1, 1, 0])
-    for _ in range(50):
-        drawn = hard_negatives(torch.randn(3, 4) * 10, ids, candidates)
-        assert bool((candidates[drawn] != ids).all())
+def test_losses_leave_out_what_is_ignored_and_divide_by_what_they_are_told() -> None:
+    logits = torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = torch.tensor([1, IGNORED, 0, IGNORED])
+    assert float(itm_loss(logits, y)) == pytest.approx(float(itm_loss(logits[[0, 2]], y[[0, 2]])))
+    assert float(itm_loss(logits, y, torch.tensor(8.0))) == pytest.approx(float(itm_loss(logits, y)) / 4)
+    # A batch in which nothing is hidden has no loss, not nan.
+    assert float(mlm_loss(logits, torch.full((4,), IGNORED))) == 0
+    assert float(mlm_loss(logits[:0], y[:0])) == 0
+
+
+def reference_negative(similarity: list[float], own: int, ids: list[int], uniform: float) -> int:
+    """The inverse of the cumulated softmax over the candidates of other images, in the order of their ids."""
+    others = [place for place in sorted(range(len(ids)), key=ids.__getitem__) if ids[place] != own]
+    weights = [math.exp(similarity[place]) for place in others]
+    for count in range(1, len(others) + 1):
+        if sum(weights[:count]) > uniform * sum(weights):
+            return others[count - 1]
+    raise AssertionError
+
+
+def test_hard_negatives_are_the_inverse_of_the_cumulated_softmax() -> None:
+    g = torch.Generator().manual_seed(0)
+    similarity, uniform = 4 * torch.randn(200, 7, generator=g), torch.rand(200, generator=g)
+    ids = torch.randint(0, 5, (200,), generator=g)
+    candidates = torch.tensor([3, 0, 4, 1, 3, 2, 0])
+    drawn = hard_negatives(similarity, ids, candidates, uniform)
+    expected = [
+        reference_negative(row, own, candidates.tolist(), u)
+        for row, own, u in zip(similarity.tolist(), ids.tolist(), uniform.tolist(), strict=True)
+    ]
+    assert drawn.tolist() == expected
+    assert bool((candidates[drawn] != ids).all())
+
+
+def test_hard_negatives_do_not_depend_on_the_order_of_the_candidates() -> None:
+    g = torch.Generator().manual_seed(0)
+    similarity, uniform = torch.randn(50, 9, generator=g), torch.rand(50, generator=g)
+    ids, candidates, order = torch.arange(50) % 9, torch.arange(9), torch.randperm(9, generator=g)
+    drawn = hard_negatives(similarity, ids, candidates, uniform)
+    moved = hard_negatives(similarity[:, order], ids, candidates[order], uniform)
+    assert torch.equal(candidates[drawn], candidates[order][moved])
 
 
 def test_hard_negatives_follow_the_softmax_of_the_similarity() -> None:
-    torch.manual_seed(0)
-    similarity = torch.tensor([[9.0, 0.0, math.log(3.0), -math.inf]]).expand(20_000, 4)
-    drawn = hard_negatives(similarity, torch.zeros(20_000, dtype=torch.int64), torch.arange(4))
-    share = torch.bincount(drawn, minlength=4) / 20_000
-    assert share.tolist() == pytest.approx([0.0, 0.25, 0.75, 0.0], abs=0.015)
+    similarity = torch.tensor([[9.0, 0.0, math.log(3.0), -math.inf]]).expand(4000, 4)
+    uniform = torch.arange(4000) / 4000
+    drawn = hard_negatives(similarity, torch.zeros(4000, dtype=torch.int64), torch.arange(4), uniform)
+    share = torch.bincount(drawn, minlength=4) / 4000
+    assert share.tolist() == pytest.approx([0.0, 0.25, 0.75, 0.0], abs=0.001)
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
 def test_hard_negatives_fall_back_to_uniform(broken: float) -> None:
-    torch.manual_seed(0)
     similarity = torch.full((3000, 4), broken)
-    drawn = hard_negatives(similarity, torch.zeros(3000, dtype=torch.int64), torch.arange(4))
+    uniform = torch.arange(3000) / 3000
+    drawn = hard_negatives(similarity, torch.zeros(3000, dtype=torch.int64), torch.arange(4), uniform)
     share = torch.bincount(drawn, minlength=4) / 3000
-    assert share.tolist() == pytest.approx([0.0, 1 / 3, 1 / 3, 1 / 3], abs=0.04)
+    assert share.tolist() == pytest.approx([0.0, 1 / 3, 1 / 3, 1 / 3], abs=0.001)
+
+
+def test_the_largest_and_the_smallest_draw_choose_a_candidate_that_counts() -> None:
+    similarity = torch.tensor([[-200.0, 0.0, 0.0, -200.0, 5.0]]).expand(2, 5)
+    uniform = torch.tensor([0.0, float(np.nextafter(np.float32(1), np.float32(0)))])
+    drawn = hard_negatives(similarity, torch.tensor([4, 4]), torch.arange(5), uniform)
+    assert drawn[1] == 2
+    assert drawn[0] in (0, 1)
+
+
+def test_without_another_image_there_is_no_hard_negative() -> None:
+    drawn = hard_negatives(torch.zeros(3, 3), torch.tensor([5, 5, 5]), torch.tensor([5, 5, 5]), torch.rand(3))
+    assert drawn.tolist() == [-1, -1, -1]

@@ -85,11 +85,11 @@ class Klip:
         """
         if isinstance(texts, str):
             return float(self.match(image, [texts])[0])
-        tokens_1nw = self.network.image_tokens(self.preprocess(image)[None].to(self.device))
+        memory = self.network.look(self.network.image_tokens(self.preprocess(image)[None].to(self.device)))
         parts = []
         for start in range(0, len(texts), _BATCH):
             ids_bl, mask_bl = self._tokens(texts[start : start + _BATCH])
-            logits_b2 = self.network.match_logits(ids_bl, mask_bl, tokens_1nw.expand(len(ids_bl), -1, -1))
+            logits_b2 = self.network.match_logits(ids_bl, mask_bl, memory.tiled(len(ids_bl)))
             parts.append(logits_b2.softmax(1)[:, 1:])
         return _stack(parts, 1)[:, 0]
 
@@ -104,11 +104,11 @@ class Klip:
         raise NotInThisVersionError("ask is not in this version: use match to compare possible answers")
 
     def _image_tokens(self, images: Sequence[ImageInput]) -> list[Tensor]:
-        """Return the class token alone of each batch, (B, 1, W): the others would fill the memory."""
+        """Return the class token alone of each batch, (B, 1, W)."""
         return [
-            self.network.image_tokens(self.preprocess.batch(images[start : start + _BATCH]).to(self.device))[
-                :, :1
-            ].clone()
+            self.network.image_tower.class_tokens(
+                self.preprocess.batch(images[start : start + _BATCH]).to(self.device)
+            )[:, None]
             for start in range(0, len(images), _BATCH)
         ]
 

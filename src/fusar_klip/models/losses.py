@@ -61,38 +61,63 @@ def itc_loss(
 
 
 @torch.no_grad()
-def hard_negatives(similarity_bn: Tensor, ids_b: Tensor, candidate_ids_n: Tensor) -> Tensor:
-    """Draw for each row one candidate of another image, the likelier the more similar.
+def hard_negatives(
+    similarity_bn: Tensor, ids_b: Tensor, candidate_ids_n: Tensor, uniform_b: Tensor
+) -> Tensor:
+    """Choose for each row one candidate of another image, the likelier the more similar.
 
-    Draws from torch's global generator. Weights are the row's softmax; where they are not finite or all
-    zero, every candidate of another image is equally likely (decisions.md, "ITM negatives").
+    By the inverse of the cumulated weights at `uniform_b`, candidates in the order of their ids: what is
+    chosen depends neither on a generator's state nor on how a batch is divided among processes. Weights are
+    the row's softmax; where they are not finite or all zero, every candidate of another image is equally
+    likely (decisions.md, "ITM negatives").
 
     Args:
         similarity_bn: Similarities over temperature.
         ids_b: int64, the image of each row.
-        candidate_ids_n: int64, the image of each candidate; every row has a candidate of another image.
+        candidate_ids_n: int64, the image of each candidate.
+        uniform_b: Drawn from [0, 1).
 
     Returns:
-        (B,) int64, places among the candidates.
+        (B,) int64, places among the candidates; -1 where all are of the row's own image.
     """
-    other_bn = ids_b[:, None] != candidate_ids_n[None, :]
-    assert bool(other_bn.any(1).all()), "a row has no candidate of another image"
-    weight_bn = F.softmax(similarity_bn.float().masked_fill(~other_bn, -torch.inf), dim=1)
+    order_n = candidate_ids_n.argsort(stable=True)
+    other_bn = ids_b[:, None] != candidate_ids_n[order_n]
+    logits_bn = similarity_bn[:, order_n].double().masked_fill(~other_bn, -torch.inf)
+    weight_bn = F.softmax(logits_bn, dim=1)
     usable_b1 = weight_bn.isfinite().all(1, keepdim=True) & (weight_bn.sum(1, keepdim=True) > 0)
-    weight_bn = torch.where(usable_b1, weight_bn, other_bn.float())
-    return torch.multinomial(weight_bn, 1).squeeze(1)
+    total_bn = torch.where(usable_b1, weight_bn, other_bn.double()).cumsum(1)
+    # The first place whose sum is over the mark: one of weight 0 adds nothing and is never that place.
+    mark_b1 = uniform_b[:, None].double() * total_bn[:, -1:]
+    place_b = torch.searchsorted(total_bn, mark_b1, right=True).squeeze(1)
+    return torch.where(other_bn.any(1), order_n[place_b.clamp(max=len(order_n) - 1)], -1)
 
 
-def itm_loss(logits_b2: Tensor, matches_b: Tensor) -> Tensor:
-    """Return the binary cross-entropy of match (1) against no match (0) (eq. 5), a scalar."""
-    return F.cross_entropy(logits_b2.float(), matches_b)
-
-
-def mlm_loss(logits_btv: Tensor, labels_bt: Tensor) -> Tensor:
-    """Return the mean negative log-likelihood of the masked spans' tokens (eq. 6), a scalar.
+def itm_loss(logits_b2: Tensor, matches_b: Tensor, count: Tensor | None = None) -> Tensor:
+    """Return the binary cross-entropy of match (1) against no match (0) (eq. 5), a scalar.
 
     Args:
-        logits_btv: The decoder's prediction for each place, aligned with the labels.
-        labels_bt: int64, `IGNORED` where there is nothing to predict.
+        logits_b2: Logits of (no match, match).
+        matches_b: int64, 1, 0, or `IGNORED`.
+        count: What the sum is divided by, instead of the number of pairs that count.
     """
-    return F.cross_entropy(logits_btv.flatten(0, 1).float(), labels_bt.flatten(), ignore_index=IGNORED)
+    return _mean_cross_entropy(logits_b2, matches_b, count)
+
+
+def mlm_loss(logits_kv: Tensor, labels_k: Tensor, count: Tensor | None = None) -> Tensor:
+    """Return the mean negative log-likelihood of the masked spans' tokens (eq. 6), a scalar.
+
+    Where there is nothing to predict it is 0.
+
+    Args:
+        logits_kv: The decoder's prediction for each place, aligned with the labels; (..., V).
+        labels_k: int64, (...), `IGNORED` where there is nothing to predict.
+        count: What the sum is divided by, instead of the number of labels that count.
+    """
+    return _mean_cross_entropy(logits_kv.flatten(0, -2), labels_k.flatten(), count)
+
+
+def _mean_cross_entropy(logits_kv: Tensor, labels_k: Tensor, count: Tensor | None) -> Tensor:
+    total = F.cross_entropy(logits_kv.float(), labels_k, ignore_index=IGNORED, reduction="sum")
+    if count is None:
+        count = (labels_k != IGNORED).sum()
+    return total / count.clamp(min=1)

@@ -50,19 +50,19 @@ def mask_text(
     """
     whole = rng.random(len(segments)) < segment_probability
     spans = [
-        [(_name_end(segment, tokenizer.colon_id), len(segment))]
+        [(name_end(segment, tokenizer.colon_id), len(segment))]
         if is_whole
         else _draw_spans(segment, tokenizer.colon_id, rng, fraction, span_tokens)
         for segment, is_whole in zip(segments, whole, strict=True)
     ]
     spans = [[(start, end) for start, end in found if end > start] for found in spans]
     fillable = [
-        i for i, segment in enumerate(segments) if len(segment) > _name_end(segment, tokenizer.colon_id)
+        i for i, segment in enumerate(segments) if len(segment) > name_end(segment, tokenizer.colon_id)
     ]
     if fillable and not any(spans):
         # A short text can draw no span at all; a step without a target would be a step without a loss.
         chosen = int(rng.choice(fillable))
-        spans[chosen] = [(_name_end(segments[chosen], tokenizer.colon_id), len(segments[chosen]))]
+        spans[chosen] = [(name_end(segments[chosen], tokenizer.colon_id), len(segments[chosen]))]
     return _apply(segments, spans, tokenizer)
 
 
@@ -90,7 +90,7 @@ def _draw_spans(
     # follows. Per cycle m tokens are hidden and 1/p are shown; m / (m + 1/p) = f gives p.
     start_probability = min(1.0, fraction / (span_tokens * (1 - fraction)))
     spans: list[tuple[int, int]] = []
-    place = _name_end(segment, colon_id)
+    place = name_end(segment, colon_id)
     while place < len(segment):
         if rng.random() < start_probability:
             end = min(place + int(rng.geometric(1 / span_tokens)), len(segment))
@@ -100,7 +100,7 @@ def _draw_spans(
     return spans
 
 
-def _name_end(segment: Sequence[int], colon_id: int) -> int:
+def name_end(segment: Sequence[int], colon_id: int) -> int:
     """Return the place after the segment's "Name:", or 0 where it has none."""
     head = list(segment[:_NAME_TOKENS])
     return head.index(colon_id) + 1 if colon_id in head else 0

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusar_klip.models.network import KlipNetwork
-from fusar_klip.models.towers import clone_text_only
+from fusar_klip.models.text_stack import Packing
+from fusar_klip.models.towers import text_only_tower
 
 
 class MomentumTowers(nn.Module):
@@ -19,7 +20,7 @@ class MomentumTowers(nn.Module):
     def __init__(self, network: KlipNetwork) -> None:
         super().__init__()
         self.image_tower = deepcopy(network.image_tower)
-        self.text_tower = clone_text_only(network.text_tower)
+        self.text_tower = text_only_tower(network.text_tower, network.settings)
         self.image_projection = deepcopy(network.image_projection)
         self.text_projection = deepcopy(network.text_projection)
         self.requires_grad_(False)
@@ -35,10 +36,13 @@ class MomentumTowers(nn.Module):
         torch._foreach_lerp_(list(own), [theirs[name] for name in names], 1 - momentum)
 
     @torch.no_grad()
-    def features(self, images_b1ss: Tensor, ids_bl: Tensor, mask_bl: Tensor) -> tuple[Tensor, Tensor]:
+    def features(
+        self, images_b1ss: Tensor, ids_bl: Tensor, mask_bl: Tensor, gsd_m_b: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return image and text features, each (B, E) and normalised."""
-        tokens_bnw = self.image_tower.forward_features(images_b1ss)
-        states_bld = self.text_tower(input_ids=ids_bl, attention_mask=mask_bl).last_hidden_state
-        image_be = F.normalize(self.image_projection(tokens_bnw[:, 0]), dim=-1)
-        text_be = F.normalize(self.text_projection(states_bld[:, 0]), dim=-1)
+        packing = Packing(mask_bl)
+        class_bw = self.image_tower.class_tokens(images_b1ss, gsd_m_b)
+        first_bd = self.text_tower(self.text_tower.embeddings(ids_bl, packing), packing, first_only=True)
+        image_be = F.normalize(self.image_projection(class_bw), dim=-1)
+        text_be = F.normalize(self.text_projection(first_bd), dim=-1)
         return image_be, text_be

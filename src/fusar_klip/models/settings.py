@@ -29,7 +29,7 @@ class ModelSettings(Settings):
     text_width: int = Field(default=768, ge=8)
     """Width of the text tower, the fusion encoder and the decoder."""
     text_depth: int = Field(default=12, ge=1)
-    """Transformer layers of the text tower; every one of them has a cross-attention for fusion."""
+    """Transformer layers of the text tower, fusion layers counted."""
     text_heads: int = Field(default=12, ge=1)
     """Attention heads of the text tower."""
     text_dropout: float = Field(default=0.1, ge=0, lt=1)
@@ -38,6 +38,22 @@ class ModelSettings(Settings):
     """Length of the vectors that image and text share."""
     max_tokens: int = Field(default=160, ge=16, le=MAX_POSITIONS // 2)
     """Longest text in tokens, [CLS] and separators counted (decisions.md, "Text length")."""
+
+    fusion_layers: int | None = Field(default=None, ge=1)
+    """How many of the last text layers look at the image, starting from what the others make of the text
+    alone (ALBEF). None: all of them do, and the text alone passes all of them too (BLIP)."""
+    gsd_embedding: bool = False
+    """Whether the image tower is told each image's ground spacing."""
+
+    @property
+    def text_only_layers(self) -> int:
+        """Layers that a text alone passes."""
+        return self.text_depth - (self.fusion_layers or 0)
+
+    @property
+    def memory_layers(self) -> int:
+        """Layers with a cross-attention: the last ones."""
+        return self.fusion_layers or self.text_depth
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> Self:
@@ -48,6 +64,8 @@ class ModelSettings(Settings):
         ):
             if getattr(self, whole) % getattr(self, part):
                 raise ValueError(f"{whole} must be a multiple of {part}")
+        if self.text_only_layers < 1:
+            raise ValueError("fusion_layers must be smaller than text_depth")
         return self
 
 

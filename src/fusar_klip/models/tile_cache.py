@@ -1,26 +1,97 @@
-"""A data set's tiles, resized once and kept as one memory-mapped array: DATASET/cache/tiles_<size>.npy.
+"""A data set's tiles, resized once and kept as memory-mapped Arrow shards: DATASET/cache/tiles_<size>/.
 
-Reading whole GeoTIFFs for every epoch would cost more than the training step of a small model.
+Reading whole GeoTIFFs for every epoch would cost more than the training step of a small model. Arrow
+(pyarrow) holds the tiles: the catalog needs it anyway, its files are read in place without a copy, and one
+file per 16,384 tiles keeps a data set of a million in some sixty files.
+
+    DATASET/cache/tiles_224/00000.arrow   one column `tile`, fixed-size binary; null = unreadable
+
+A shard is whole or absent, so a filling that was killed goes on with the shards that are there.
 """
 
+import hashlib
 import json
+import logging
 import os
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
 
 from fusar_klip.catalog import read_tiles
 from fusar_klip.errors import DatasetError
-from fusar_klip.files import replaced, sha256, write_json
+from fusar_klip.files import replaced
 from fusar_klip.models.preprocess import Preprocess
-from fusar_klip.progress import track
+from fusar_klip.progress import progress_bar
 
-# Tiles read ahead at once: 64 tiles of 5120 x 5120 pixels would take 1.6 GiB, so a few per core do.
-_READ_AHEAD = 16
+_log = logging.getLogger(__name__)
+
+_SHARD_TILES = 16_384
+# Tiles of one record batch of a shard: what stands in memory while a shard is written.
+_BLOCK_TILES = 64
+# Tiles read ahead per thread: four of 5120 x 5120 pixels take 105 MB.
+_AHEAD = 2
+_FORMAT = 1
+# What changes when a tile's pixels do: a tile_id follows from the scene's content, the measures from the
+# mapping to 8 bits.
+_IDENTITY = ("tile_id", "path", "width", "height", "mean", "std", "valid_fraction")
+
+
+class TileImages:
+    """The pixels of all tiles, (N, S, S) uint8, 0 = no data: indexed by row or rows as an array is.
+
+    Args:
+        blocks: (n, S, S) uint8 each, `_BLOCK_TILES` tiles but for a shard's last one.
+        size: S.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, blocks: Sequence[npt.NDArray[np.uint8]], size: int) -> None:
+        self._blocks = blocks
+        self._starts = np.cumsum([0, *(len(block) for block in blocks)])
+        self.shape = (int(self._starts[-1]), size, size)
+
+    def __len__(self) -> int:
+        """Return N."""
+        return self.shape[0]
+
+    def __getitem__(self, rows: "int | slice | Sequence[int] | npt.NDArray[Any]") -> npt.NDArray[np.uint8]:
+        """Return (S, S) of one row, in place, or (n, S, S) of several, copied."""
+        if isinstance(rows, (int, np.integer)):
+            row = range(len(self))[rows]
+            block = int(np.searchsorted(self._starts, row, "right")) - 1
+            tile: npt.NDArray[np.uint8] = self._blocks[block][row - self._starts[block]]
+            return tile
+        wanted = np.arange(len(self))[rows]
+        chosen = np.empty((len(wanted), *self.shape[1:]), np.uint8)
+        for place, row in enumerate(wanted):
+            chosen[place] = self[int(row)]
+        return chosen
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """Return all tiles as one array; for small data sets."""
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+
+class _Rows(dict[str, int]):
+    """The rows of the tiles that can be read; asking for another names the mend."""
+
+    def __init__(self, rows: Mapping[str, int], unreadable: Mapping[str, str]) -> None:
+        super().__init__(rows)
+        self._unreadable = unreadable
+
+    def __missing__(self, tile_id: str) -> int:
+        if tile_id in self._unreadable:
+            raise DatasetError(self._unreadable[tile_id])
+        raise KeyError(tile_id)
 
 
 @dataclass(frozen=True)
@@ -28,54 +99,131 @@ class TileCache:
     """All tiles of a data set, kept or not, in the catalog's order.
 
     Attributes:
-        images: (N, S, S) uint8, memory-mapped read-only, 0 = no data.
-        rows: The row of each tile_id.
+        images: (N, S, S) uint8, memory-mapped read-only, 0 = no data; an unreadable tile's mean nothing.
+        rows: The row of each tile_id that can be read; asking for another raises a `DatasetError`.
+        unreadable: Why not, of the tiles that cannot: {tile_id: one sentence with the mend}.
     """
 
-    images: npt.NDArray[np.uint8]
+    images: TileImages
     rows: Mapping[str, int]
+    unreadable: Mapping[str, str]
 
 
 def open_tile_cache(dataset: Path, size: int) -> TileCache:
-    """Return the tiles of `dataset` at `size` x `size` pixels; make the array where it is missing or stale.
+    """Return the tiles of `dataset` at `size` x `size` pixels; make the shards that are missing or stale.
 
-    It is stale when `tiles.parquet` has changed since: a tile_id follows from the scene's content, so an
-    equal catalog means equal tiles.
+    A shard is stale when the catalog says something else about its tiles, or when a tile that could not be
+    read now can. A tile that cannot be read is named in the log and left out.
 
     Raises:
-        DatasetError: The data set is missing or unfinished, a tile cannot be read, or the cache cannot be
-            written.
+        DatasetError: The data set is missing or unfinished, or the cache cannot be written.
     """
-    tiles = read_tiles(dataset, ["tile_id", "path"])
-    array, manifest = (dataset / "cache" / f"tiles_{size}{suffix}" for suffix in (".npy", ".json"))
-    about = {"size": size, "tiles": len(tiles), "tiles_parquet_sha256": sha256(dataset / "tiles.parquet")}
-    if not _is_current(array, manifest, about):
-        try:
-            manifest.unlink(missing_ok=True)
-            _fill(array, [dataset / path for path in tiles["path"]], size)
-            write_json(manifest, about)
-        except OSError as error:
-            raise DatasetError(
-                f"cannot write the tile cache {array} ({error.strerror}): make room"
-            ) from error
-    images = np.load(array, mmap_mode="r") if len(tiles) else np.empty((0, size, size), np.uint8)
-    return TileCache(images, {tile_id: row for row, tile_id in enumerate(tiles["tile_id"])})
-
-
-def _is_current(array: Path, manifest: Path, about: Mapping[str, object]) -> bool:
+    tiles = read_tiles(dataset, _IDENTITY)
+    folder = dataset / "cache" / f"tiles_{size}"
+    shards = [tiles[start : start + _SHARD_TILES] for start in range(0, len(tiles), _SHARD_TILES)]
+    blocks: list[npt.NDArray[np.uint8]] = []
+    unreadable: dict[str, str] = {}
     try:
-        return array.is_file() and bool(json.loads(manifest.read_text(encoding="utf-8")) == about)
-    except (OSError, ValueError):
+        for number, shard in enumerate(shards):
+            path = folder / f"{number:05d}.arrow"
+            if not _is_current(path, dataset, shard, size):
+                _fill(path, dataset, shard, size, f"Tiles to cache, shard {number + 1} of {len(shards)}")
+            arrays, bad = _open(path, size)
+            blocks += arrays
+            unreadable.update(bad)
+        for path in sorted(folder.glob("*.arrow"))[len(shards) :]:
+            path.unlink()
+    except OSError as error:
+        raise DatasetError(f"cannot write the tile cache {folder} ({error.strerror}): make room") from error
+    for sentence in unreadable.values():
+        _log.warning("left out: %s", sentence)
+    readable = {tile_id: row for row, tile_id in enumerate(tiles["tile_id"]) if tile_id not in unreadable}
+    return TileCache(TileImages(blocks, size), _Rows(readable, unreadable), unreadable)
+
+
+def _digest(shard: pd.DataFrame, size: int) -> str:
+    rows = pd.util.hash_pandas_object(shard, index=False).to_numpy()
+    return hashlib.sha256(rows.tobytes() + f"{size} {_FORMAT}".encode()).hexdigest()
+
+
+def _is_current(path: Path, dataset: Path, shard: pd.DataFrame, size: int) -> bool:
+    try:
+        about = _about(pa.ipc.open_file(pa.memory_map(str(path))))
+    except (OSError, ValueError, KeyError, pa.ArrowException):
+        return False  # absent, or damaged by something that is not us
+    if about["digest"] != _digest(shard, size):
         return False
+    paths = dict(zip(shard["tile_id"], shard["path"], strict=True))
+    return not any(_readable(dataset / paths[tile_id], size) for tile_id in about["unreadable"])
 
 
-def _fill(array: Path, paths: list[Path], size: int) -> None:
-    if not paths:
-        return
+def _about(file: pa.ipc.RecordBatchFileReader) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads(file.schema.metadata[b"fusar_klip"])
+    # What was not readable is known only at the end, when the schema has long been written: so it stands in
+    # the last batch's own metadata.
+    last = file.get_batch_with_custom_metadata(file.num_record_batches - 1)
+    return {**about, **json.loads(last.custom_metadata[b"fusar_klip"])}
+
+
+def _readable(path: Path, size: int) -> bool:
+    try:
+        Preprocess(size).resize(path)
+    except DatasetError:
+        return False
+    return True
+
+
+def _open(path: Path, size: int) -> tuple[list[npt.NDArray[np.uint8]], dict[str, str]]:
+    file = pa.ipc.open_file(pa.memory_map(str(path)))
+    arrays = []
+    for number in range(file.num_record_batches):
+        column = file.get_batch(number).column(0)
+        # The column's buffer is the mapped file itself; the array keeps it alive.
+        pixels = np.frombuffer(column.buffers()[1], np.uint8, len(column) * size * size)
+        arrays.append(pixels.reshape(len(column), size, size))
+    return arrays, _about(file)["unreadable"]
+
+
+def _fill(path: Path, dataset: Path, shard: pd.DataFrame, size: int, description: str) -> None:
+    names, paths = list(shard["tile_id"]), [dataset / name for name in shard["path"]]
+    about = json.dumps({"digest": _digest(shard, size)}).encode()
+    schema = pa.schema([("tile", pa.binary(size * size))], metadata={b"fusar_klip": about})
+    unreadable: dict[str, str] = {}
     resize = Preprocess(size).resize
-    with replaced(array) as partial, ThreadPoolExecutor(os.cpu_count()) as pool:
-        images = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(paths), size, size))
-        for start in track(range(0, len(paths), _READ_AHEAD), "Tiles to cache"):
-            block = list(pool.map(resize, paths[start : start + _READ_AHEAD]))
-            images[start : start + len(block)] = block
-        images.flush()
+
+    def read(place: int) -> bytes | None:
+        try:
+            return resize(paths[place]).tobytes()
+        except DatasetError as error:
+            unreadable[names[place]] = str(error)
+            return None
+
+    with (
+        replaced(path) as partial,
+        pa.OSFile(str(partial), "wb") as sink,
+        pa.ipc.new_file(sink, schema) as writer,
+        progress_bar() as bar,
+    ):
+        task = bar.add_task(description, total=len(names))
+        block: list[bytes | None] = []
+        for done, tile in enumerate(_in_order(read, len(names)), 1):
+            block.append(tile)
+            if len(block) == _BLOCK_TILES or done == len(names):
+                batch = pa.record_batch([pa.array(block, schema.field(0).type)], schema=schema)
+                known = json.dumps({"unreadable": dict(sorted(unreadable.items()))}).encode()
+                writer.write_batch(batch, custom_metadata={b"fusar_klip": known})
+                block = []
+            bar.update(task, completed=done)
+
+
+def _in_order(read: Callable[[int], bytes | None], count: int) -> Iterator[bytes | None]:
+    """Yield read(0) to read(count - 1), a few at once and ahead: Pillow decodes without Python's lock."""
+    threads = os.cpu_count() or 1
+    waiting: deque[Future[bytes | None]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for place in range(count):
+            if len(waiting) == _AHEAD * threads:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(read, place))
+        while waiting:
+            yield waiting.popleft().result()

@@ -9,7 +9,7 @@ import re
 import string
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import tokenizers
 import torch
@@ -30,6 +30,21 @@ Segments = list[list[int]]
 """Token ids of each segment of one text, without special tokens."""
 
 
+class SpecialTokens(NamedTuple):
+    """Ids that a network needs to know."""
+
+    pad_id: int
+    unknown_id: int
+    cls_id: int
+    sep_id: int
+    mask_id: int
+
+    @property
+    def never_written(self) -> tuple[int, ...]:
+        """What no decoder may write: all but [SEP]."""
+        return self.pad_id, self.unknown_id, self.cls_id, self.mask_id
+
+
 class Tokenizer:
     """A WordPiece vocabulary and the rules that cut texts into it.
 
@@ -46,7 +61,8 @@ class Tokenizer:
         if ids[PAD] != 0:
             raise SettingsError("the vocabulary's first token is not [PAD]: give a BERT WordPiece vocabulary")
         self.vocabulary = tuple(vocabulary)
-        self.pad_id, self.cls_id, self.sep_id, self.mask_id = (ids[t] for t in (PAD, CLS, SEP, MASK))
+        self.special = SpecialTokens(*(ids[token] for token in SPECIAL_TOKENS))
+        self.pad_id, _, self.cls_id, self.sep_id, self.mask_id = self.special
         self.colon_id = ids.get(":", ids[UNKNOWN])
         self._engine = _engine(models.WordPiece(ids, unk_token=UNKNOWN))
 

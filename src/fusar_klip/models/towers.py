@@ -1,63 +1,119 @@
-"""The image tower (timm ViT), the text tower and decoder (BERT with cross-attention), and their weights.
+"""The image tower (timm's ViT) and the text side (BERT's layers), with fresh weights."""
 
-Weights come from a file or, by name, from the hubs of timm and transformers. Whatever does not fit is listed,
-and past a threshold it is an error.
-"""
-
-import logging
 import math
-from collections.abc import Mapping
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from timm.models import adapt_input_conv, create_model, load_state_dict
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from transformers import BertModel, BlipTextConfig
-from transformers.cache_utils import Cache
-from transformers.models.blip.modeling_blip_text import (
-    BlipTextAttention,
-    BlipTextLMHeadModel,
-    BlipTextModel,
-)
+from torch.utils.checkpoint import checkpoint
 
-from fusar_klip.errors import CheckpointError
 from fusar_klip.models.settings import MAX_POSITIONS, ModelSettings
+from fusar_klip.models.text_stack import Embeddings, TextDecoder, TextLayer, TextStack, split_heads
 from fusar_klip.models.tokenizer import Tokenizer
 
-_log = logging.getLogger(__name__)
+# B batch, S image size, N image tokens (class token first), W image width
 
 # BERT's and ViT's spread of fresh weights is meant for their width. A narrow tower with it passes on next to
 # nothing of its input, and tells nothing apart for its first hundred steps.
 _INIT_STD, _INIT_WIDTH = 0.02, 768
 
-# What timm, transformers, torch and safetensors raise for weights that are missing or damaged.
-_UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, UnpicklingError, SafetensorError)
-
-# More than this share of a tower's weights missing means that the file is of another model.
-_MISSING_LIMIT = 0.1
+# Waves of the spacing's logarithm: from half an octave to 32 octaves, more than any two sensors differ.
+_GSD_WAVES, _GSD_SHORTEST, _GSD_LONGEST = 16, 0.5, 32.0
 
 
-def image_tower(settings: ModelSettings) -> VisionTransformer:
-    """Return a ViT with one input channel, a class token and no head."""
-    tower = VisionTransformer(
-        img_size=settings.image_size,
-        patch_size=settings.patch_size,
-        in_chans=1,
-        num_classes=0,
-        embed_dim=settings.image_width,
-        depth=settings.image_depth,
-        num_heads=settings.image_heads,
-    )
-    # timm draws every matrix of the blocks with 0.02, which suits 768.
-    with torch.no_grad():
-        for parameter in tower.blocks.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(_init_std(settings.image_width) / _INIT_STD)
-    return tower
+class GsdEmbedding(nn.Module):
+    """The ground spacing as a vector that is added to every image token.
+
+    Sine and cosine waves of log2(metres), so that a factor of two is the same step everywhere, and a matrix.
+    What is not known has a learned vector. Fresh, both are 0: a loaded tower starts as it was.
+
+    Args:
+        width: W.
+    """
+
+    periods: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        steps = torch.linspace(0, 1, _GSD_WAVES)
+        periods = _GSD_SHORTEST * (_GSD_LONGEST / _GSD_SHORTEST) ** steps
+        self.register_buffer("periods", periods, persistent=False)
+        self.linear = nn.Linear(2 * _GSD_WAVES, width)
+        self.unknown = nn.Parameter(torch.zeros(width))
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, gsd_m_b: Tensor) -> Tensor:
+        """Return (B, W) of spacings in metres, nan = not known."""
+        known_b = gsd_m_b.isfinite() & (gsd_m_b > 0)
+        octaves_b = torch.where(known_b, gsd_m_b, 1.0).float().log2()
+        angles = 2 * math.pi * octaves_b[:, None] / self.periods
+        waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+        return torch.where(known_b[:, None], self.linear(waves), self.unknown)
+
+
+class ImageTower(VisionTransformer):
+    """A ViT with one input channel, a class token and no head.
+
+    Args:
+        settings: The sizes.
+    """
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__(
+            img_size=settings.image_size,
+            patch_size=settings.patch_size,
+            in_chans=1,
+            num_classes=0,
+            embed_dim=settings.image_width,
+            depth=settings.image_depth,
+            num_heads=settings.image_heads,
+        )
+        self.gsd_embedding = GsdEmbedding(settings.image_width) if settings.gsd_embedding else None
+        # timm draws every matrix of the blocks with 0.02, which suits 768.
+        with torch.no_grad():
+            for parameter in self.blocks.parameters():
+                if parameter.ndim == 2:
+                    parameter.mul_(_init_std(settings.image_width) / _INIT_STD)
+
+    def tokens(self, images_b1ss: Tensor, gsd_m_b: Tensor | None = None) -> Tensor:
+        """Return the normalised output (B, N, W), class token first."""
+        tokens_bnw: Tensor = self.norm(self._through(len(self.blocks), images_b1ss, gsd_m_b))
+        return tokens_bnw
+
+    def class_tokens(self, images_b1ss: Tensor, gsd_m_b: Tensor | None = None) -> Tensor:
+        """Return the class token of `tokens` alone, (B, W): the last block computes no other."""
+        tokens_bnw = self._through(len(self.blocks) - 1, images_b1ss, gsd_m_b)
+        block: Any = self.blocks[-1]
+        attention, width = block.attn, tokens_bnw.shape[2]
+        heads = attention.num_heads
+        normed_bnw = block.norm1(tokens_bnw)
+        query_weight, other_weight = attention.qkv.weight.split([width, 2 * width])
+        query_bias, other_bias = attention.qkv.bias.split([width, 2 * width])
+        query = F.linear(normed_bnw[:, :1], query_weight, query_bias)
+        key, value = F.linear(normed_bnw, other_weight, other_bias).chunk(2, dim=2)
+        query, key, value = (split_heads(part, heads).transpose(1, 2) for part in (query, key, value))
+        looked = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        class_b1w = tokens_bnw[:, :1] + block.ls1(attention.proj(looked))
+        class_b1w = class_b1w + block.ls2(block.mlp(block.norm2(class_b1w)))
+        class_bw: Tensor = self.norm(class_b1w)[:, 0]
+        return class_bw
+
+    def _through(self, blocks: int, images_b1ss: Tensor, gsd_m_b: Tensor | None) -> Tensor:
+        """Return the tokens (B, N, W) after that many blocks."""
+        tokens_bnw: Tensor = self._pos_embed(self.patch_embed(images_b1ss))
+        if self.gsd_embedding is not None:
+            if gsd_m_b is None:
+                gsd_m_b = torch.full((len(images_b1ss),), torch.nan, device=images_b1ss.device)
+            tokens_bnw = tokens_bnw + self.gsd_embedding(gsd_m_b)[:, None]
+        for block in self.blocks[:blocks]:
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                tokens_bnw = checkpoint(block, tokens_bnw, use_reentrant=False)
+            else:
+                tokens_bnw = block(tokens_bnw)
+        return tokens_bnw
 
 
 def _init_std(width: int) -> float:
@@ -65,159 +121,62 @@ def _init_std(width: int) -> float:
     return _INIT_STD * math.sqrt(_INIT_WIDTH / width)
 
 
-def text_towers(settings: ModelSettings, tokenizer: Tokenizer) -> tuple[BlipTextModel, BlipTextLMHeadModel]:
+def text_towers(settings: ModelSettings, tokenizer: Tokenizer) -> tuple[TextStack, TextDecoder]:
     """Return encoder and decoder. They share all weights but self-attention and the decoder's head (BLIP).
 
-    The encoder is text-only without `encoder_hidden_states`, and the fusion encoder with them. Its
-    cross-attention takes states of the image tower's width.
+    The encoder reads a text alone, or together with an image in the layers that have a cross-attention: all
+    of them, or the last `fusion_layers`.
     """
-    config = BlipTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=settings.text_width,
-        encoder_hidden_size=settings.image_width,
-        intermediate_size=4 * settings.text_width,
-        num_hidden_layers=settings.text_depth,
-        num_attention_heads=settings.text_heads,
-        max_position_embeddings=MAX_POSITIONS,
-        hidden_dropout_prob=settings.text_dropout,
-        attention_probs_dropout_prob=settings.text_dropout,
-        pad_token_id=tokenizer.pad_id,
-        bos_token_id=tokenizer.cls_id,
-        eos_token_id=tokenizer.sep_id,
-        sep_token_id=tokenizer.sep_id,
-        is_decoder=True,
-        use_cache=False,
-        initializer_range=_init_std(settings.text_width),
+    embeddings = Embeddings(
+        len(tokenizer), MAX_POSITIONS, settings.text_width, settings.text_dropout, tokenizer.pad_id
     )
-    encoder = BlipTextModel(config, add_pooling_layer=False)
-    decoder = BlipTextLMHeadModel(config)
-    for layer in encoder.encoder.layer:
-        masked = _CrossAttention(config, is_cross_attention=True)  # type: ignore[no-untyped-call]
-        masked.load_state_dict(layer.get_submodule("crossattention").state_dict())
-        layer.crossattention = masked
-    decoder.bert.embeddings = encoder.embeddings
-    for layer, shared in zip(decoder.bert.encoder.layer, encoder.encoder.layer, strict=True):
-        layer.crossattention = shared.crossattention
-        layer.intermediate = shared.intermediate
-        layer.output = shared.output
-    head = decoder.cls.predictions
-    head.decoder.weight = encoder.embeddings.word_embeddings.weight
-    head.decoder.bias = head.bias
+    layers = [_text_layer(settings, number) for number in range(settings.text_depth)]
+    encoder = TextStack(embeddings, layers, settings.memory_layers)
+    own = [_text_layer(settings, number, layer) for number, layer in enumerate(layers)]
+    decoder = TextDecoder(TextStack(embeddings, own, settings.memory_layers))
+    for module in (encoder, decoder):
+        _draw_fresh(module, settings.text_width)
     return encoder, decoder
 
 
-class _CrossAttention(BlipTextAttention):
-    """Cross-attention that heeds its mask.
-
-    transformers (seen in 5.23) hands the mask on as `attention_mask`, where its own cross-attention reads
-    `encoder_attention_mask`: padding would be attended to, and a text's states would depend on its batch.
-    """
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor]:
-        context, weights = self.self(
-            hidden_states,
-            encoder_hidden_states=encoder_hidden_states,
-            encoder_attention_mask=kwargs.get("encoder_attention_mask", attention_mask),
-            past_key_values=past_key_values,
-        )
-        return self.output(context, hidden_states), weights
-
-
-def load_image_weights(tower: VisionTransformer, source: str) -> None:
-    """Start the image tower from ImageNet weights: a file, or a timm name such as vit_base_patch16_224.
-
-    The colour channels of the patch embedding are summed, and position embeddings are resampled.
-
-    Raises:
-        CheckpointError: The weights cannot be had, or are of another model.
-    """
-    try:
-        if Path(source).is_file():
-            state = load_state_dict(source)
-        else:
-            state = create_model(source, pretrained=True).state_dict()
-        state = checkpoint_filter_fn(dict(state), tower)
-        name = "patch_embed.proj.weight"
-        if name in state:
-            state[name] = adapt_input_conv(1, state[name])
-    except _UNREADABLE as error:
-        raise _no_weights("init.image", source, "a file or a timm model name", error) from error
-    _load_into(tower, {k: v for k, v in state.items() if not k.startswith(("head.", "fc_norm."))}, source)
-
-
-def load_text_weights(encoder: BlipTextModel, decoder: BlipTextLMHeadModel, source: str) -> None:
-    """Start encoder and decoder from BERT: a file, a folder, or a name such as bert-base-uncased.
-
-    BERT adds `token_type_embeddings[0]` to every position; here it goes into the position embeddings. The
-    cross-attention, which BERT has none of, stays as it was.
-
-    Raises:
-        CheckpointError: The weights cannot be had, or are of another model or vocabulary.
-    """
-    try:
-        if Path(source).is_file():
-            state = dict(load_state_dict(source))
-        else:
-            state = BertModel.from_pretrained(source).state_dict()
-    except _UNREADABLE as error:
-        raise _no_weights("init.text", source, "a file, a folder or a name of BERT's", error) from error
-    state = {key.removeprefix("bert."): value for key, value in state.items()}
-    types = state.pop("embeddings.token_type_embeddings.weight", None)
-    if types is not None and "embeddings.position_embeddings.weight" in state:
-        state["embeddings.position_embeddings.weight"] = (
-            state["embeddings.position_embeddings.weight"] + types[0]
-        )
-    # Older files name LayerNorm's weights after the paper's symbols.
-    state = {k.replace("LayerNorm.gamma", "LayerNorm.weight"): v for k, v in state.items()}
-    state = {k.replace("LayerNorm.beta", "LayerNorm.bias"): v for k, v in state.items()}
-    state = {
-        k: v for k, v in state.items() if not k.startswith(("pooler.", "cls.", "embeddings.position_ids"))
-    }
-    _load_into(encoder, state, source, new=".crossattention.")
-    # The decoder's own self-attention starts from BERT's too; what is shared is copied onto itself.
-    decoder.bert.load_state_dict(encoder.state_dict())
-
-
-def _load_into(module: nn.Module, state: Mapping[str, Tensor], source: str, new: str | None = None) -> None:
-    """Load `state`; parameters whose name holds `new` are not expected in it."""
-    own = dict(module.named_parameters())
-    expected = {name for name in own if new is None or new not in name}
-    if wrong := [n for n in sorted(expected & state.keys()) if own[n].shape != state[n].shape]:
-        shapes = f"{tuple(state[wrong[0]].shape)} instead of {tuple(own[wrong[0]].shape)}"
-        raise CheckpointError(
-            f"{source} does not fit: {wrong[0]} is {shapes}; "
-            "choose the model and the tokenizer that the weights were made for"
-        )
-    missing, unused = sorted(expected - state.keys()), sorted(state.keys() - own.keys())
-    share = sum(own[n].numel() for n in missing) / sum(own[n].numel() for n in expected)
-    if share > _MISSING_LIMIT:
-        raise CheckpointError(
-            f"{source} lacks {share:.0%} of the weights ({', '.join(missing[:3])}, ...): "
-            "choose the model that the weights were made for"
-        )
-    if missing or unused:
-        _log.warning("%s: missing %s; unused %s", source, missing or "none", unused or "none")
-    module.load_state_dict(dict(state), strict=False)
-
-
-def _no_weights(key: str, source: str, wanted: str, error: Exception) -> CheckpointError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return CheckpointError(f"{key}: no weights from {source} ({reason}); give {wanted}")
-
-
-def clone_text_only(encoder: BlipTextModel) -> BlipTextModel:
-    """Return a copy of the text tower for text-only use: it has no cross-attention."""
-    config = BlipTextConfig(**{**encoder.config.to_dict(), "is_decoder": False})
-    copy = BlipTextModel(config, add_pooling_layer=False)
+def text_only_tower(encoder: TextStack, settings: ModelSettings) -> TextStack:
+    """Return a copy of what a text alone passes: it has no cross-attention, nor layers for fusion alone."""
+    old = encoder.embeddings
+    words, width = old.word_embeddings.weight.shape
+    pad_id = old.word_embeddings.padding_idx
+    assert pad_id is not None
+    embeddings = Embeddings(words, MAX_POSITIONS, width, settings.text_dropout, pad_id)
+    layers = [
+        TextLayer(width, settings.text_heads, settings.text_dropout, 0)
+        for _ in range(settings.text_only_layers)
+    ]
+    copy = TextStack(embeddings, layers, 0).to(old.word_embeddings.weight.device)
     state = encoder.state_dict()
     with torch.no_grad():
         for name, parameter in copy.named_parameters():
             parameter.copy_(state[name])
     return copy
+
+
+def _text_layer(settings: ModelSettings, number: int, shared: TextLayer | None = None) -> TextLayer:
+    fuses = number >= settings.text_depth - settings.memory_layers
+    return TextLayer(
+        settings.text_width,
+        settings.text_heads,
+        settings.text_dropout,
+        settings.image_width if fuses else 0,
+        shared,
+    )
+
+
+def _draw_fresh(module: nn.Module, width: int) -> None:
+    """Draw BERT's fresh weights; what two modules share is drawn with each, which changes nothing."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=_init_std(width))
+            nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Embedding):
+            nn.init.normal_(part.weight, std=_init_std(width))
+            if part.padding_idx is not None:
+                with torch.no_grad():
+                    part.weight[part.padding_idx] = 0

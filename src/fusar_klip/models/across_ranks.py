@@ -1,0 +1,77 @@
+"""What the processes of a distributed run tell each other within a step; one alone gets back what it gives.
+
+Every process has a batch of the same size; row r * B + b of what is gathered is row b of process r.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# B rows of one process, R processes
+
+
+def processes() -> int:
+    """Return R; 1 where no process group was made."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def own_rows(rows: int) -> slice:
+    """Return where this process's `rows` rows stand among the gathered ones."""
+    start = dist.get_rank() * rows if processes() > 1 else 0
+    return slice(start, start + rows)
+
+
+@torch.no_grad()
+def gathered(tensor: Tensor) -> Tensor:
+    """Return (R * B, ...) of (B, ...), without gradient."""
+    return _gather(tensor.detach()) if processes() > 1 else tensor.detach()
+
+
+def gathered_with_gradient(tensor: Tensor) -> Tensor:
+    """Return (R * B, ...) of (B, ...); each process's gradient flows back to where a row came from."""
+    if processes() == 1:
+        return tensor
+    rows: Tensor = _Gather.apply(tensor)
+    return rows
+
+
+@torch.no_grad()
+def mean_of_all(value: Tensor) -> Tensor:
+    """Return the mean of a scalar over the processes."""
+    if processes() == 1:
+        return value
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / processes()
+
+
+def longest_of_all(length: int, device: torch.device) -> int:
+    """Return the largest of the processes' numbers."""
+    if processes() == 1:
+        return length
+    longest = torch.tensor(length, device=device)
+    dist.all_reduce(longest, dist.ReduceOp.MAX)
+    return int(longest)
+
+
+def _gather(tensor: Tensor) -> Tensor:
+    tensor = tensor.contiguous()
+    rows = tensor.new_empty(processes() * len(tensor), *tensor.shape[1:])
+    dist.all_gather_into_tensor(rows, tensor)
+    return rows
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, tensor: Tensor) -> Tensor:
+        context.rows = len(tensor)
+        return _gather(tensor)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        # Not reduce_scatter, which gloo lacks; what moves is small beside the weights' gradients.
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total[own_rows(context.rows)]

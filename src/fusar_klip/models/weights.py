@@ -1,0 +1,200 @@
+"""Weights to start the towers from: files in the layouts of the field's projects, or names of the hubs.
+
+    image tower   timm; MAE (facebookresearch/mae); OpenAI's CLIP; ALBEF and BLIP, whole files too
+    text side     BERT (transformers, old files too); ALBEF and BLIP, decoder included
+
+Files are .safetensors, or .pth and the like, of which nothing but tensors is read (`weights_only`). Whatever
+a file lacks or has too much is listed, and past a threshold it is an error.
+"""
+
+import argparse
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from timm.models import adapt_input_conv, create_model, load_state_dict
+from timm.models.vision_transformer import checkpoint_filter_fn
+from torch import Tensor, nn
+from transformers import BertModel
+
+from fusar_klip.errors import CheckpointError
+from fusar_klip.models.text_stack import TextDecoder, TextStack
+from fusar_klip.models.towers import ImageTower
+
+_log = logging.getLogger(__name__)
+
+# What timm, transformers, torch and safetensors raise for weights that are missing or damaged.
+_UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, TypeError, UnpicklingError, SafetensorError)
+
+# More than this share of a tower's weights missing, or this much too many, means that the file is of another
+# model.
+_LIMIT = 0.1
+
+# Parts of whole models that a tower has no use for: heads, MAE's decoder, towers of the other kind.
+_OTHER_IMAGE_PARTS = ("head.", "fc_norm.", "decoder_", "mask_token", "pre_logits.")
+_OTHER_TEXT_PARTS = ("pooler.", "cls.", "embeddings.position_ids")
+
+
+def load_image_weights(tower: ImageTower, source: str) -> None:
+    """Start the image tower from a file, or from a timm name such as vit_base_patch16_224.
+
+    The colour channels of the patch embedding are summed, and position embeddings are resampled.
+
+    Raises:
+        CheckpointError: The weights cannot be had, or are of another model.
+    """
+    try:
+        if Path(source).is_file():
+            state = _read(source)
+        else:
+            state = dict(create_model(source, pretrained=True).state_dict())
+        state, others = _image_part(state)
+        state = dict(checkpoint_filter_fn(state, tower))
+        others += [key for key in state if key.startswith(_OTHER_IMAGE_PARTS)]
+        name = "patch_embed.proj.weight"
+        if name in state:
+            state[name] = adapt_input_conv(1, state[name])
+    except _UNREADABLE as error:
+        raise _no_weights("init.image", source, "a file or a timm model name", error) from error
+    wanted = {key: value for key, value in state.items() if not key.startswith(_OTHER_IMAGE_PARTS)}
+    _load_into(tower, wanted, source, others, new="gsd_embedding.")
+
+
+def load_text_weights(encoder: TextStack, decoder: TextDecoder, source: str) -> None:
+    """Start encoder and decoder from a file, a folder, or a name such as bert-base-uncased.
+
+    BERT adds `token_type_embeddings[0]` to every position; here it goes into the position embeddings. The
+    cross-attention stays as it was where the weights have none, as BERT's.
+
+    Raises:
+        CheckpointError: The weights cannot be had, or are of another model or vocabulary.
+    """
+    try:
+        if Path(source).is_file():
+            state = _read(source)
+        else:
+            state = dict(BertModel.from_pretrained(source).state_dict())
+    except _UNREADABLE as error:
+        raise _no_weights("init.text", source, "a file, a folder or a name of BERT's", error) from error
+    own_decoder = {
+        key.removeprefix("text_decoder."): value
+        for key, value in state.items()
+        if key.startswith("text_decoder.")
+    }
+    state, others = _text_part(state)
+    types = state.pop("embeddings.token_type_embeddings.weight", None)
+    if types is not None and "embeddings.position_embeddings.weight" in state:
+        state["embeddings.position_embeddings.weight"] = (
+            state["embeddings.position_embeddings.weight"] + types[0]
+        )
+    if any(key.startswith(_OTHER_TEXT_PARTS) for key in state):
+        others += [key for key in state if key.startswith(_OTHER_TEXT_PARTS)]
+        state = {key: value for key, value in state.items() if not key.startswith(_OTHER_TEXT_PARTS)}
+    if own_decoder:
+        state = _without_added_words(state, len(encoder.embeddings.word_embeddings.weight))
+    _load_into(encoder, state, source, others, new=".crossattention.")
+    # The decoder's own self-attention starts from BERT's too; what is shared is copied onto itself.
+    decoder.bert.load_state_dict(encoder.state_dict())
+    own = {
+        name: own_decoder[name]
+        for name, parameter in decoder.named_parameters()
+        if name in own_decoder
+        and (".attention." in name or name.startswith("cls.predictions.transform."))
+        and own_decoder[name].shape == parameter.shape
+    }
+    decoder.load_state_dict(own, strict=False)
+
+
+def _read(source: str) -> dict[str, Tensor]:
+    """Return the tensors of a file, taken out of "model" or "state_dict" and of a "module." prefix."""
+    # Training states of MAE, ALBEF and BLIP hold the command line beside the weights; it is read, not run.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        found = load_state_dict(source, weights_only=True)
+    return {key: value for key, value in found.items() if isinstance(value, Tensor)}
+
+
+def _image_part(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the image tower's weights in a layout that timm knows, and the names of all others."""
+    if any(key.startswith("visual_encoder.") for key in state):
+        prefix = "visual_encoder."
+        kept = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+        return kept, [key for key in state if not key.startswith(prefix)]
+    if "visual.class_embedding" in state:
+        kept = {key: value for key, value in state.items() if key.startswith("visual.")}
+        # CLIP's patches have no bias: a fresh one would not be 0.
+        kept["visual.conv1.bias"] = kept["visual.class_embedding"].new_zeros(
+            kept["visual.class_embedding"].shape
+        )
+        return kept, [key for key in state if not key.startswith("visual.")]
+    # timm takes a "mask_token" for DINOv2's.
+    others = [key for key in state if key.startswith(("mask_token", "decoder_"))]
+    return {key: value for key, value in state.items() if key not in others}, others
+
+
+def _text_part(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the text tower's weights under BERT's names, and the names of all others."""
+    others: list[str] = []
+    if any(key.startswith("text_encoder.") for key in state):
+        others = [key for key in state if not key.startswith(("text_encoder.", "text_decoder."))]
+        state = {
+            key.removeprefix("text_encoder."): value
+            for key, value in state.items()
+            if key.startswith("text_encoder.")
+        }
+    named = {}
+    for key, value in state.items():
+        # Older files name LayerNorm's weights after the paper's symbols.
+        key = key.removeprefix("bert.")
+        key = key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        named[key] = value
+    return named, others
+
+
+def _without_added_words(state: dict[str, Tensor], words: int) -> dict[str, Tensor]:
+    """Cut the two words that BLIP added after BERT's, [DEC] and [ENC]."""
+    name = "embeddings.word_embeddings.weight"
+    if name in state and len(state[name]) == words + 2:
+        return state | {name: state[name][:words]}
+    return state
+
+
+def _load_into(
+    module: nn.Module, state: Mapping[str, Tensor], source: str, others: list[str], new: str
+) -> None:
+    """Load `state`; parameters whose name holds `new` need not be in it."""
+    own = dict(module.named_parameters())
+    expected = {name for name in own if new not in name}
+    if wrong := [n for n in sorted(own.keys() & state.keys()) if own[n].shape != state[n].shape]:
+        shapes = f"{tuple(state[wrong[0]].shape)} instead of {tuple(own[wrong[0]].shape)}"
+        raise CheckpointError(
+            f"{source} does not fit: {wrong[0]} is {shapes}; "
+            "choose the model and the tokenizer that the weights were made for"
+        )
+    missing, unused = sorted(expected - state.keys()), sorted(state.keys() - own.keys())
+    whole = sum(own[name].numel() for name in expected)
+    for share, what, names in (
+        (sum(own[n].numel() for n in missing) / whole, "lacks {} of the weights", missing),
+        (sum(state[n].numel() for n in unused) / whole, "has {} weights too many", unused),
+    ):
+        if share > _LIMIT:
+            raise CheckpointError(
+                f"{source} {what.format(f'{share:.0%}')} ({', '.join(names[:3])}, ...): "
+                "choose the model that the weights were made for"
+            )
+    if missing or unused:
+        _log.warning("%s: missing %s; unused %s", source, missing or "none", unused or "none")
+    if others:
+        parts = Counter(name.split(".")[0] for name in others)
+        _log.info(
+            "%s: left out %s", source, ", ".join(f"{part} ({count})" for part, count in sorted(parts.items()))
+        )
+    module.load_state_dict(dict(state), strict=False)
+
+
+def _no_weights(key: str, source: str, wanted: str, error: Exception) -> CheckpointError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return CheckpointError(f"{key}: no weights from {source} ({reason}); give {wanted}")
