@@ -45,7 +45,7 @@ def write_dataset(dataset: Path, count: int, seed: int = 0) -> Path:
         path = dataset / "tiles" / "scene" / f"{tile_id}.tif"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
-        tiles.append(_tile_row(tile_id, split))
+        tiles.append(_tile_row(tile_id, split) | ({"gsd_m": 10.0} if number % 3 == 0 else {}))
         fields = {
             "Count": "1 bright target",
             "Location": f"{ROWS[row]} {COLUMNS[column]} of the tile",

@@ -1,5 +1,6 @@
 import logging
 import math
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +9,17 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from tensorboard.backend.event_processing import event_accumulator
 
 from fusar_klip import catalog
 from fusar_klip.config import load_settings, validate_settings
 from fusar_klip.errors import CheckpointError, DatasetError, SettingsError
-from fusar_klip.models import MODELS, load
+from fusar_klip.models import MODELS, KlipNetwork, load
 from fusar_klip.pretrain import PretrainSettings, learner, pretrain
+from fusar_klip.pretrain.batches import Batch
+from fusar_klip.pretrain.corpus import read_segments
+from fusar_klip.pretrain.materials import read_materials, set_up
+from fusar_klip.pretrain.ranks import Ranks
 from fusar_klip.pretrain.run_folder import RunFolder
 from fusar_klip.pretrain.schedule import distillation_weight, learning_rate
 from fusar_klip.pretrain.settings import OptimizerSettings
@@ -26,7 +32,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 def test_it_learns_what_the_texts_say(blobs: Path, nano_settings: MakeSettings, tmp_path: Path) -> None:
     """Where a blob is and how large, 18 kinds of tiles, is all that texts and pixels have in common."""
     settings = nano_settings(
-        epochs=80, log_every=20, validate_every=1000, save_every=1000, batch_size=24,
+        epochs=80, seed=2, log_every=20, validate_every=1000, save_every=1000, batch_size=24,
         optimizer={"lr": 3e-3, "warmup_steps": 10, "decay": 0.99},
         texts={"vocab_size": 256, "min_segments": 4},
     )  # fmt: skip
@@ -52,8 +58,10 @@ def test_the_run_folder_is_whole(blobs: Path, nano_settings: MakeSettings, tmp_p
     assert tomllib.loads((run / "config.toml").read_text())["texts"]["version"] == "v000"
     first = RunFolder(run).read_metrics()[0]
     assert first.keys() == {
-        "step", "epoch", "lr", "loss", "loss_itc", "loss_itm", "loss_mlm", "temperature", "samples_per_s"
+        "step", "epoch", "lr", "loss", "loss_itc", "loss_itm", "loss_mlm", "temperature", "gradient_norm",
+        "skipped", "samples_per_s", "utilisation",
     }  # fmt: skip
+    assert 0 < first["utilisation"] < 1
     assert first["loss"] == pytest.approx(first["loss_itc"] + first["loss_itm"] + first["loss_mlm"])
     assert summary.steps == 12
     assert summary.epochs == 2
@@ -115,7 +123,7 @@ def test_few_tiles_make_a_smaller_batch_and_no_validation(
     few = write_blobs(tmp_path / "few", 4)
     with caplog.at_level(logging.WARNING):
         summary = pretrain(few, tmp_path / "run", nano_settings(max_steps=2))
-    assert "only 4 training tiles" in caplog.text
+    assert "only 4 training tiles: every step takes 4" in caplog.text
     assert summary.validation == {}
     assert summary.best_step == 2
     run = tmp_path / "run"
@@ -126,7 +134,8 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_then_ends_the_run(
     blobs: Path, nano_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = learner.batch_losses
-    calls = {"count": 0, "bad_until": 3}
+    # The first call is the count of FLOPs.
+    calls = {"count": 0, "bad_until": 4}
 
     def sometimes_bad(*arguments: Any, **options: Any) -> Any:
         found = losses(*arguments, **options)
@@ -141,10 +150,125 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_then_ends_the_run(
     summary = pretrain(blobs, tmp_path / "run", settings)
     lines = [line for line in RunFolder(tmp_path / "run").read_metrics() if "loss" in line]
     assert [math.isfinite(line["loss"]) for line in lines] == [False, False, False, True]
+    assert [line["skipped"] for line in lines] == [1, 2, 3, 3]
+    assert summary.skipped_steps == 3
+    # Nothing had changed: the fourth step is as good as a first one with its own draws.
+    assert lines[3]["temperature"] == pytest.approx(0.07)
     assert math.isfinite(summary.validation["val_loss_itc"])
     calls.update(count=0, bad_until=1000)
-    with pytest.raises(SettingsError, match=r"not finite in 10 steps in a row.*optimizer\.lr"):
+    with pytest.raises(SettingsError, match=r"10 steps in a row were left out.*is nan.*optimizer\.lr"):
         pretrain(blobs, tmp_path / "bad", nano_settings(validate_every=100))
+
+
+def test_a_tile_that_cannot_be_read_is_left_out_counted_and_named(
+    write_blobs: WriteBlobs, nano_settings: MakeSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = write_blobs(tmp_path / "data", 12)
+    broken = data / "tiles" / "scene" / "tile0003.tif"
+    good = broken.read_bytes()
+    broken.write_bytes(b"broken")
+    run = tmp_path / "run"
+    with caplog.at_level(logging.WARNING):
+        summary = pretrain(data, run, nano_settings(max_steps=3))
+    assert "tile0003.tif" in caplog.text
+    assert summary.unreadable_tiles == ["tile0003"]
+    assert RunFolder(run).read_metrics()[0] == {"step": 0, "epoch": 0, "unreadable_tiles": ["tile0003"]}
+    # A run goes on with the tiles that it began with, or not at all.
+    (run / "model.safetensors").unlink()
+    broken.write_bytes(good)
+    with pytest.raises(CheckpointError, match=r"has changed since .*tiles that cannot be read"):
+        pretrain(data, run, nano_settings(max_steps=3), resume=True)
+
+
+def test_accumulating_is_the_mean_of_the_parts(
+    blobs: Path, nano_settings: MakeSettings, tmp_path: Path
+) -> None:
+    folder, settings = RunFolder(tmp_path), nano_settings(batch_size=16, accumulate=2)
+    texts = read_segments(blobs, "v000")
+    set_up(blobs, folder, settings, texts)
+    materials = read_materials(blobs, folder, settings, texts, Ranks.alone())
+    parts = materials.train.at(0)
+    assert [len(part.tile_ids) for part in parts] == [8, 8]
+
+    def step(batches: list[Batch]) -> tuple[learner.StepReport, learner.Learner]:
+        with torch.random.fork_rng():
+            one = learner.Learner(settings, materials.tokenizer, Ranks.alone())
+            return one.step(batches, 0, 3), one
+
+    (both, after), (first, _), (second, _) = step(parts), step(parts[:1]), step(parts[1:])
+    for name in ("loss", "loss_itc", "loss_itm", "loss_mlm"):
+        mean = (getattr(first, name) + getattr(second, name)) / 2
+        assert getattr(both, name) == pytest.approx(mean, rel=1e-6)
+    assert both.gradient_norm < (first.gradient_norm + second.gradient_norm) / 2
+    assert after.queue.ids_q.tolist() == torch.cat([part.tile_ids for part in parts]).tolist()
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(
+    blobs: Path, nano_settings: MakeSettings, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=r"batch_size 8 cannot be divided.*3 x 1.*batch_size=9"):
+        pretrain(blobs, tmp_path / "run", nano_settings(accumulate=3))
+    # A start that failed leaves nothing in the way of the next.
+    summary = pretrain(blobs, tmp_path / "run", nano_settings(accumulate=3, batch_size=9, max_steps=1))
+    assert summary.steps == 1
+
+
+def test_a_batch_of_one_says_why_not(nano_settings: MakeSettings) -> None:
+    with pytest.raises(SettingsError, match=r"batch_size: .*contrast needs two tiles in a step"):
+        nano_settings(batch_size=1)
+
+
+def test_workers_checkpointed_activations_and_tensorboard_change_no_loss(
+    blobs: Path, nano_settings: MakeSettings, tmp_path: Path
+) -> None:
+    plain, other = tmp_path / "plain", tmp_path / "other"
+    pretrain(blobs, plain, nano_settings(max_steps=5))
+    pretrain(blobs, other, nano_settings(
+        max_steps=5, workers=2, tensorboard=True, checkpoint_activations=True
+    ))  # fmt: skip
+    lines, of_other = (RunFolder(run).read_metrics() for run in (plain, other))
+    for line, its in zip(lines, of_other, strict=True):
+        assert {
+            k: v for k, v in line.items() if "loss" in k or "norm" in k or "recall" in k
+        } == pytest.approx(
+            {k: v for k, v in its.items() if "loss" in k or "norm" in k or "recall" in k}, rel=1e-6
+        )
+    accumulated = event_accumulator.EventAccumulator(str(other / "tensorboard"))
+    accumulated.Reload()
+    losses = [event.value for event in accumulated.Scalars("loss/loss_itc")]
+    assert losses == pytest.approx([line["loss_itc"] for line in of_other if "loss" in line])
+    assert "val/val_recall" in accumulated.Tags()["scalars"]
+
+
+def test_without_tensorboard_one_sentence_says_so(
+    blobs: Path, nano_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(SettingsError, match=r'pip install "fusar-klip\[tensorboard\]"'):
+        pretrain(blobs, tmp_path / "run", nano_settings(tensorboard=True))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_compiled_layers_learn_the_same(blobs: Path, nano_settings: MakeSettings, tmp_path: Path) -> None:
+    """With the backend that traces and does not generate code; the others differ in rounding."""
+    monkeypatch = pytest.MonkeyPatch()
+    compiled: list[str] = []
+
+    def compile_layers(self: KlipNetwork) -> None:
+        compiled.append("yes")
+        for block in self.image_tower.blocks:
+            block.compile(backend="eager")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KlipNetwork, "compile_layers", compile_layers)
+        pretrain(blobs, tmp_path / "run", nano_settings(max_steps=2, compile=True))
+    assert compiled == ["yes"]
+    pretrain(blobs, tmp_path / "plain", nano_settings(max_steps=2))
+    losses = [
+        [line["loss"] for line in RunFolder(tmp_path / name).read_metrics() if "loss" in line]
+        for name in ("run", "plain")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 def test_the_schedule_is_blips() -> None:
@@ -170,6 +294,10 @@ def test_an_architecture_starts_from_its_preset() -> None:
 
 def test_the_shipped_configurations() -> None:
     paper = load_settings(PretrainSettings, CONFIGS / "pretrain_paper.toml")
-    assert paper == PretrainSettings()
+    assert paper == validate_settings(PretrainSettings, {"scio": {"enabled": True}})
+    assert paper.epochs == paper.scio.epochs == 36
+    fast = load_settings(PretrainSettings, CONFIGS / "pretrain_fast.toml")
+    late = {"architecture": {"fusion_layers": 6}, "scio": {"enabled": True}}
+    assert fast == validate_settings(PretrainSettings, late)
     tiny = load_settings(PretrainSettings, CONFIGS / "pretrain_tiny.toml")
     assert tiny.architecture == MODELS["tiny"]

@@ -1,5 +1,6 @@
 """Resumed = uninterrupted, to the bit; and what may be resumed."""
 
+import errno
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fusar_klip import catalog
 from fusar_klip.errors import CheckpointError, SettingsError
@@ -41,7 +43,8 @@ pretrain(Path(sys.argv[1]), Path(sys.argv[2]), settings, resume=True)
 def metrics(run: Path) -> list[dict[str, Any]]:
     """Return the logged lines without the speed, which is the clock's."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "samples_per_s"} for line in lines]
+    clock = ("samples_per_s", "utilisation")
+    return [{key: value for key, value in line.items() if key not in clock} for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +173,107 @@ def test_a_damaged_state_is_named(
     (run / "state" / "training.pt").write_bytes(b"half a fi")
     with pytest.raises(CheckpointError, match=r"training\.pt is damaged"):
         pretrain(blobs, run, settings, resume=True)
+
+
+# Imports once, and forks a run that it kills after a random time, again and again until one ends.
+KILLER = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+import torch
+import torch._dynamo  # seconds, which the first optimiser would take in each run
+from fusar_klip.config import validate_settings
+from fusar_klip.pretrain import PretrainSettings, pretrain
+torch.set_num_threads(1)
+settings = validate_settings(PretrainSettings, json.loads(sys.argv[3]))
+dataset, run, moments, kills = Path(sys.argv[1]), Path(sys.argv[2]), random.Random(sys.argv[4]), 0
+metrics = run / "metrics.jsonl"
+size = lambda: metrics.stat().st_size if metrics.is_file() else 0
+while not (run / "model.safetensors").exists():
+    before, child = size(), os.fork()
+    if not child:
+        pretrain(dataset, run, settings, resume=True)
+        os._exit(0)
+    # The clock starts when it has got anywhere, or its start would be all that is ever killed.
+    ended = 0
+    while not ended and size() <= before:
+        time.sleep(0.001)
+        ended = os.waitpid(child, os.WNOHANG)[0]
+    if not ended:
+        time.sleep(moments.uniform(0, 0.4))
+        os.kill(child, signal.SIGKILL)
+        kills += os.waitpid(child, 0)[1] != 0
+print(kills)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_kills_at_any_moment_resume_to_the_same_bits(
+    blobs: Path, settings: PretrainSettings, tmp_path: Path, seed: int
+) -> None:
+    """Also in the middle of an epoch, and while a state is written, which here is much of the time."""
+    often = settings.model_copy(update={"save_every": 1})
+    plain, run = tmp_path / "plain", tmp_path / "run"
+    pretrain(blobs, plain, often)
+    arguments = [str(blobs), str(run), often.model_dump_json(), str(seed)]
+    killer = subprocess.run(
+        [sys.executable, "-c", KILLER, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(killer.stdout) > 0
+    assert_equal_runs(run, plain)
+
+
+def test_a_full_disk_ends_the_run_and_leaves_no_half_file(
+    blobs: Path, settings: PretrainSettings, whole: tuple[Path, PretrainSummary], tmp_path: Path
+) -> None:
+    """The kernel itself refuses: it lets no file grow to the size of the state."""
+    run, size = tmp_path / "run", (whole[0] / "state" / "training.pt").stat().st_size
+    full = (
+        "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size // 2}, {size // 2}))\n"
+    )
+    failed = subprocess.run(
+        [sys.executable, "-c", full + SCRIPT, str(blobs), str(run), settings.model_dump_json()],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = failed.stderr.strip().splitlines()[-1]
+    assert "CheckpointError: cannot write" in said
+    assert "training.pt" in said
+    assert "make room, and go on with --resume" in said
+    assert not [*run.glob(".*"), *(run / "state").glob(".*")]
+    pretrain(blobs, run, settings, resume=True)
+    assert_equal_runs(run, whole[0])
+
+
+def test_a_full_disk_after_a_good_state(
+    blobs: Path,
+    settings: PretrainSettings,
+    whole: tuple[Path, PretrainSummary],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, saves = tmp_path / "run", []
+    save = torch.save
+
+    def full(state: Any, path: Path) -> None:
+        saves.append(path)
+        if len(saves) == 3:
+            path.write_bytes(b"half of it")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(state, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(CheckpointError, match=r"training\.pt \(No space left on device\).*make room"):
+            pretrain(blobs, run, settings)
+    assert torch.load(run / "state" / "training.pt", weights_only=True)["step"] == 8
+    assert {path.name for path in (run / "state").iterdir()} == {"data.json", "training.pt"}
+    pretrain(blobs, run, settings, resume=True)
+    assert_equal_runs(run, whole[0])

@@ -3,17 +3,20 @@
 It is read once at the start; batches are drawn from it (`batches`).
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from fusar_klip.catalog import read_texts, read_tiles, segments_by_tile
 from fusar_klip.errors import DatasetError
 from fusar_klip.files import sha256
 from fusar_klip.models import Preprocess, Tokenizer, open_tile_cache
+from fusar_klip.models.tile_cache import TileImages
 from fusar_klip.models.tokenizer import Segments
 
 # Enough tiles for mean and spread to three digits, and bounded on a data set of a million.
@@ -36,6 +39,12 @@ class SegmentTable:
         """Return the number of texts."""
         return len(self._text_ends)
 
+    def tokens(self) -> npt.NDArray[np.int64]:
+        """Return (N,) the number of tokens of each text."""
+        ends = np.concatenate([[0], self._segment_ends])[np.concatenate([[0], self._text_ends])]
+        tokens: npt.NDArray[np.int64] = np.diff(ends)
+        return tokens
+
     def __getitem__(self, index: int) -> Segments:
         """Return the segments of one text."""
         first, end = (self._text_ends[index - 1] if index else 0), self._text_ends[index]
@@ -51,12 +60,18 @@ class TextedTiles:
     Attributes:
         images: (M, S, S) uint8, the cache of *all* tiles.
         rows: (N,) int64, each tile's row in `images`; also its identity among positives.
+        gsd_m: (N,) float32, ground spacing of a pixel of `images` in metres; nan where it is not known.
         segments: The N texts.
+        tile_ids: (N,) the tiles' names.
+        noise: The places of the segments that SCIO calls noise, by place among the N; empty where none is.
     """
 
-    images: npt.NDArray[np.uint8]
+    images: TileImages
     rows: npt.NDArray[np.int64]
+    gsd_m: npt.NDArray[np.float32]
     segments: SegmentTable
+    tile_ids: npt.NDArray[np.object_]
+    noise: Mapping[int, frozenset[int]]
 
     def __len__(self) -> int:
         """Return the number of tiles."""
@@ -75,6 +90,16 @@ def read_segments(dataset: Path, version: str) -> dict[str, list[str]]:
     return segments
 
 
+def texted_tiles(
+    dataset: Path, split: str, segments: Mapping[str, Sequence[str]], image_size: int
+) -> pd.DataFrame:
+    """Return the catalog's rows of the tiles that `read_split` takes."""
+    tiles = read_tiles(dataset, ["tile_id", "split", "kept", "gsd_m", "width", "height"])
+    cache = open_tile_cache(dataset, image_size)
+    known = tiles["tile_id"].isin(list(segments)) & tiles["tile_id"].isin(list(cache.rows))
+    return tiles[(tiles["split"] == split) & tiles["kept"] & known]
+
+
 def read_split(
     dataset: Path,
     split: str,
@@ -84,13 +109,58 @@ def read_split(
     image_size: int,
     max_tokens: int,
 ) -> TextedTiles:
-    """Return the kept tiles of `split` that have a text, in the catalog's order."""
-    tiles = read_tiles(dataset, ["tile_id", "split", "kept"])
-    chosen = [t for t in tiles.loc[(tiles["split"] == split) & tiles["kept"], "tile_id"] if t in segments]
-    cache = open_tile_cache(dataset, image_size)
-    rows = np.array([cache.rows[tile_id] for tile_id in chosen], np.int64)
-    table = SegmentTable([tokenizer.segments(segments[tile_id], max_tokens) for tile_id in chosen])
-    return TextedTiles(cache.images, rows, table)
+    """Return the kept tiles of `split` that have a text and can be read, in the catalog's order."""
+    tiles, cache = texted_tiles(dataset, split, segments, image_size), open_tile_cache(dataset, image_size)
+    return TextedTiles(
+        cache.images,
+        np.array([cache.rows[tile_id] for tile_id in tiles["tile_id"]], np.int64),
+        input_gsd_m(tiles, image_size),
+        SegmentTable([tokenizer.segments(segments[tile_id], max_tokens) for tile_id in tiles["tile_id"]]),
+        tiles["tile_id"].to_numpy(object),
+        noise={},
+    )
+
+
+def with_version(
+    tiles: TextedTiles, dataset: Path, version: str, whole: str, tokenizer: Tokenizer, *, max_tokens: int
+) -> TextedTiles:
+    """Return `tiles` with the texts of another version, made by SCIO; the tiles and their order stay.
+
+    Args:
+        tiles: The tiles so far.
+        dataset: Their data set.
+        version: Says what is noise.
+        whole: The version whose texts in use are shown. Another than `version`: its segments that are noise
+            in `version` are shown and marked. The same: noise is left out.
+        tokenizer: Cuts the texts.
+        max_tokens: Longest text.
+
+    Raises:
+        DatasetError: A version cannot be read.
+    """
+    shown, judged = read_texts(dataset, whole), read_texts(dataset, version, in_use=False)
+    # A text that is all noise is shown as it is, for its tile needs one, but teaches MLM nothing.
+    silent = judged[~judged["tile_id"].isin(shown["tile_id"])]
+    shown = pd.concat([shown, silent], ignore_index=True)
+    segments = segments_by_tile(shown)
+    bad = judged.loc[judged["verdict"] == "noise", ["tile_id", "field"]]
+    is_noise = pd.MultiIndex.from_frame(shown[["tile_id", "field"]]).isin(pd.MultiIndex.from_frame(bad))
+    places = shown.groupby("tile_id", sort=False).cumcount().to_numpy()
+    noise: dict[str, set[int]] = {}
+    for tile_id, place in zip(shown["tile_id"].to_numpy()[is_noise], places[is_noise], strict=True):
+        noise.setdefault(tile_id, set()).add(int(place))
+    table = SegmentTable([tokenizer.segments(segments[t], max_tokens) for t in tiles.tile_ids])
+    by_place = {place: frozenset(noise[t]) for place, t in enumerate(tiles.tile_ids) if t in noise}
+    return replace(tiles, segments=table, noise=by_place)
+
+
+def input_gsd_m(tiles: pd.DataFrame, image_size: int) -> npt.NDArray[np.float32]:
+    """Return the ground spacing of the resized pixels: that is what the image tower sees."""
+    sides = np.sqrt(tiles["width"].to_numpy(np.float64) * tiles["height"].to_numpy(np.float64))
+    gsd_m: npt.NDArray[np.float32] = (tiles["gsd_m"].to_numpy(np.float64) * sides / image_size).astype(
+        np.float32
+    )
+    return gsd_m
 
 
 def training_texts(dataset: Path, segments: Mapping[str, Sequence[str]]) -> list[str]:
@@ -109,7 +179,7 @@ def measure_preprocess(dataset: Path, image_size: int) -> Preprocess:
     tiles = read_tiles(dataset, ["tile_id", "split", "kept"])
     cache = open_tile_cache(dataset, image_size)
     train = tiles.loc[(tiles["split"] == "train") & tiles["kept"], "tile_id"]
-    rows = [cache.rows[tile_id] for tile_id in train]
+    rows = [cache.rows[tile_id] for tile_id in train if tile_id in cache.rows]
     rows = rows[:: max(1, len(rows) // _STATISTICS_TILES)]
     counts = np.zeros(256, np.int64)
     for row in rows:
@@ -126,9 +196,11 @@ def measure_preprocess(dataset: Path, image_size: int) -> Preprocess:
     return Preprocess(image_size, round(mean, 4), max(round(std, 4), 0.01))
 
 
-def fingerprint(dataset: Path, version: str) -> dict[str, str]:
+def fingerprint(dataset: Path, version: str, image_size: int) -> dict[str, str]:
     """Return the checksums of what a run depends on; a resumed run must find the same."""
+    unreadable = open_tile_cache(dataset, image_size).unreadable
     return {
         "tiles.parquet": sha256(dataset / "tiles.parquet"),
         f"texts/{version}.parquet": sha256(dataset / "texts" / f"{version}.parquet"),
+        "tiles that cannot be read": hashlib.sha256("\n".join(sorted(unreadable)).encode()).hexdigest(),
     }

@@ -5,22 +5,49 @@ preprocess.json, tokenizer.json
 metrics.jsonl       one object per logged step
 best.safetensors    the weights that retrieved best in validation
 model.safetensors   the last weights; written last of all
+tensorboard/        the same metrics for TensorBoard, with `tensorboard`
 state/data.json     checksums of the data set
-state/training.pt   network, momentum towers, queue, optimiser, step
+state/training.pt   network, momentum towers, queue, optimiser, step, SCIO's text versions
 """
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from fusar_klip.config import dump_settings, validate_settings
 from fusar_klip.errors import CheckpointError, SettingsError
 from fusar_klip.files import write_bytes, write_json
 from fusar_klip.models.checkpoint import PREPROCESS, TOKENIZER, WEIGHTS
 from fusar_klip.pretrain.settings import PretrainSettings
+
+# How the work is done, and not what comes out: a run may go on with others.
+_FREE_KEYS = frozenset({"workers", "parallel", "tensorboard"})
+
+
+@contextmanager
+def writable_checkpoint(path: Path) -> Iterator[None]:
+    """Name the mend where `path`, which is written atomically within, cannot be written.
+
+    Raises:
+        CheckpointError: The disk is full; `path` is as it was.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch and safetensors write with their own code, and raise their own errors.
+        reason = (
+            error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        )
+        raise CheckpointError(
+            f"cannot write {path} ({reason}), and what was saved before is as it was: make room, and go on "
+            "with --resume"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -73,18 +100,29 @@ class RunFolder:
         """Whether settings, tokenizer and preprocessing are there: config.toml is the last of them."""
         return self.config.is_file()
 
-    def check(self, settings: PretrainSettings, data: Mapping[str, str], *, resume: bool) -> None:
+    def check_free(self, *, resume: bool) -> None:
+        """Make sure that nothing is here, or that it may be gone on with.
+
+        Raises:
+            SettingsError: Something is here and `resume` is not given.
+        """
+        if resume or not self.path.exists():
+            return
+        # A start that failed for its data or settings leaves these, and may be made again.
+        of_a_start = {PREPROCESS, TOKENIZER}
+        if not self.path.is_dir() or {path.name for path in self.path.iterdir()} - of_a_start:
+            raise SettingsError(f"{self.path} is there already: go on with --resume, or give another --out")
+
+    def check(self, settings: PretrainSettings, data: Mapping[str, str]) -> None:
         """Make sure that a run with these settings and data may begin here, or go on here.
 
         Raises:
-            SettingsError: Something is here and `resume` is not given, or the settings are others.
+            SettingsError: The settings are others than the run's.
             CheckpointError: The run's own files are damaged, or the data set has changed.
         """
-        if not resume and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise SettingsError(f"{self.path} is there already: go on with --resume, or give another --out")
         if not self.is_set_up():
             return
-        changed = _changed_keys(self._settings().model_dump(), settings.model_dump())
+        changed = _changed_keys(self.settings().model_dump(), settings.model_dump())
         if changed:
             raise SettingsError(
                 f"{self.config} has other settings than this command ({', '.join(changed)}): "
@@ -124,7 +162,12 @@ class RunFolder:
         kept = [line for line in self.read_metrics() if line["step"] <= step]
         write_bytes(self.metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
-    def _settings(self) -> PretrainSettings:
+    def settings(self) -> PretrainSettings:
+        """Return what config.toml holds.
+
+        Raises:
+            CheckpointError: It cannot be read.
+        """
         try:
             return validate_settings(PretrainSettings, tomllib.loads(self.config.read_text(encoding="utf-8")))
         except (OSError, ValueError, SettingsError) as error:
@@ -134,6 +177,8 @@ class RunFolder:
 def _changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     changed = []
     for key in old:
+        if prefix + key in _FREE_KEYS:
+            continue
         if isinstance(old[key], Mapping):
             changed += _changed_keys(old[key], new[key], f"{prefix}{key}.")
         elif old[key] != new[key]:

@@ -1,12 +1,13 @@
 """The settings of `fusar-klip pretrain`; the defaults are the paper's (section 4.1), or BLIP's recipe."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fusar_klip.config import Settings
 from fusar_klip.models.settings import MODELS, ModelName, ModelSettings
+from fusar_klip.pretrain.stages import StageSettings
 
 
 class InitSettings(Settings):
@@ -27,6 +28,9 @@ class TextSettings(Settings):
     """Most tokens of the vocabulary that is trained where `tokenizer` is not given."""
     min_segments: int = Field(default=1, ge=1)
     """A step shows each tile with a random subset of its segments, this many at least, in random order."""
+    bucket_batches: int = Field(default=16, ge=1)
+    """Texts of like length go into one batch, sorted among this many batches; 1 does not sort. At most an
+    eighth of an epoch is sorted together, so that a tile meets others from epoch to epoch."""
 
 
 class MaskSettings(Settings):
@@ -81,6 +85,17 @@ class OptimizerSettings(Settings):
     """Largest norm of the gradient; a longer one is scaled down."""
 
 
+class GuardSettings(Settings):
+    """Which steps are left out, and when a run gives up. A step left out changes no weight and no queue."""
+
+    spike: float = Field(default=6.0, ge=0)
+    """A loss this many standard deviations over the mean of the window is a spike; 0 looks for none."""
+    window: int = Field(default=100, ge=10)
+    """Steps taken before there can be a spike, and whose losses it is compared with."""
+    patience: int = Field(default=10, ge=1)
+    """Steps left out in a row that end the run."""
+
+
 class PretrainSettings(Settings):
     """All settings of a run. RUN/config.toml holds them."""
 
@@ -102,10 +117,17 @@ class PretrainSettings(Settings):
     """Weights of the losses."""
     optimizer: OptimizerSettings = OptimizerSettings()
     """Optimiser and schedule."""
-    batch_size: int = Field(default=32, ge=2)
-    """Tiles of a step. A data set with fewer training tiles takes them all at each step."""
+    guard: GuardSettings = GuardSettings()
+    """Spikes and losses that are not finite."""
+    scio: StageSettings = StageSettings()
+    """SCIO's stages."""
+    batch_size: int = 32
+    """Tiles of a step, of all processes together. Fewer training tiles are all taken at each step."""
+    accumulate: int = Field(default=1, ge=1)
+    """Parts in which a step's tiles are worked on, one after the other: less memory. Each part is contrasted
+    with itself and the queue."""
     epochs: int = Field(default=36, ge=1)
-    """Passes over the training tiles."""
+    """Passes over the training tiles. With SCIO: the sum of its stages' epochs."""
     max_steps: int | None = Field(default=None, ge=1)
     """Stop after this many steps, if epochs have not ended before."""
     seed: int = Field(default=0, ge=0)
@@ -118,6 +140,23 @@ class PretrainSettings(Settings):
     """Steps between two saves of the state that --resume needs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute: `auto` is a GPU if there is one. float32 on the CPU, bfloat16 autocast on a GPU."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Under torchrun: every process holds all weights, or a share of each."""
+    checkpoint_activations: bool = False
+    """Compute activations again in the backward pass: less memory, about a third more work."""
+    compile: bool = False
+    """Compile the layers (torch.compile): minutes at the start, and sums in another order."""
+    workers: int | None = Field(default=None, ge=0)
+    """Processes that make batches ahead; without it 4 per GPU, and none on the CPU."""
+    tensorboard: bool = False
+    """Also write the metrics to RUN/tensorboard."""
+
+    @field_validator("batch_size")
+    @classmethod
+    def _contrast_needs_two(cls, size: int) -> int:
+        if size < 2:
+            raise ValueError("contrast needs two tiles in a step: use 2 or more")
+        return size
 
     @model_validator(mode="before")
     @classmethod
@@ -130,3 +169,12 @@ class PretrainSettings(Settings):
             # Left to the validation of the fields, which says what is wrong.
             return values
         return {**values, "architecture": {**preset.model_dump(), **given}}
+
+    @model_validator(mode="after")
+    def _epochs_are_the_stages(self) -> Self:
+        if self.scio.enabled and self.epochs != self.scio.epochs:
+            raise ValueError(
+                f"with scio.enabled the stages' epochs make {self.scio.epochs}, and epochs is {self.epochs}: "
+                "set scio.align_epochs, .screen_epochs and .reconstruct_epochs, and epochs to their sum"
+            )
+        return self

@@ -3,13 +3,14 @@
 import numpy as np
 import torch
 
-from fusar_klip.models import Klip
+from fusar_klip.models import Klip, KlipNetwork
 from fusar_klip.models.queue import FeatureQueue
 from fusar_klip.models.retrieval import recall_at
 from fusar_klip.pretrain.batches import Batches
 from fusar_klip.pretrain.corpus import TextedTiles
 from fusar_klip.pretrain.learner import Learner
-from fusar_klip.pretrain.objective import batch_losses
+from fusar_klip.pretrain.materials import Materials
+from fusar_klip.pretrain.objective import Objective, batch_losses
 
 # Retrieval is among this many tiles at most, so that runs on data sets of any size can be compared.
 MAX_TILES = 1000
@@ -17,20 +18,26 @@ MAX_TILES = 1000
 _LOSS_BATCHES = 8
 
 
-def validate(learner: Learner, klip: Klip, tiles: TextedTiles, batches: Batches) -> dict[str, float]:
-    """Return the losses and the recall of both directions on the first `MAX_TILES` of `tiles`.
+def validate(learner: Learner, materials: Materials) -> dict[str, float]:
+    """Return the losses and the recall of both directions on the first `MAX_TILES` of the validation tiles.
 
     `val_recall` is the mean of R@1, R@5 and R@10 of both directions: what the best weights are chosen by. It
     grows as the tiles get fewer; `val_tiles` and `val_chance` (of R@1) say how to read it.
 
     Args:
         learner: The training's state; left as it is.
-        klip: Its network with preprocessing and tokenizer.
-        tiles: At least two validation tiles.
-        batches: Their batches, whole texts.
+        materials: With validation batches, whole texts.
     """
-    learner.network.eval()
-    values = _losses(learner, batches)
+    assert materials.val is not None
+    with learner.whole_network() as network:
+        klip = Klip(network, materials.preprocess, materials.tokenizer, learner.device)
+        # The losses look across the processes, each of which has its share; retrieval is the first one's.
+        values = _losses(learner, network, materials.val)
+        return learner.ranks.first_does(lambda: values | _recalls(klip, materials.val_tiles))
+
+
+def _recalls(klip: Klip, tiles: TextedTiles) -> dict[str, float]:
+    values: dict[str, float] = {}
     count = min(len(tiles), MAX_TILES)
     image_ne = klip.embed_image(list(tiles.images[tiles.rows[:count]]))
     text_ne = _embed_texts(klip, tiles, count)
@@ -46,16 +53,16 @@ def validate(learner: Learner, klip: Klip, tiles: TextedTiles, batches: Batches)
 
 
 @torch.inference_mode()
-def _losses(learner: Learner, batches: Batches) -> dict[str, float]:
+def _losses(learner: Learner, network: KlipNetwork, batches: Batches) -> dict[str, float]:
     """Return the mean losses: no queue, no distillation, and the same masks and negatives every time."""
-    no_queue = FeatureQueue(0, learner.queue.image_qe.shape[1], learner.device)
+    objective = Objective(network).eval()
+    no_queue = FeatureQueue(0, network.settings.embed_dim, learner.device)
     rows = []
     for step in range(min(batches.steps_per_epoch, _LOSS_BATCHES)):
-        torch.manual_seed(step)
-        batch = batches.at(step).to(learner.device)
-        losses = batch_losses(learner.network, learner.momentum, no_queue, batch, alpha=0.0)
-        rows.append([float(losses.itc), float(losses.itm), float(losses.mlm)])
-    itc, itm, mlm = np.mean(rows, axis=0).tolist()
+        (batch,) = batches.at(step)
+        losses = batch_losses(objective, learner.momentum, no_queue, batch.to(learner.device), alpha=0.0)
+        rows.append(torch.stack([losses.itc, losses.itm, losses.mlm]))
+    itc, itm, mlm = learner.ranks.mean(torch.stack(rows).mean(0)).tolist()
     return {"val_loss_itc": itc, "val_loss_itm": itm, "val_loss_mlm": mlm}
 
 

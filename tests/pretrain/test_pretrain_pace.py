@@ -1,0 +1,40 @@
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from fusar_klip.pretrain.pace import Pace, count_flops, matrix_rate
+
+CPU = torch.device("cpu")
+
+
+def test_the_flops_of_a_layer_and_its_backward_pass() -> None:
+    layer = nn.Linear(30, 20, bias=False)
+    rows = torch.randn(7, 30)
+    assert count_flops(lambda: layer(rows)) == 2 * 7 * 30 * 20
+    # The weights' gradient is as much again; the input needs none.
+    assert count_flops(lambda: layer(rows).sum().backward()) == 2 * 2 * 7 * 30 * 20
+
+
+def test_the_matrix_rate_is_measured_in_less_than_a_second() -> None:
+    began = time.perf_counter()
+    rate = matrix_rate(CPU)
+    assert time.perf_counter() - began < 2  # on a machine that does other things too
+    assert 1e8 < rate < 1e14
+
+
+def test_the_clock_stands_still_between_steps() -> None:
+    pace = Pace(CPU, samples=10, flops=1000, rate=1e6)
+    assert str(pace) == ""
+    for _ in range(3):
+        with pace:
+            time.sleep(0.02)
+        time.sleep(0.05)
+    reading = pace.read()
+    assert 10 / 0.04 < reading["samples_per_s"] <= 10 / 0.02
+    assert reading["utilisation"] == pytest.approx(reading["samples_per_s"] / 10 * 1000 / 1e6, rel=0.01)
+    assert "tiles/s" in str(pace)
+    with pace:
+        pass
+    assert pace.read()["samples_per_s"] > 1000, "each reading begins anew"

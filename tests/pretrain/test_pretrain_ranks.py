@@ -1,0 +1,148 @@
+"""Two processes, as torchrun starts them, are one: the same losses for the same global batch."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fusar_klip.models import load
+from fusar_klip.pretrain import PretrainSettings, pretrain
+from fusar_klip.pretrain.ranks import Ranks
+from fusar_klip.pretrain.run_folder import RunFolder
+
+MakeSettings = Callable[..., PretrainSettings]
+SCRIPT = Path(__file__).with_name("run_ranks.py")
+CLOCK = ("samples_per_s", "utilisation")
+
+
+def two_processes(dataset: Path, jobs: list[dict[str, Any]]) -> list[str]:
+    """Run the jobs in two processes; return what each has printed."""
+    jobs = [job | {"port": port} for job, port in zip(jobs, free_ports(len(jobs)), strict=True)]
+    shared = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(dataset), json.dumps(jobs)],
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
+    try:
+        outcomes = [process.communicate(timeout=180) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    failed = [
+        said[-3000:] for process, (_, said) in zip(processes, outcomes, strict=True) if process.returncode
+    ]
+    assert not failed, "\n".join(failed)
+    return [printed for printed, _ in outcomes]
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def numbers(run: Path) -> list[dict[str, Any]]:
+    lines = RunFolder(run).read_metrics()
+    return [{key: value for key, value in line.items() if key not in CLOCK} for line in lines]
+
+
+def assert_close(run: Path, other: Path) -> None:
+    lines, of_other = numbers(run), numbers(other)
+    assert len(lines) == len(of_other) > 5
+    for line, its in zip(lines, of_other, strict=True):
+        assert line == pytest.approx(its, abs=1e-5), line["step"]
+
+
+@pytest.fixture(scope="module")
+def runs(
+    blobs: Path, nano_settings: MakeSettings, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Mapping[str, Path], list[str]]:
+    """Five steps in one process, and in two by DDP and by FSDP; each way with something else besides."""
+    folder = tmp_path_factory.mktemp("ranks")
+    plain = nano_settings(max_steps=5, validate_every=5)
+    # More than one block, so that FSDP shares out blocks, too; and no dropout.
+    deep = {"architecture": plain.architecture.model_copy(update={"image_depth": 3, "text_depth": 2})}
+    plain = plain.model_copy(update=deep)
+    values = plain.model_dump(mode="json", exclude_none=True)
+    fsdp, parts = values | {"parallel": "fsdp"}, values | {"accumulate": 2}
+    names = ("alone", "ddp", "fsdp", "parts", "parts_alone", "stopped", "moved", "odd")
+    found = {name: folder / name for name in names}
+    pretrain(blobs, found["alone"], plain)
+    pretrain(blobs, found["parts_alone"], plain.model_copy(update={"accumulate": 2}))
+    jobs = [
+        {"run": str(found["ddp"]), "settings": values},
+        {"run": str(found["fsdp"]), "settings": fsdp},
+        {"run": str(found["parts"]), "settings": parts | {"workers": 1}},
+        {"run": str(found["stopped"]), "settings": fsdp, "stop": 2},
+        {"run": str(found["stopped"]), "settings": fsdp, "resume": True},
+        {"run": str(found["moved"]), "settings": fsdp, "stop": 2},
+        {"run": str(found["ddp"]), "settings": values},
+        {"run": str(found["odd"]), "settings": values | {"batch_size": 9}},
+    ]
+    printed = two_processes(blobs, jobs)
+    return found, printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("one", "two"), [("alone", "ddp"), ("alone", "fsdp"), ("parts_alone", "parts")])
+def test_two_processes_are_one(runs: tuple[Mapping[str, Path], list[str]], one: str, two: str) -> None:
+    assert_close(runs[0][two], runs[0][one])
+    mine, of_one = (dict(load(runs[0][name]).network.named_parameters()) for name in (two, one))
+    for name, weight in of_one.items():
+        # Adam's first steps are as long however small a gradient is, so that rounding shows in some weights.
+        assert (mine[name] - weight).abs().mean() < 1e-5, name
+
+
+@pytest.mark.slow
+def test_one_process_that_is_told_to_stop_stops_all_and_the_run_goes_on(
+    blobs: Path, nano_settings: MakeSettings, runs: tuple[Mapping[str, Path], list[str]]
+) -> None:
+    found, printed = runs
+    assert [lines.count("stopped") for lines in printed] == [2, 2]
+    assert numbers(found["stopped"]) == numbers(found["fsdp"])
+    assert (found["stopped"] / "model.safetensors").read_bytes() == (
+        found["fsdp"] / "model.safetensors"
+    ).read_bytes()
+    # What two processes saved, in shares, one goes on with.
+    settings = RunFolder(found["moved"]).settings()
+    assert numbers(found["moved"])[-1]["step"] == 3
+    pretrain(blobs, found["moved"], settings, resume=True)
+    assert_close(found["moved"], found["alone"])
+
+
+@pytest.mark.slow
+def test_a_mistake_is_said_once(runs: tuple[Mapping[str, Path], list[str]]) -> None:
+    first, second = runs[1]
+    assert "SettingsError" in first
+    assert "is there already" in first
+    assert "is there already" not in second
+    assert "exit" in second
+    # This one each process finds by itself.
+    assert "batch_size 9 cannot be divided into accumulate x processes = 1 x 2" in first
+
+
+def test_alone_nobody_is_asked() -> None:
+    ranks = Ranks.alone()
+    assert ranks.first
+    assert ranks.any(True)
+    assert not ranks.any(False)
+    assert ranks.first_does(lambda: 7) == 7
+    assert torch.equal(ranks.mean(torch.tensor([1.0, 2.0])), torch.tensor([1.0, 2.0]))
+    ranks.wait()

@@ -1,0 +1,155 @@
+"""SCIO inside a run: what the stages show, and that a run goes on exactly within and between them."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusar_klip import catalog
+from fusar_klip.errors import CheckpointError
+from fusar_klip.models import Tokenizer
+from fusar_klip.pretrain import PretrainSettings, PretrainSummary, pretrain
+from fusar_klip.pretrain.corpus import read_segments, read_split, with_version
+from fusar_klip.pretrain.learner import Learner
+from fusar_klip.pretrain.run_folder import RunFolder
+from fusar_klip.pretrain.stages import Place
+from fusar_klip.pretrain.text_versions import TextVersions, entered
+
+MakeSettings = Callable[..., PretrainSettings]
+CLOCK = ("samples_per_s", "utilisation")
+STAGES: dict[str, Any] = {
+    "enabled": True, "align_epochs": 1, "screen_epochs": 2, "reconstruct_epochs": 1, "max_new_tokens": 8
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def settings(nano_settings: MakeSettings) -> PretrainSettings:
+    """Four epochs of three steps: alignment, two of screening, reconstruction."""
+    return nano_settings(epochs=4, batch_size=16, scio=STAGES, save_every=2, validate_every=100)
+
+
+@pytest.fixture(scope="module")
+def whole(
+    blobs: Path, settings: PretrainSettings, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, PretrainSummary]:
+    """A data set of its own, and a run on it that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("scio")
+    shutil.copytree(blobs, folder / "data")
+    return folder / "data", folder / "run", pretrain(folder / "data", folder / "run", settings)
+
+
+def numbers(run: Path) -> list[dict[str, Any]]:
+    lines = RunFolder(run).read_metrics()
+    return [{key: value for key, value in line.items() if key not in CLOCK} for line in lines]
+
+
+def test_a_run_goes_through_the_stages(whole: tuple[Path, Path, PretrainSummary]) -> None:
+    data, run, summary = whole
+    assert catalog.text_versions(data) == ["v000", "v001", "v002", "v003"]
+    lines = numbers(run)
+    steps = [line for line in lines if "loss" in line]
+    assert [line["stage"] for line in steps] == [1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3]
+    passes = [line for line in lines if "texts" in line]
+    assert [(line["step"], line["texts"]) for line in passes] == [(4, "v001"), (7, "v002"), (10, "v003")]
+    assert all(line["scio_kept"] + line["scio_noise"] == line["scio_segments"] == 200 for line in passes[:2])
+    assert passes[0]["scio_noise"] > 0, "a fresh model finds something to doubt, or this test shows nothing"
+    # Each screening judges the whole texts; reconstruction goes on from the last screening.
+    parents = [catalog.read_text_metadata(data, version)["parent"] for version in ("v001", "v002", "v003")]
+    assert parents == ["v000", "v000", "v002"]
+    assert summary.texts == "v003"
+    judged = catalog.read_texts(data, "v001", in_use=False)
+    val = set(range(5, 60, 6))
+    is_val = judged["tile_id"].isin([f"tile{number:04d}" for number in val])
+    assert set(judged.loc[is_val, "verdict"]) == {"original"}, "validation texts stay as they are"
+
+
+class PowerCutError(Exception):
+    """Nothing catches it."""
+
+
+# Before the first pass, in stage 2 after an unsaved pass, at its second pass, at stage 3's, and within it.
+@pytest.mark.parametrize("at", [3, 4, 5, 6, 9, 10])
+def test_a_crash_between_and_within_stages_resumes_to_the_same_bits(
+    settings: PretrainSettings,
+    whole: tuple[Path, Path, PretrainSummary],
+    blobs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(blobs, data)
+    step = Learner.step
+
+    def crash(self: Learner, parts: Any, number: int, per_epoch: int) -> Any:
+        if number == at:
+            raise PowerCutError
+        return step(self, parts, number, per_epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", crash)
+        with pytest.raises(PowerCutError):
+            pretrain(data, run, settings)
+    pretrain(data, run, settings, resume=True)
+    assert numbers(run) == numbers(whole[1])
+    assert (run / "model.safetensors").read_bytes() == (whole[1] / "model.safetensors").read_bytes()
+    assert catalog.text_versions(data) == catalog.text_versions(whole[0]), "no pass has left two versions"
+    for version in ("v001", "v002", "v003"):
+        name = f"texts/{version}.parquet"
+        assert (data / name).read_bytes() == (whole[0] / name).read_bytes()
+
+
+def test_texts_that_changed_under_a_run_are_refused(
+    settings: PretrainSettings, whole: tuple[Path, Path, PretrainSummary], tmp_path: Path
+) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(whole[0], data)
+    shutil.copytree(whole[1], run)
+    (run / "model.safetensors").unlink()
+    (data / "texts" / "v003.parquet").unlink()
+    with pytest.raises(CheckpointError, match=r"v003 .*have changed: bring them back"):
+        pretrain(data, run, settings, resume=True)
+
+
+def test_what_each_stage_shows(whole: tuple[Path, Path, PretrainSummary]) -> None:
+    data, run, _ = whole
+    tokenizer = Tokenizer.from_file(run / "tokenizer.json")
+    tiles = read_split(data, "train", read_segments(data, "v000"), tokenizer, image_size=32, max_tokens=64)
+    judged = catalog.read_texts(data, "v002", in_use=False).set_index(["tile_id", "field"])["verdict"]
+    screened = with_version(tiles, data, "v002", "v000", tokenizer, max_tokens=64)
+    in_use = with_version(tiles, data, "v003", "v003", tokenizer, max_tokens=64)
+    fields = ("Count", "Location", "Size", "Region")
+    used = read_segments(data, "v003")
+    for place, tile_id in enumerate(tiles.tile_ids):
+        # Stage 2 shows the whole text, and knows which of it is noise.
+        assert screened.segments[place] == tiles.segments[place]
+        noise = {number for number, field in enumerate(fields) if judged[tile_id, field] == "noise"}
+        assert screened.noise.get(place, frozenset()) == noise
+        # Stage 3 shows what is in use.
+        if tile_id in used:
+            assert in_use.segments[place] == tokenizer.segments(used[tile_id], 64)
+            assert place not in in_use.noise
+    assert len(screened.noise) > 0
+
+
+def test_a_text_that_is_all_noise_is_shown_and_teaches_mlm_nothing(
+    blobs: Path, whole: tuple[Path, Path, PretrainSummary], tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(blobs, data)
+    texts = catalog.read_texts(data)
+    texts.loc[texts["tile_id"] == "tile0000", "verdict"] = "noise"
+    catalog.write_texts(data, "v001", texts, parent="v000", maker={})
+    tokenizer = Tokenizer.from_file(whole[1] / "tokenizer.json")
+    tiles = read_split(data, "train", read_segments(data, "v000"), tokenizer, image_size=32, max_tokens=64)
+    shown = with_version(tiles, data, "v001", "v001", tokenizer, max_tokens=64)
+    assert shown.segments[0] == tiles.segments[0]
+    assert shown.noise == {0: frozenset({0, 1, 2, 3})}
+
+
+def test_a_stage_opens_with_what_the_one_before_has_found() -> None:
+    screened = TextVersions(judged="v002", shown="v000")
+    assert entered(screened, Place(0, "screen", opens=False, refines=True)) == screened
+    assert entered(screened, Place(1, "align", opens=True, refines=False)) == TextVersions("v002", "v002")
