@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from fusar_klip.catalog import FIELDS, TEXT_SCHEMA, Task, read_tiles, write_texts
+from fusar_klip.catalog import FIELDS, TEXT_SCHEMA, Task, read_texts, read_tiles, write_texts
 from fusar_klip.cli import app
 from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.texts.inspection import closeness, inspect, statistics
 from fusar_klip.texts.inspection.captions import ImageText, dataset_sources, file_source
+from fusar_klip.texts.inspection.decisions import read_decisions
 
 MakeDataset = Callable[..., Path]
 HOSTILE = '<script>window.hacked = 1</script> & "ü"'
@@ -255,3 +256,34 @@ def test_the_verb_prints_a_table_and_json(dataset: Path, tmp_path: Path) -> None
     assert [line.split()[0] for line in table.stdout.splitlines()] == ["texts", "v001", "v000", "other.txt"]
     as_json = CliRunner().invoke(app, [*arguments, "--json"])
     assert [s["images"] for s in json.loads(as_json.stdout)["sets"]] == [48, 48, 1]
+
+
+def test_what_scio_decided_is_shown(dataset: Path, tmp_path: Path) -> None:
+    """Kept, noise and reconstructed, with the picture; texts that nothing screened have no such part."""
+    texts = read_texts(dataset, "v001", in_use=False)
+    texts["verdict"] = "kept"
+    noise, new = texts["field"].eq("Water"), texts["field"].eq("Layout") & texts["tile_id"].lt("tile_20")
+    texts.loc[noise, ["verdict", "delta_itc", "delta_itm"]] = ["noise", -0.125, 0.5]
+    texts.loc[new, "previous"] = texts.loc[new, "text"]
+    texts.loc[new, ["verdict", "text"]] = ["reconstructed", "Written anew."]
+    write_texts(dataset, "v002", texts, parent="v001", maker={"verb": "refine"})
+    decisions = read_decisions(dataset, "v002")
+    assert decisions is not None
+    assert decisions.total == {
+        "kept": 384 - noise.sum() - new.sum(),
+        "noise": noise.sum(),
+        "reconstructed": new.sum(),
+    }
+    assert ("terrain", "Water", {"kept": 0, "noise": noise.sum(), "reconstructed": 0}) in decisions.by_field
+    assert len(decisions.examples) == 8
+    assert all(any(row["verdict"] == "reconstructed" for row in rows) for _, _, rows in decisions.examples)
+    inspect(dataset, out=tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text()
+    assert "Screened by SCIO" in html
+    assert html.count("Written anew.") >= 8
+    assert "<del>Water: " in html
+    assert "-0.125" in html
+    assert "<script>" not in html
+    assert read_decisions(dataset, "v001") is None
+    inspect(dataset, out=tmp_path / "before.html", version="v001")
+    assert "Screened by SCIO" not in (tmp_path / "before.html").read_text()

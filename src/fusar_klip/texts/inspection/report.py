@@ -11,6 +11,7 @@ from fusar_klip.catalog import FEATURES, FIELDS, Task, read_tiles
 from fusar_klip.texts.html_pages import png_url, render, tile_url
 from fusar_klip.texts.inspection import closeness, figures
 from fusar_klip.texts.inspection.captions import CaptionSource, ImageText
+from fusar_klip.texts.inspection.decisions import read_decisions
 from fusar_klip.texts.inspection.statistics import (
     CORPUS_TOKENS,
     MTLD_LEAST_TOKENS,
@@ -79,6 +80,7 @@ def report_html(inspected: Inspected) -> str:
         repeated=_repeated(main.sample),
         sampled=len(main.sample),
         figure=_figure_10(inspected, said),
+        decided=_decided(inspected),
         corpus_tokens=CORPUS_TOKENS,
         sample_images=SAMPLE_IMAGES,
         mtld_least=MTLD_LEAST_TOKENS,
@@ -198,6 +200,29 @@ def _examples(inspected: Inspected, said: Mapping[str, Mapping[str, ImageText]])
         }
         for text in chosen
     ]
+
+
+def _decided(inspected: Inspected) -> dict[str, Any] | None:
+    """Return what SCIO decided about the texts, with examples; None where it did not."""
+    decisions = inspected.dataset and read_decisions(inspected.dataset, inspected.main.name)
+    if not decisions:
+        return None
+    assert inspected.dataset is not None
+    tiles = read_tiles(inspected.dataset, ["tile_id", "path", "scale"]).set_index("tile_id")
+    return {
+        "total": decisions.total,
+        "share": {name: n / sum(decisions.total.values()) for name, n in decisions.total.items()},
+        "by_field": decisions.by_field,
+        "examples": [
+            {
+                "id": tile_id,
+                "image": tile_url(inspected.dataset / str(tiles.at[tile_id, "path"]), _PICTURE_PX),
+                "facts": f"{task.replace('_', ' ')} · {tiles.at[tile_id, 'scale']!s} tile",
+                "rows": rows,
+            }
+            for tile_id, task, rows in decisions.examples
+        ],
+    }
 
 
 def _facts(tile: Mapping[Any, Any], text: ImageText) -> str:

@@ -1,0 +1,36 @@
+"""The settings of a SCIO pass; the defaults are decisions.md's reading of the paper."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from fusar_klip.config import Settings
+
+
+class ScioSettings(Settings):
+    """What `refine` and the stages 2 and 3 of pretraining do to a text."""
+
+    screen: bool = True
+    """Look for noise among the segments in use (stage 2)."""
+    reconstruct: bool = True
+    """Write noise anew, that of an earlier version too (stage 3)."""
+    itm: Literal["segment", "set"] = "segment"
+    """Whether the matching score confirms each candidate (eq. 11), or all of them together (Algorithm 1)."""
+    itm_for_all: bool = False
+    """Score segments that are no candidates, too: tells more, costs more, decides nothing."""
+    itc_margin: float = Field(default=0.0, ge=0)
+    """Leaving a candidate out lowers the contrastive loss by more than this; the paper's is 0."""
+    itm_margin: float = Field(default=0.0, ge=0, lt=1)
+    """Leaving noise out raises the matching score by more than this; the paper's is 0."""
+    baseline: Literal["filtered", "original"] = "filtered"
+    """What a reconstruction has to beat: the text without noise (Algorithm 1), or the original (eq. 14)."""
+    beams: int = Field(default=1, ge=1, le=16)
+    """Width of the beam search that writes a segment; 1 takes the likeliest token each time."""
+    max_new_tokens: int = Field(default=48, ge=4)
+    """Longest segment that is written, in tokens; one that has not ended by then is not used."""
+    references: int = Field(default=1024, ge=1)
+    """Images and texts that a pair is contrasted with, where there is no queue."""
+    images_per_block: int = Field(default=32, ge=1)
+    """Images worked on at a time. More are faster on a GPU, and take more memory."""
+    texts_per_batch: int = Field(default=64, ge=1)
+    """Texts encoded at a time."""

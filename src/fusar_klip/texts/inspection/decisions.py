@@ -1,0 +1,62 @@
+"""What SCIO decided about a text version: how often, and examples with the picture (see docs/scio.md)."""
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from fusar_klip.catalog import open_texts
+from fusar_klip.texts.inspection.statistics import random_order
+
+DECIDED = ("kept", "noise", "reconstructed")
+"""Verdicts that SCIO gives; a version without any was not screened."""
+_EXAMPLES = 8
+_COLUMNS = [
+    *("tile_id", "task", "field", "text", "verdict"),
+    *("delta_itc", "delta_itm", "itm_score", "previous"),
+]
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What was decided.
+
+    Attributes:
+        total: Segments by verdict.
+        by_field: Of each task's field: (task, field, segments by verdict), in file order.
+        examples: (tile_id, task, rows in order) of tiles with something rebuilt, then of tiles with noise.
+    """
+
+    total: dict[str, int]
+    by_field: list[tuple[str, str, dict[str, int]]]
+    examples: list[tuple[str, str, list[dict[str, Any]]]]
+
+
+def read_decisions(dataset: Path, version: str) -> Decisions | None:
+    """Return what was decided about a version's texts; None where nothing was.
+
+    The rows are read part by part; the same version gives the same examples.
+    """
+    counts: Counter[tuple[str, str, str]] = Counter()
+    best: list[tuple[int, bytes, str, list[dict[str, Any]]]] = []
+    batches = open_texts(dataset, version).to_batches(columns=_COLUMNS)
+    rows = (row for batch in batches for row in batch.to_pylist())
+    for tile_id, of_tile in groupby(rows, key=lambda row: row["tile_id"]):
+        said = list(of_tile)
+        verdicts = {row["verdict"] for row in said}
+        counts.update((row["task"], row["field"], row["verdict"]) for row in said)
+        if verdicts & {"noise", "reconstructed"} and verdicts & {"kept", "reconstructed"}:
+            best.append((-("reconstructed" in verdicts), random_order(tile_id), tile_id, said))
+            if len(best) > 4 * _EXAMPLES:
+                best = sorted(best, key=lambda one: one[:3])[:_EXAMPLES]
+    total = {verdict: sum(n for key, n in counts.items() if key[2] == verdict) for verdict in DECIDED}
+    if not total["kept"] and not total["reconstructed"]:
+        return None
+    fields = dict.fromkeys((task, field) for task, field, _ in counts)
+    by_field = [
+        (task, field, {verdict: counts[task, field, verdict] for verdict in DECIDED})
+        for task, field in fields
+    ]
+    best = sorted(best, key=lambda one: one[:3])[:_EXAMPLES]
+    return Decisions(total, by_field, [(tile_id, said[0]["task"], said) for _, _, tile_id, said in best])

@@ -1,0 +1,153 @@
+"""What is written in place of noise, and when it is used, with a decoder that says what it is told to."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from scio_networks import make_network
+
+from fusar_klip.models import Tokenizer
+from fusar_klip.models.tokenizer import UNKNOWN
+from fusar_klip.pretrain.scio import (
+    ImageBlock,
+    ImageText,
+    PairScorer,
+    Reconstruction,
+    ScioSettings,
+    reconstruct,
+)
+from fusar_klip.pretrain.scio.scoring import References
+
+TEXTS = ["Count: 3 ships", "Size: 40 m long", "Region: water", "Layout: a row"]
+
+
+class Script:
+    """A scorer whose decoder writes `answers` in turn, and that likes texts for the words they hold."""
+
+    max_tokens = 64
+
+    def __init__(
+        self, tokenizer: Tokenizer, answers: Sequence[str | list[int]], likes: dict[str, float]
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.masked: list[str] = []
+        self._answers = list(answers)
+        self._likes = likes
+
+    def _liking(self, ids: Sequence[int]) -> float:
+        text = self.tokenizer.decode(ids)
+        return sum(weight for word, weight in self._likes.items() if word in text)
+
+    def itc(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
+        return [5 - self._liking(ids) for ids in texts]
+
+    def itm(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
+        return [0.5 + self._liking(ids) / 10 for ids in texts]
+
+    def write(self, texts: Sequence[Sequence[int]], rows: Sequence[int], **_: int) -> list[list[int]]:
+        self.masked += [self.tokenizer.decode(ids) for ids in texts]
+        written = []
+        for _text in texts:
+            answer = self._answers.pop(0)
+            if isinstance(answer, str):
+                answer = [*self.tokenizer.segments([answer], 60)[0], self.tokenizer.sep_id]
+            written.append(answer)
+        return written
+
+
+def run(
+    tokenizer: Tokenizer,
+    answers: Sequence[Any],
+    likes: dict[str, float],
+    noise: tuple[int, ...],
+    **changes: object,
+) -> tuple[list[Reconstruction], Script]:
+    script = Script(tokenizer, answers, likes)
+    text = ImageText(tokenizer.segments(TEXTS, 64), (True,) * 4)
+    (written,) = reconstruct(script, [text], [noise], ScioSettings.model_validate(changes))  # type: ignore[arg-type]
+    return written, script
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train([*TEXTS, "5 ships at a quay", "80 m long", "of the tile"] * 3, 400)
+
+
+def test_it_is_asked_by_name_in_the_context_of_the_rest(tokenizer: Tokenizer) -> None:
+    (one,), script = run(tokenizer, ["5 ships at a quay"], {"5 ships": 1}, (0,))
+    assert script.masked == ["count: [MASK]; size: 40 m long; region: water; layout: a row"]
+    assert one == Reconstruction(
+        0, "5 ships at a quay", None, pytest.approx(-1), pytest.approx(0.1), pytest.approx(0.6)
+    )
+
+
+def test_one_at_a_time_and_each_on_its_own(tokenizer: Tokenizer) -> None:
+    """The second is written with the first in place, and has to beat the text with it."""
+    written, script = run(tokenizer, ["5 ships", "80 m long"], {"5 ships": 1, "80 m": -1}, (0, 1))
+    assert script.masked == [
+        "count: [MASK]; region: water; layout: a row",
+        "count: 5 ships; size: [MASK]; region: water; layout: a row",
+    ]
+    assert [one.refusal for one in written] == [None, "ITC"]
+    assert written[1].delta_itm is None
+
+
+def test_what_fails_leaves_the_text_as_it_was(tokenizer: Tokenizer) -> None:
+    written, script = run(tokenizer, ["5 ships", "80 m long"], {"5 ships": -1, "80 m": 1}, (0, 1))
+    assert script.masked[1] == "size: [MASK]; region: water; layout: a row"
+    assert [one.refusal for one in written] == ["ITC", None]
+
+
+def test_both_tests_have_to_be_passed(tokenizer: Tokenizer) -> None:
+    class Doubter(Script):
+        def itm(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
+            return [0.5 for _ in texts]
+
+    text = ImageText(tokenizer.segments(TEXTS, 64), (True,) * 4)
+    script = Doubter(tokenizer, ["5 ships"], {"5 ships": 1})
+    ((one,),) = reconstruct(script, [text], [(0,)], ScioSettings())  # type: ignore[arg-type]
+    assert (one.refusal, one.delta_itm) == ("ITM", 0)
+
+
+def test_the_baseline_decides(tokenizer: Tokenizer) -> None:
+    """Better than the text without noise, and worse than the original, which the model liked."""
+    likes = {"3 ships": 2.0, "5 ships": 1.0}
+    assert run(tokenizer, ["5 ships"], likes, (0,))[0][0].refusal is None
+    assert run(tokenizer, ["5 ships"], likes, (0,), baseline="original")[0][0].refusal == "ITC"
+
+
+def test_what_no_reader_would_want_is_refused(tokenizer: Tokenizer) -> None:
+    sep, unknown = tokenizer.sep_id, tokenizer.vocabulary.index(UNKNOWN)
+    (ships,) = tokenizer.segments(["ships"], 60)
+    for answer, refusal in [
+        ([sep], "empty"),
+        ([], "empty"),
+        ([*tokenizer.segments([". , ;"], 60)[0], sep], "empty"),
+        (ships, "no end"),
+        ([*ships, unknown, sep], "unknown words"),
+        ("ships ships ships", "repeats itself"),
+        ("water of the tile of the tile of the tile", "repeats itself"),
+        ("3 ships", "said already"),
+        ("ships of the tile, 3 of the ships", None),
+    ]:
+        (one,), _ = run(tokenizer, [answer], {"ships of": 1}, (0,))
+        assert one.refusal == refusal, answer
+
+
+def test_a_text_that_is_all_noise_can_be_rebuilt(tokenizer: Tokenizer) -> None:
+    written, script = run(tokenizer, ["5 ships", "80 m", "land", "ring"], {"5": 1}, (0, 1, 2, 3))
+    assert script.masked[:2] == ["count: [MASK]", "count: 5 ships; size: [MASK]"]
+    assert [one.refusal for one in written] == [None, "ITC", "ITC", "ITC"]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_the_network_writes(beams: int) -> None:
+    """With fresh weights nothing sensible comes, but all tests run and none is skipped."""
+    network, tokenizer = make_network(seed=1)
+    images = torch.randn(3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    references = References(torch.eye(16), torch.eye(16), torch.arange(16))
+    scorer = PairScorer(network, tokenizer, ImageBlock(images, [20, 21, 22]), references, texts_per_batch=2)
+    text = ImageText(tokenizer.segments(TEXTS, 64), (True,) * 4)
+    written = reconstruct(scorer, [text] * 3, [(0, 2), (), (3,)], ScioSettings(beams=beams, max_new_tokens=6))
+    assert [[one.place for one in of] for of in written] == [[0, 2], [], [3]]

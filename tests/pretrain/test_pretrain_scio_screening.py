@@ -1,0 +1,265 @@
+"""Screening against Algorithm 1 done literally, and the rules of accepting T' on made-up losses."""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scio_networks import make_network
+
+from fusar_klip.models import KlipNetwork, Tokenizer
+from fusar_klip.models.queue import FeatureQueue
+from fusar_klip.pretrain.scio import (
+    ImageBlock,
+    ImageText,
+    PairScorer,
+    References,
+    ScioSettings,
+    Screening,
+    screen,
+)
+
+Made = tuple[KlipNetwork, Tokenizer]
+WORDS = ["ship", "quay", "field", "north", "south", "runway", "3", "40", "m", "of", "the", "bright", "water"]
+
+
+def make_texts(tokenizer: Tokenizer, count: int, seed: int) -> list[ImageText]:
+    """Texts of one to eight segments of random words."""
+    draw = random.Random(seed)
+    texts = []
+    for _ in range(count):
+        segments = [
+            f"Field{place}: {' '.join(draw.choices(WORDS, k=draw.randint(1, 6)))}"
+            for place in range(draw.randint(1, 8))
+        ]
+        texts.append(ImageText(tokenizer.segments(segments, 64), (True,) * len(segments)))
+    return texts
+
+
+def make_references(network: KlipNetwork, count: int, seed: int) -> References:
+    generator = torch.Generator().manual_seed(seed)
+    image, text = (
+        torch.nn.functional.normalize(
+            torch.randn(count, network.settings.embed_dim, generator=generator), dim=-1
+        )
+        for _ in range(2)
+    )
+    return References(image, text, torch.arange(count))
+
+
+@torch.inference_mode()
+def literal_loss(
+    made: Made, image: torch.Tensor, image_id: int, ids: Sequence[int], references: References
+) -> float:
+    """Eq. 4 in both directions, spelled out: one pair, its own entries left out of the negatives."""
+    network, tokenizer = made
+    image_e = network.image_features(network.image_tokens(image[None]))[0].double()
+    text_e = network.text_features(*tokenizer.pad([list(ids)]))[0].double()
+    tau = float(network.temperature)
+    own = math.exp(float(image_e @ text_e) / tau)
+    others = [q for q in range(len(references.ids_q)) if int(references.ids_q[q]) != image_id]
+    texts = sum(math.exp(float(image_e @ references.text_qe[q].double()) / tau) for q in others)
+    images = sum(math.exp(float(references.image_qe[q].double() @ text_e) / tau) for q in others)
+    return (-math.log(own / (own + texts)) - math.log(own / (own + images))) / 2
+
+
+@torch.inference_mode()
+def literal_score(made: Made, image: torch.Tensor, ids: Sequence[int]) -> float:
+    """The p of eq. 5 of one pair."""
+    network, tokenizer = made
+    memory = network.look(network.image_tokens(image[None]))
+    return float(network.match_logits(*tokenizer.pad([list(ids)]), memory).softmax(1)[0, 1])
+
+
+def literal_noise(
+    text: ImageText, loss: Callable[[list[int]], float], score: Callable[[list[int]], float]
+) -> list[int]:
+    """Phase 2 of Algorithm 1 with decisions.md's acceptance, one evaluation after the other."""
+    everything = list(range(len(text.segments)))
+    if len(everything) == 1:
+        return []
+    whole_loss, whole_score = loss(everything), score(everything)
+    gain = {}
+    for j in everything:
+        rest = [i for i in everything if i != j]
+        delta = loss(rest) - whole_loss
+        if delta < 0 and score(rest) - whole_score > 0:
+            gain[j] = delta
+    noise = sorted(gain, key=lambda j: gain[j])
+    if len(noise) == len(everything):
+        noise.pop()
+    while noise:
+        left = [i for i in everything if i not in noise]
+        if loss(left) < whole_loss and score(left) > whole_score:
+            break
+        noise.pop()
+    return sorted(noise)
+
+
+@pytest.mark.parametrize("fusion_layers", [None, 1])
+def test_decisions_are_those_of_the_literal_algorithm(fusion_layers: int | None) -> None:
+    made = make_network(seed=3, fusion_layers=fusion_layers, text_depth=2)
+    network, tokenizer = made
+    images = torch.randn(14, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    texts, references = make_texts(tokenizer, 14, seed=5), make_references(network, 20, seed=2)
+    scorer = PairScorer(network, tokenizer, ImageBlock(images, range(14)), references, texts_per_batch=7)
+    found = screen(scorer, texts, ScioSettings())
+    verdicts = set()
+    for row, (text, screening) in enumerate(zip(texts, found, strict=True)):
+
+        def ids(places: list[int], text: ImageText = text) -> list[int]:
+            return tokenizer.join(text.segments[place] for place in places)
+
+        def loss(places: list[int], row: int = row) -> float:
+            return literal_loss(made, images[row], row, ids(places), references)
+
+        def score(places: list[int], row: int = row) -> float:
+            return literal_score(made, images[row], ids(places))
+
+        assert list(screening.noise) == literal_noise(text, loss, score)
+        verdicts.update(place in screening.noise for place in text.whole)
+        everything = list(text.whole)
+        for place, delta in screening.delta_itc.items():
+            rest = [other for other in everything if other != place]
+            assert delta == pytest.approx(loss(rest) - loss(everything), abs=2e-5)
+        assert screening.delta_itm.keys() == {p for p, delta in screening.delta_itc.items() if delta < 0}
+        for place, delta in screening.delta_itm.items():
+            rest = [other for other in everything if other != place]
+            assert delta == pytest.approx(score(rest) - score(everything), abs=2e-5)
+        if screening.itm_score is not None:
+            assert screening.itm_score == pytest.approx(score(everything), abs=2e-5)
+    assert verdicts == {True, False}
+
+
+def test_a_pair_depends_on_nothing_else() -> None:
+    network, tokenizer = make_network(seed=0)
+    images = torch.randn(6, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    texts, references = make_texts(tokenizer, 6, seed=1), make_references(network, 9, seed=2)
+    together = screen(
+        PairScorer(network, tokenizer, ImageBlock(images, range(6)), references), texts, ScioSettings()
+    )
+    for row, text in enumerate(texts):
+        scorer = PairScorer(network, tokenizer, ImageBlock(images[row : row + 1], [row]), references)
+        (alone,) = screen(scorer, [text], ScioSettings())
+        assert alone.noise == together[row].noise
+        assert alone.delta_itc == pytest.approx(together[row].delta_itc, abs=1e-5)
+
+
+def test_the_own_image_is_no_negative() -> None:
+    network, tokenizer = make_network(seed=0)
+    images = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    ids = tokenizer.encode("ships at a quay", 64)
+    references = make_references(network, 5, seed=2)
+    alone = PairScorer(
+        network,
+        tokenizer,
+        ImageBlock(images, [99]),
+        References(references.image_qe[:4], references.text_qe[:4], torch.arange(4)),
+    )
+    with_own = PairScorer(network, tokenizer, ImageBlock(images, [4]), references)
+    assert with_own.itc([ids], [0]) == pytest.approx(alone.itc([ids], [0]))
+    only_own = PairScorer(
+        network, tokenizer, ImageBlock(images, [0]), References(*(t[:1] for t in vars(references).values()))
+    )
+    # Nothing to be told apart from: no loss, and so nothing that leaving out could lower.
+    assert only_own.itc([ids], [0]) == [0.0]
+
+
+def test_the_queue_is_frozen() -> None:
+    queue = FeatureQueue(4, 2)
+    queue.enqueue(torch.eye(2), torch.eye(2), torch.tensor([7, 8]))
+    references = References.of_queue(queue)
+    queue.enqueue(torch.ones(4, 2), torch.ones(4, 2), torch.arange(4))
+    assert references.ids_q.tolist() == [7, 8]
+    assert torch.equal(references.image_qe, torch.eye(2))
+
+
+class Table:
+    """A scorer that draws losses and scores per set of segments; segment p of row r has the id 100 r + p."""
+
+    max_tokens = 64
+
+    def __init__(self, seed: int, tilt: float) -> None:
+        self.tokenizer = self
+        self._seed, self._tilt = seed, tilt
+
+    def join(self, segments: Sequence[list[int]]) -> list[int]:
+        return [token for segment in segments for token in segment]
+
+    def loss(self, ids: Sequence[int]) -> float:
+        return random.Random(f"itc {self._seed} {sorted(ids)}").random() + self._tilt * len(ids)
+
+    def score(self, ids: Sequence[int]) -> float:
+        return random.Random(f"itm {self._seed} {sorted(ids)}").random() - self._tilt * len(ids)
+
+    def itc(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
+        return [self.loss(ids) for ids in texts]
+
+    def itm(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
+        return [self.score(ids) for ids in texts]
+
+
+def screened(table: Table, counts: Sequence[int], **changes: object) -> list[Screening]:
+    texts = [
+        ImageText([[100 * row + place] for place in range(count)], (True,) * count)
+        for row, count in enumerate(counts)
+    ]
+    return screen(table, texts, ScioSettings.model_validate(changes))  # type: ignore[arg-type]
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([0.0, 0.05, 0.5]),
+    st.lists(st.integers(1, 8), min_size=1, max_size=3),
+)
+def test_whatever_the_losses_the_literal_algorithm_agrees(seed: int, tilt: float, counts: list[int]) -> None:
+    table = Table(seed, tilt)
+    for row, (count, found) in enumerate(zip(counts, screened(table, counts), strict=True)):
+
+        def ids(places: Sequence[int], row: int = row) -> list[int]:
+            return [100 * row + place for place in places]
+
+        text = ImageText([[100 * row + place] for place in range(count)], (True,) * count)
+        expected = literal_noise(text, lambda p: table.loss(ids(p)), lambda p: table.score(ids(p)))
+        assert list(found.noise) == expected
+        assert len(found.noise) < count
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(0, 10**6), st.integers(2, 8))
+def test_as_a_set_the_text_is_the_longest_that_wins(seed: int, count: int) -> None:
+    table = Table(seed, 0.2)
+    (found,) = screened(table, [count], itm="set")
+    everything = list(range(count))
+    order = sorted((p for p in everything if found.delta_itc[p] < 0), key=lambda p: found.delta_itc[p])
+    order = order[: count - 1]
+    wins = [
+        n
+        for n in range(1, len(order) + 1)
+        if table.loss([p for p in everything if p not in order[:n]]) < table.loss(everything)
+        and table.score([p for p in everything if p not in order[:n]]) > table.score(everything)
+    ]
+    assert found.noise == tuple(sorted(order[: max(wins, default=0)]))
+    assert set(found.delta_itm) == set(found.noise)
+
+
+def test_margins_and_scores_for_all() -> None:
+    table = Table(4, 0.2)
+    (free,), (strict,) = screened(table, [8]), screened(table, [8], itc_margin=10.0)
+    assert free.noise
+    assert strict.noise == ()
+    (scored,) = screened(table, [8], itm_for_all=True)
+    assert scored.noise == free.noise
+    assert scored.delta_itm.keys() == set(range(8))
+
+
+def test_what_was_noise_before_stays_out() -> None:
+    table = Table(3, 0.1)
+    text = ImageText([[0], [1], [2], [3]], (True, False, True, True))
+    (found,) = screen(table, [text], ScioSettings())  # type: ignore[arg-type]
+    assert found.delta_itc.keys() == {0, 2, 3}
+    assert 1 not in found.noise

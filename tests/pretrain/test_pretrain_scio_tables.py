@@ -1,0 +1,251 @@
+"""`refine` on tables of image paths and captions, and the verb on the command line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scio_networks import write_run
+from typer.testing import CliRunner
+
+from fusar_klip import catalog
+from fusar_klip.cli import app
+from fusar_klip.errors import DatasetError, FusarKlipError, SettingsError
+from fusar_klip.models import Klip, load
+from fusar_klip.pretrain.refine import refine
+from fusar_klip.pretrain.scio import ScioSettings, TableSummary, refine_table
+from fusar_klip.pretrain.scio.sentences import join_sentences, split_sentences
+
+CAPTIONS = [
+    "3 ships at a quay. A runway in a field, 80.5 m long. Bright water.",
+    "",
+    "Water. North of the quay. 5 ships",
+    "One ship only",
+    "Bright water of the tile. A field. A row of ships. Approx. 40 m long.",
+]
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("run"), seed=7)
+
+
+@pytest.fixture(scope="session")
+def klip(run: Path) -> Klip:
+    return load(run)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Five rows: one without a caption, one whose image is missing."""
+    rng = np.random.default_rng(0)
+    for name in "abde":
+        Image.fromarray(rng.integers(0, 255, (40, 40), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    rows = {
+        "image": [f"{name}.png" for name in "abcde"],
+        "n": ["1", "NA", "3", "4", "5"],
+        "caption": CAPTIONS,
+    }
+    pd.DataFrame(rows).to_csv(tmp_path / "captions.csv", index=False)
+    return tmp_path / "captions.csv"
+
+
+def read(path: Path | str) -> pd.DataFrame:
+    return pd.read_csv(
+        path, dtype={"n": str, "image": str}, keep_default_na=False, na_values={"delta_itc": [""]}
+    )
+
+
+def refined(table: Path, klip: Klip, **options: object) -> TableSummary:
+    return refine_table(table, klip, ScioSettings(max_new_tokens=8, images_per_block=2), **options)  # type: ignore[arg-type]
+
+
+def test_kept_captions_and_decisions(table: Path, klip: Klip) -> None:
+    summary = refined(table, klip)
+    assert (summary.rows, summary.judged, summary.empty, summary.unreadable) == (5, 3, 1, 1)
+    assert summary.sentences == 3 + 1 + 4 == summary.kept + summary.noise + summary.reconstructed
+    assert summary.noise > 0
+    (skipped,) = summary.skipped
+    assert (skipped["row"], skipped["image"]) == (2, "c.png")
+    assert "no image at" in skipped["reason"]
+    assert Path(summary.out).name == "captions.refined.csv"
+    before, after, decisions = read(table), read(summary.out), read(summary.decisions)
+    assert list(after.columns) == list(before.columns)
+    assert after[["image", "n"]].equals(before[["image", "n"]])
+    for row, caption in enumerate(CAPTIONS):
+        lines = decisions[decisions["row"] == row]
+        if row in (1, 2):
+            assert lines["verdict"].tolist() == ["skipped"]
+            assert after["caption"][row] == caption
+            continue
+        spelled = lines["previous"].where(lines["previous"] != "", lines["text"])
+        assert spelled.tolist() == split_sentences(caption)
+        assert after["caption"][row] == " ".join(lines.loc[lines["verdict"] != "noise", "text"])
+    # A sentence that stands alone is left.
+    assert decisions[decisions["row"] == 3]["verdict"].tolist() == ["kept"]
+    assert read(table).equals(before)
+
+
+def test_twice_is_the_same(table: Path, klip: Klip) -> None:
+    summary = refined(table, klip)
+    first = [Path(path).read_bytes() for path in (summary.out, summary.decisions)]
+    assert refined(table, klip) == summary
+    assert [Path(path).read_bytes() for path in (summary.out, summary.decisions)] == first
+
+
+def test_blocks_and_formats_agree(table: Path, klip: Klip, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = refined(table, klip)
+    expected = read(whole.out)["caption"].tolist(), read(whole.decisions)["verdict"].tolist()
+    monkeypatch.setattr("fusar_klip.pretrain.scio.table_files._ROWS_PER_READ", 2)
+    frame = read(table)
+    frame.to_csv(table.with_name("t.tsv"), sep="\t", index=False)
+    frame.assign(n=[1.5, 2, 3, 4, None]).to_parquet(table.with_name("p.parquet"))
+    tsv = refined(table.with_name("t.tsv"), klip)
+    assert pd.read_csv(tsv.out, sep="\t", keep_default_na=False)["caption"].tolist() == expected[0]
+    parquet = refined(table.with_name("p.parquet"), klip)
+    assert pd.read_parquet(parquet.out)["caption"].tolist() == expected[0]
+    assert pd.read_parquet(parquet.out)["n"].dtype == np.float64
+    assert pd.read_parquet(parquet.decisions)["verdict"].tolist() == expected[1]
+
+
+def test_lists_of_sentences_stay_lists(table: Path, klip: Klip) -> None:
+    frame = read(table).drop(columns="n")
+    frame["caption"] = [split_sentences(caption) for caption in frame["caption"]]
+    path = table.with_name("lists.parquet")
+    frame.rename(columns={"caption": "said", "image": "shown"}).to_parquet(path)
+    with pytest.raises(
+        SettingsError, match=r"no column of image paths \(there: shown, said\).*--image-column"
+    ):
+        refined(path, klip)
+    summary = refined(path, klip, image_column="shown", caption_column="said")
+    after = pd.read_parquet(summary.out)["said"]
+    assert [join_sentences(list(said)) for said in after] == read(refined(table, klip).out)[
+        "caption"
+    ].tolist()
+
+
+def test_rows_of_one_image_are_no_negatives_of_each_other(table: Path, klip: Klip) -> None:
+    frame = read(table).iloc[[0, 0, 0]].assign(caption=[CAPTIONS[0], CAPTIONS[2], CAPTIONS[4]])
+    frame.to_csv(table.with_name("same.csv"), index=False)
+    assert refined(table.with_name("same.csv"), klip).noise == 0
+
+
+def test_a_caption_without_end_is_judged_as_far_as_the_network_reads(table: Path, klip: Klip) -> None:
+    frame = read(table).assign(caption="Bright water. " * 40)
+    frame.to_csv(table.with_name("long.csv"), index=False)
+    summary = refined(table.with_name("long.csv"), klip)
+    assert summary.sentences == 4 * (64 // 4)
+    decisions = read(summary.decisions)
+    assert (decisions["verdict"] == "original").sum() == 4 * (40 - 64 // 4)
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "complaint"),
+    [
+        ("image,words\na.png,x\n", {}, "no column of captions .*--caption-column"),
+        ("image,caption\na.png,x\n", {"image_column": "img"}, 'no column "img"'),
+        ("image,caption\n", {}, "has no rows"),
+        ("", {}, "cannot be read"),
+        ('image,caption\na.png,"x\n', {}, "cannot be read"),
+        ("image,caption\nzz.png,x\n,y\n", {}, "no row with a caption and an image .*--images"),
+        ("image,caption\na.png,x\n", {"images": Path("nowhere")}, "no folder at nowhere"),
+        ("image,caption\na.png,x\n", {"out": Path("t.parquet")}, "must be another file"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    table: Path, klip: Klip, content: str, options: dict[str, object], complaint: str
+) -> None:
+    path = table.with_name("t.csv")
+    path.write_text(content)
+    with pytest.raises((SettingsError, DatasetError), match=complaint):
+        refined(path, klip, **options)
+    assert not list(table.parent.glob("*refined*"))
+
+
+def test_the_table_is_never_overwritten(table: Path, klip: Klip) -> None:
+    for out in (table, table.with_name("x.csv")):
+        if out != table:
+            shutil.copy(table, table.with_name("x.decisions.csv"))
+        source = table if out == table else table.with_name("x.decisions.csv")
+        before = source.read_bytes()
+        with pytest.raises(SettingsError):
+            refined(source, klip, out=out)
+        assert source.read_bytes() == before
+
+
+def test_sentences() -> None:
+    assert split_sentences("A ship. 0.5 km of quay! Why?  No.") == [
+        "A ship.",
+        "0.5 km of quay!",
+        "Why?",
+        "No.",
+    ]
+    assert split_sentences("about ca. 3 m, e.g. a J. Doe pier.\nnext") == [
+        "about ca. 3 m, e.g. a J. Doe pier.",
+        "next",
+    ]
+    assert split_sentences("a plane is parked . there are trees .") == [
+        "a plane is parked .",
+        "there are trees .",
+    ]
+    assert split_sentences(" \n ") == []
+    for caption in (*CAPTIONS, "x ... y", "...", "a.b.c"):
+        assert join_sentences(split_sentences(caption)).split() == caption.split()
+
+
+def verb(*arguments: object) -> str:
+    result = CliRunner().invoke(app, ["refine", *map(str, arguments)])
+    if result.exception is not None:
+        raise result.exception
+    return result.stdout
+
+
+def test_the_verb_on_a_data_set(blobs: Path, run: Path, tmp_path: Path) -> None:
+    dataset = shutil.copytree(blobs, tmp_path / "dataset")
+    options = ("--checkpoint", run, "--set", "max_new_tokens=8")
+    said = json.loads(verb(dataset, *options, "--json"))
+    assert (said["parent"], said["version"], said["tiles"], said["segments"]) == ("v000", "v001", 60, 240)
+    # The same command again finds what it made; another setting starts from the described texts again.
+    assert json.loads(verb(dataset, *options, "--json")) == said
+    assert "v002 in" in verb(dataset, *options, "--set", "itm=set")
+    assert catalog.read_text_metadata(dataset, "v002")["parent"] == "v000"
+    further = verb(dataset, *options, "--texts", "v001", "--set", "screen=false")
+    assert "0 kept" in further
+    assert catalog.read_text_metadata(dataset, "v003")["parent"] == "v001"
+
+
+def test_the_verb_on_a_table(table: Path, run: Path) -> None:
+    said = verb(table, "--checkpoint", run, "--out", table.with_name("new.csv"))
+    assert "8 sentences of 3 rows" in said
+    assert "1 rows whose image cannot be read" in said
+    assert read(table.with_name("new.csv"))["image"].tolist() == read(table)["image"].tolist()
+    assert table.with_name("new.decisions.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("nowhere",), "no data set at nowhere"),
+        (("nowhere.csv",), "no such table: nowhere.csv"),
+        (("table.csv", "--texts", "v000"), "is a table"),
+        (("{dataset}", "--out", "x.csv"), "--out: only for tables"),
+        (("{dataset}", "--texts", "v009"), "no texts v009"),
+        (("{dataset}", "--set", "screen=false", "--set", "reconstruct=false"), "both false"),
+        (("{dataset}", "--set", "itm=sgement"), "itm"),
+        (("{dataset}", "--set", "scren=false"), 'did you mean "screen"'),
+    ],
+)
+def test_the_verb_says_what_to_mend(
+    blobs: Path, run: Path, arguments: tuple[str, ...], complaint: str
+) -> None:
+    given = [argument.format(dataset=blobs) for argument in arguments]
+    with pytest.raises(FusarKlipError, match=complaint):
+        verb(*given, "--checkpoint", run)
+
+
+def test_no_checkpoint(blobs: Path, tmp_path: Path) -> None:
+    with pytest.raises(FusarKlipError, match="no checkpoint at"):
+        refine(blobs, str(tmp_path / "none"), ScioSettings())

@@ -1,0 +1,207 @@
+"""A pass over a data set: what the new text version holds, and that it can be stopped and repeated."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from scio_networks import make_network
+
+from fusar_klip import catalog
+from fusar_klip.errors import DatasetError
+from fusar_klip.models import KlipNetwork, Preprocess, Tokenizer
+from fusar_klip.pretrain.scio import References, RefineSummary, ScioSettings, refine_texts, versions
+
+WriteBlobs = Callable[[Path, int], Path]
+
+
+@pytest.fixture
+def dataset(blobs: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(blobs, tmp_path / "dataset")
+
+
+def refine(
+    dataset: Path, version: str = "v000", *, seed: int = 0, splits: list[str] | None = None, **changes: object
+) -> RefineSummary:
+    network, tokenizer = make_network(seed)
+    return refine_texts(
+        dataset,
+        version,
+        network,
+        tokenizer,
+        Preprocess(32),
+        ScioSettings.model_validate({"images_per_block": 8, "max_new_tokens": 8} | changes),
+        maker={"verb": "test"},
+        splits=splits,
+    )
+
+
+def rows_of(dataset: Path, version: str) -> pd.DataFrame:
+    return catalog.read_texts(dataset, version, in_use=False)
+
+
+def test_every_decision_stands_in_a_new_version(dataset: Path) -> None:
+    summary = refine(dataset)
+    assert (summary.parent, summary.version, summary.tiles, summary.segments) == ("v000", "v001", 60, 240)
+    before, after = rows_of(dataset, "v000"), rows_of(dataset, "v001")
+    assert after[["tile_id", "field", "text"]].equals(before[["tile_id", "field", "text"]])
+    assert after["verdict"].value_counts().to_dict() == {"kept": summary.kept, "noise": summary.noise}
+    assert summary.noise > 0
+    noise = after[after["verdict"] == "noise"]
+    assert (noise["delta_itc"] < 0).all()
+    assert (noise["delta_itm"] > 0).all()
+    assert after["delta_itc"].notna().all()
+    # No text loses all it says.
+    assert (after[after["verdict"] == "kept"].groupby("tile_id").size() > 0).sum() == 60
+    # A decoder that knows nothing finds no end, and what it writes is not used.
+    assert summary.refused.keys() <= {"no end", "repeats itself", "empty", "ITC", "ITM", "unknown words"}
+    assert sum(summary.refused.values()) + summary.reconstructed >= summary.noise
+    about = catalog.read_text_metadata(dataset, "v001")
+    assert about["parent"] == "v000"
+    assert about["maker"]["verb"] == "test"
+    assert about["maker"]["scio"]["itm"] == "segment"
+
+
+def test_what_is_accepted_replaces_the_text(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(network: KlipNetwork, ids_bl: object, *_: object, **__: object) -> list[list[int]]:
+        tokenizer = make_network(0)[1]
+        return [tokenizer.segments(["80.5 m, north"], 30)[0] + [tokenizer.sep_id]] * len(ids_bl)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(KlipNetwork, "write", write)
+    summary = refine(dataset, seed=3)
+    after, before = rows_of(dataset, "v001"), rows_of(dataset, "v000")
+    new = after[after["verdict"] == "reconstructed"]
+    assert len(new) == summary.reconstructed > 0
+    assert set(new["text"]) == {"80.5 m, north"}
+    assert (new["previous"] == before.loc[new.index, "text"]).all()
+    assert (new["delta_itc"] < 0).all()
+    assert (new["delta_itm"] > 0).all()
+    assert new["itm_score"].between(0, 1).all()
+    assert new["source"].str.fullmatch(r"scio/[0-9a-f]{12}").all()
+    assert (new["prompt_version"] == "scio-1").all()
+
+
+def test_the_stages_can_be_passes_of_their_own(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screened = refine(dataset, reconstruct=False)
+    assert screened.refused == {}
+    rebuilt = refine(dataset, screened.version, screen=False)
+    first, second = rows_of(dataset, screened.version), rows_of(dataset, rebuilt.version)
+    stays = second["verdict"] != "reconstructed"
+    assert second[stays].equals(first[stays])
+    assert sum(rebuilt.refused.values()) + rebuilt.reconstructed == screened.noise
+    # Both at once is the same.
+    both = rows_of(dataset, refine(dataset).version)
+    assert both.drop(columns=["source"]).equals(second.drop(columns=["source"]))
+
+
+def test_the_same_pass_is_made_once(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    summary = refine(dataset)
+    monkeypatch.setattr(versions, "refine_block", None)
+    assert refine(dataset) == summary
+    monkeypatch.undo()
+    assert refine(dataset, seed=1).version == "v002"
+    assert refine(dataset, itm="set").version == "v003"
+
+
+def test_a_pass_that_was_killed_goes_on(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "_TILES_PER_PART", 16)
+    work, calls = versions.refine_block, list[int]()
+
+    def dying(*arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return work(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(versions, "refine_block", dying)
+    with pytest.raises(KeyboardInterrupt):
+        refine(dataset)
+    assert catalog.text_versions(dataset) == ["v000"]
+    (folder,) = (dataset / "texts").glob(".scio-*")
+    assert len(list(folder.glob("*.parquet"))) == 2
+    refine(dataset)
+    # Two parts of two blocks were there, and 60 tiles are 8 blocks.
+    assert len(calls) == 5 + 4
+    assert not folder.exists()
+    resumed = (dataset / "texts" / "v001.parquet").read_bytes()
+    (dataset / "texts" / "v001.parquet").unlink()
+    refine(dataset)
+    assert (dataset / "texts" / "v001.parquet").read_bytes() == resumed
+
+
+def test_tiles_straddle_no_parts(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "_TILES_PER_PART", 7)
+    parts = list(versions._parts(dataset, "v000"))
+    assert [part["tile_id"].nunique() for part in parts] == [7] * 8 + [4]
+    assert pd.concat(parts, ignore_index=True).equals(rows_of(dataset, "v000"))
+
+
+def test_other_splits_stay_as_they_are(dataset: Path) -> None:
+    summary = refine(dataset, splits=["val"])
+    assert summary.tiles == 10
+    assert summary.left == {"other split, or not kept": 50}
+    judged = rows_of(dataset, summary.version).query("verdict != 'original'")["tile_id"]
+    tiles = catalog.read_tiles(dataset, ["tile_id", "split"])
+    assert set(judged) == set(tiles.loc[tiles["split"] == "val", "tile_id"])
+
+
+def test_a_damaged_tile_is_left_and_counted(dataset: Path) -> None:
+    (dataset / "tiles" / "scene" / "tile0003.tif").write_bytes(b"no picture")
+    shutil.rmtree(dataset / "cache", ignore_errors=True)
+    summary = refine(dataset)
+    assert (summary.tiles, summary.left) == (59, {"unreadable": 1})
+    assert set(rows_of(dataset, "v001").query("tile_id == 'tile0003'")["verdict"]) == {"original"}
+
+
+def test_the_network_is_left_as_it_was(dataset: Path) -> None:
+    network, tokenizer = make_network(0)
+    network.train()
+    references = References.encode(network.eval(), tokenizer, [])
+    network.train()
+    summary = refine_texts(
+        dataset, "v000", network, tokenizer, Preprocess(32), ScioSettings(), maker={}, references=references
+    )
+    assert network.training
+    # Without negatives nothing competes with T, and no segment can be in the way.
+    assert (summary.kept, summary.noise) == (240, 0)
+
+
+def test_one_image_alone_is_kept(write_blobs: WriteBlobs, tmp_path: Path) -> None:
+    summary = refine(write_blobs(tmp_path / "one", 1))
+    assert (summary.tiles, summary.noise) == (1, 0)
+
+
+def test_nothing_to_judge_is_said(dataset: Path) -> None:
+    with pytest.raises(DatasetError, match="no text of v000 to judge"):
+        refine(dataset, splits=["test"])
+    assert catalog.text_versions(dataset) == ["v000"]
+    with pytest.raises(DatasetError, match="no texts v007"):
+        refine(dataset, "v007")
+
+
+def test_empty_and_long_segments(dataset: Path) -> None:
+    texts = rows_of(dataset, "v000")
+    texts.loc[::4, "text"] = ""
+    texts.loc[1::4, "text"] = "bright water north of the quay " * 60
+    catalog.write_texts(dataset, "v001", texts, parent="v000", maker={"verb": "test"})
+    summary = refine(dataset, "v001")
+    assert (summary.version, summary.segments) == ("v002", 240)
+
+
+def test_the_parts_hold_all_splits(dataset: Path) -> None:
+    def ids(parts: Iterator[pd.DataFrame]) -> list[str]:
+        return [tile_id for part in parts for tile_id in part["tile_id"].unique()]
+
+    assert ids(versions._parts(dataset, "v000")) == sorted(
+        catalog.read_tiles(dataset, ["tile_id"])["tile_id"]
+    )
+
+
+def test_the_tokenizer_cuts_as_in_training(dataset: Path) -> None:
+    """Each segment is spelled with its field, as pretraining reads it."""
+    rows = rows_of(dataset, "v000").head(4)
+    tokenizer: Tokenizer = make_network(0)[1]
+    text = versions._image_text(rows, tokenizer, 64)
+    (spelled,) = catalog.segments_by_tile(rows).values()
+    assert text.segments == tokenizer.segments(spelled, 64)
