@@ -29,7 +29,8 @@ from fusar_klip.files import write_json
 from fusar_klip.simulate import simulate
 from fusar_klip.simulate.surfaces import LAND_COVER
 from fusar_klip.texts import measure_tile
-from fusar_klip.texts.measured import CatalogTile, MeasuredTile, measure_dataset
+from fusar_klip.texts.family import CatalogTile
+from fusar_klip.texts.measured import MeasuredTile, measure_dataset
 from fusar_klip.texts.template import Annotation, annotations_by_tile, kept_tiles
 from fusar_klip.texts.wording import number, region_of, regions_with_counts
 from fusar_klip.tiles import build

@@ -42,7 +42,7 @@ def test_describes_every_kept_tile(make_dataset: MakeDataset, family: dict[str, 
     for _, rows in texts.groupby("tile_id"):
         assert tuple(rows["field"]) == FIELDS[rows["task"].iloc[0]]
     assert set(texts["source"]) == {"measure"}
-    assert set(texts["prompt_version"]) == {"measure-3"}
+    assert set(texts["prompt_version"]) == {"measure-4"}
     assert set(texts["verdict"]) == {"original"}
     assert read_text_metadata(dataset, "v000")["maker"]["provider"] == "measure"
     said = texts.set_index(["tile_id", "field"])["text"]

@@ -143,3 +143,31 @@ def test_entropy_and_looks_of_speckle() -> None:
     backscatter = measure_tile(speckled(np.full((300, 300), 60.0), 5, looks=4.0), GSD_M).backscatter
     assert backscatter.enl == pytest.approx(4, rel=0.25)
     assert 5 < backscatter.entropy_bits < 8
+
+
+def test_parts_of_a_ship_on_open_water_are_one_at_coarse_spacing() -> None:
+    """Bow and bridge of one ship, 50 m apart; and what fades at 10 m stays two at 3 m."""
+    parts = [(200.0, 200.0, 60.0, 40.0, 0.0), (211.0, 200.0, 60.0, 40.0, 0.0)]
+    (ship,) = measure_tile(sea_with_ships(parts, gsd_m=10.0), 10.0).targets
+    assert ship.length_px * 10 == pytest.approx(170, abs=35)
+    at_3_m = [(200.0, 200.0, 60.0, 40.0, 0.0), (236.0, 200.0, 60.0, 40.0, 0.0)]
+    assert len(measure_tile(sea_with_ships(at_3_m), GSD_M).targets) == 2
+
+
+def test_a_faint_small_ship_counts_only_on_open_water_at_coarse_spacing() -> None:
+    pixels = sea_with_ships([], sea=40.0)
+    pixels[200:203, 200:203] = 160
+    assert len(measure_tile(pixels, 10.0).targets) == 1
+    pixels[:, 216:] = city()[:, 216:]
+    assert measure_tile(pixels, 10.0).targets == ()
+    pixels[200:203, 200:203] = 255
+    assert len(measure_tile(pixels, 10.0).targets) == 1
+
+
+def test_ships_and_the_water_between_them_are_no_island() -> None:
+    """The opening takes the strip between two ships, and both with it make a hole larger than a ship."""
+    sea = sea_with_ships([(200, 200, 380, 60, 0), (200, 215, 250, 30, 0)], sea=40.0, gsd_m=10.0)
+    reference = scene_reference(cell_histograms(measure_cells(np.hstack([sea, city()]), 10.0)))
+    evidence = measure_tile(sea, 10.0, reference=reference)
+    assert evidence.cover.fractions["water"] == pytest.approx(1)
+    assert len(evidence.targets) == 2

@@ -6,7 +6,8 @@ bows and sterns a little shorter. What is no target: long thin lines (breakwater
 spots.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ _RESTING_CLIP = 3.0  # standard deviations over which a pixel is no background
 _NEAR_SHORE_M = 150.0
 _ALONGSIDE_M = 40.0
 _COARSE_M = 5.0
+_JOIN_OFFSHORE_M = 60.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ class TargetClass:
         small_m: Shorter targets (at a spacing under 5 m), and all at the land's edge, must have
             `small_contrast`: buoys, breaking waves and the fringes of land have less.
         small_contrast: Least ratio of a small target.
+        blurred_m: Shorter targets need only `blurred_contrast` at a spacing of 5 m and more and away from
+            land: a few pixels are mostly blur. Longer faint ones are breakwaters.
+        blurred_contrast: Least ratio of a blurred target.
     """
 
     join_m: float
@@ -48,6 +53,8 @@ class TargetClass:
     min_contrast: float
     small_m: float
     small_contrast: float
+    blurred_m: float
+    blurred_contrast: float
 
 
 SHIP = TargetClass(
@@ -59,6 +66,8 @@ SHIP = TargetClass(
     min_contrast=3.3,
     small_m=30.0,
     small_contrast=6.0,
+    blurred_m=150.0,
+    blurred_contrast=2.5,
 )
 APRON_TARGET = TargetClass(
     join_m=10.0,
@@ -69,7 +78,37 @@ APRON_TARGET = TargetClass(
     min_contrast=2.5,
     small_m=8.0,
     small_contrast=2.5,
+    blurred_m=0.0,
+    blurred_contrast=2.5,
 )
+
+
+@dataclass(frozen=True)
+class Detected:
+    """A target and the rows and columns that its body covers, in pixels: top <= row < bottom."""
+
+    target: Target
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+
+def within(found: Iterable[Detected], top: int, left: int, height: int, width: int) -> tuple[Detected, ...]:
+    """Return what a window shows of the targets: those whose centre lies in it, in its own pixels.
+
+    A target keeps its whole length where the window cuts it, and says that it is cut.
+    """
+    inside = []
+    for one in found:
+        row, col = one.target.row - top, one.target.col - left
+        if not (-0.5 <= row < height - 0.5 and -0.5 <= col < width - 0.5):
+            continue
+        box = (one.top - top, one.left - left, one.bottom - top, one.right - left)
+        cut = box[0] < 0 or box[1] < 0 or box[2] > height or box[3] > width
+        target = replace(one.target, row=row, col=col, touches_edge=one.target.touches_edge or cut)
+        inside.append(Detected(target, *box))
+    return tuple(inside)
 
 
 def detect(
@@ -78,7 +117,7 @@ def detect(
     spacing_m: float,
     kind: TargetClass,
     north: NDArray[np.float64],
-) -> list[Target]:
+) -> list[Detected]:
     """Find the bright targets that stand on `surface`.
 
     Args:
@@ -99,22 +138,26 @@ def detect(
     if on.sum() * spacing_m**2 < kind.join_m**2:
         return []
     smooth, excess, background = _excess(values, on, spacing_m)
-    joined = _joined(smooth, excess, background, on, spacing_m, kind)
     land_m = np.full(on.shape, np.inf)
     if not (on | ~valid).all():
         land_m = ndimage.distance_transform_edt(on | ~valid) * spacing_m
+    body = _bodies(smooth, excess, background) & on
+    parts = _grouped(body, kind.join_m, spacing_m)
+    joined = _joined(parts, land_m > _NEAR_SHORE_M, spacing_m, kind)
     found = []
     for number, box in enumerate(ndimage.find_objects(joined), start=1):
+        if box is None:
+            continue
         body = joined[box] == number
         to_land_m = float(land_m[box][body].min())
-        target = _measured(body, values[box], background[box], north, spacing_m, kind, to_land_m)
+        target = _measured(body * parts[box], values[box], background[box], north, spacing_m, kind, to_land_m)
         if target is None:
             continue
         rows, cols = (slice(max(s.start - 1, 0), s.stop + 1) for s in box)
         inside = all(s.start > 0 and s.stop < side for s, side in zip(box, on.shape, strict=True))
         touches = not inside or not bool(valid[rows, cols].all())
         found.append(_placed(target, box, reduction, _setting(to_land_m, kind), touches_edge=touches))
-    return sorted(found, key=lambda t: (t.row, t.col))
+    return sorted(found, key=lambda one: (one.target.row, one.target.col))
 
 
 def _excess(
@@ -173,20 +216,14 @@ def _frame_moments(
     return mean, spread
 
 
-def _joined(
-    smooth: NDArray[np.float32],
-    excess: NDArray[np.float32],
-    background: NDArray[np.float32],
-    on: NDArray[np.bool_],
-    spacing_m: float,
-    kind: TargetClass,
-) -> NDArray[np.int32]:
-    """Label the targets: strong seeds, grown to where they fade out, side lobes cut, fragments joined."""
-    grown = excess > 4.0
-    labels = connected(grown, diagonal=True)
+def _bodies(
+    smooth: NDArray[np.float32], excess: NDArray[np.float32], background: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """Find the pixels of the targets: strong seeds, grown to where they fade out, side lobes cut."""
+    labels = connected(excess > 4.0, diagonal=True)
     count = int(labels.max(initial=0))
     if count == 0:
-        return labels
+        return np.zeros(labels.shape, bool)
     inside = np.flatnonzero(labels)
     peaks, strongest = np.full(count + 1, np.inf), np.zeros(count + 1)
     peaks[1:] = 0
@@ -195,14 +232,33 @@ def _joined(
     seeded = strongest > 7.0
     # Side lobes and ghosts lie 13 dB or more under the peak: a quarter in amplitude.
     floor = background + 0.25 * (peaks[labels] - background)
-    body = seeded[labels] & (smooth > floor) & on
-    reach = max(1, round(kind.join_m / spacing_m / 2))
+    body: NDArray[np.bool_] = seeded[labels] & (smooth > floor)
+    return body
+
+
+def _joined(
+    parts: NDArray[np.int32], open_water: NDArray[np.bool_], spacing_m: float, kind: TargetClass
+) -> NDArray[np.int32]:
+    """Number the targets that the parts make up.
+
+    At coarse spacing a ship fades between bridge and bow, while ships on open water keep further apart.
+    """
+    if spacing_m < _COARSE_M or kind is not SHIP:
+        return parts
+    offshore = (parts > 0) & ~np.isin(parts, np.unique(parts[(parts > 0) & ~open_water]))
+    further = _grouped(offshore, _JOIN_OFFSHORE_M, spacing_m)
+    return np.where(offshore, further + parts.max(initial=0), parts).astype(np.int32)
+
+
+def _grouped(body: NDArray[np.bool_], within_m: float, spacing_m: float) -> NDArray[np.int32]:
+    """Number the connected areas of a mask, those as one that lie closer than `within_m`."""
+    reach = max(1, round(within_m / spacing_m / 2))
     disk = np.hypot(*np.ogrid[-reach : reach + 1, -reach : reach + 1]) <= reach + 0.5
     return connected(ndimage.binary_dilation(body, disk), diagonal=True) * body
 
 
 def _measured(
-    mask: NDArray[np.bool_],
+    parts: NDArray[np.int32],
     values: NDArray[np.float32],
     background: NDArray[np.float32],
     north: NDArray[np.float64],
@@ -210,7 +266,11 @@ def _measured(
     kind: TargetClass,
     to_land_m: float,
 ) -> tuple[float, float, float, float, float | None, float] | None:
-    """Return row, column, length, width, orientation, contrast of one body, or None if it is no target."""
+    """Return row, column, length, width, orientation, contrast of one body, or None if it is no target.
+
+    A body is numbered by its parts, 0 around it; one part with enough contrast is enough.
+    """
+    mask = parts > 0
     rows, cols = np.nonzero(mask)
     if len(rows) < 2:
         return None
@@ -227,13 +287,17 @@ def _measured(
     # The 8-bit mapping may clip before the contrast is reached, so less is asked for on a bright sea.
     small = length * spacing_m < kind.small_m and spacing_m < _COARSE_M
     fringe = small or to_land_m <= _ALONGSIDE_M
-    asked = min(kind.small_contrast if fringe else kind.min_contrast, 0.75 * 255 / base)
+    least = kind.small_contrast if fringe else kind.min_contrast
+    if spacing_m >= _COARSE_M and length * spacing_m < kind.blurred_m and to_land_m > _NEAR_SHORE_M:
+        least = kind.blurred_contrast
+    asked = min(least, 0.75 * 255 / base)
     thin_line = length > 12 * width and length * spacing_m > 150
     if not kind.min_length_m <= length * spacing_m <= kind.max_length_m:
         return None
     if not kind.min_width_m <= width * spacing_m <= kind.max_width_m:
         return None
-    if contrast < asked or thin_line:
+    brightest = float(np.max(ndimage.mean(values, parts, np.unique(parts[mask])))) / base
+    if brightest < asked or thin_line:
         return None
     orientation = None
     if spreads[1] > 2.0 * spreads[0] and length >= 3:
@@ -249,10 +313,10 @@ def _placed(
     setting: TargetSetting,
     *,
     touches_edge: bool,
-) -> Target:
+) -> Detected:
     """Put a body measured in the reduced pixels of a box back into the pixels of the tile."""
     row, col, length, width, orientation_deg, contrast = measured
-    return Target(
+    target = Target(
         row=(box[0].start + row + 0.5) * reduction - 0.5,
         col=(box[1].start + col + 0.5) * reduction - 0.5,
         length_px=length * reduction,
@@ -262,6 +326,8 @@ def _placed(
         setting=setting,
         touches_edge=touches_edge,
     )
+    rows, cols = box
+    return Detected(target, *(side * reduction for side in (rows.start, cols.start, rows.stop, cols.stop)))
 
 
 def _setting(land_m: float, kind: TargetClass) -> TargetSetting:

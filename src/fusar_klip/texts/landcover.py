@@ -35,13 +35,17 @@ _MAX_VALLEY = 0.85
 _MIN_DARK_SHARE = 0.003
 # A scene without two modes is one surface if its levels spread no more than speckle and swell do.
 _MAX_UNIFORM_SPREAD = 1.7
+# Of cells over 48 m, that lie on the wrong side; single ones are taken out by what water's least width is.
+_MAX_MISTAKEN = 0.25
+_MIN_PARTED_CELLS = 2_000  # half a square kilometre
 _STRONG = 1.5
 _BUILT_UP_DENSITY = 0.1
 _BUILT_UP_CV = 2.3
 _BUILT_UP_LEVEL = 1.35
 _MIN_WATER_RADIUS_M = 45.0  # wider than roads and runways
 _MIN_WATER_M2 = 30_000.0
-MAX_TARGET_M2 = 60_000.0  # a ship of 400 x 60 m, widened by the smoothing
+MAX_TARGET_M2 = 80_000.0  # a ship of 400 x 60 m, widened by 50 m on each side by cells and smoothing
+_MAX_HOLE_SHARE = 4.0  # of that, with the dark water around it that is cut off: 45 m on each side
 _MIN_PATCH_M2 = 5_000.0
 
 
@@ -69,17 +73,34 @@ class Cells:
     side_px: int
     side_m: float
 
+    def window(self, top: int, left: int, rows: int, cols: int) -> "Cells":
+        """Return some of the cells, with what was measured of them beside all the others."""
+        at = (slice(top, top + rows), slice(left, left + cols))
+        arrays = (self.level, self.cv, self.valid, self.count, self.total, self.square)
+        level, cv, valid, count, total, square = (array[at] for array in arrays)
+        return Cells(level, cv, valid, count, total, square, self.side_px, self.side_m)  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class CellHistograms:
-    """Counts of cells: `levels` in 80 bins of 0.1 octaves, `cvs` in 100 bins of 0.02."""
+    """Counts of cells: levels in 80 bins of 0.1 octaves, `cvs` in 100 bins of 0.02.
+
+    Attributes:
+        levels: Of all valid cells.
+        cvs: Of all valid cells.
+        water: Levels of those in tiles that screening found to be open water all over.
+        land: Levels of those in tiles in which screening found no open water.
+    """
 
     levels: NDArray[np.int64]
     cvs: NDArray[np.int64]
+    water: NDArray[np.int64]
+    land: NDArray[np.int64]
 
     def __add__(self, other: Self) -> "CellHistograms":
         """Return the histograms of both together."""
-        return CellHistograms(self.levels + other.levels, self.cvs + other.cvs)
+        water, land = self.water + other.water, self.land + other.land
+        return CellHistograms(self.levels + other.levels, self.cvs + other.cvs, water, land)
 
 
 @dataclass(frozen=True)
@@ -128,24 +149,40 @@ def measure_cells(pixels: NDArray[np.uint8], spacing_m: float) -> Cells:
     return Cells(mean, cv, sums[0] >= side * side / 2, *sums, side, side * spacing_m)
 
 
-def cell_histograms(cells: Cells) -> CellHistograms:
-    """Count the valid cells of a tile, to be added up over a scene."""
-    levels, _ = np.histogram(np.log2(np.maximum(cells.level[cells.valid], 1)), _LEVEL_EDGES)
+def cell_histograms(
+    cells: Cells, water: NDArray[np.bool_] | None = None, land: NDArray[np.bool_] | None = None
+) -> CellHistograms:
+    """Count the valid cells of a tile, to be added up over a scene.
+
+    Args:
+        cells: Of the tile.
+        water: (rows, cols) bool, cells in which screening found nothing but open water; None: not known.
+        land: (rows, cols) bool, cells in which it found none.
+    """
+
+    def levels(among: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+        chosen = cells.level[cells.valid & among] if among is not None else np.zeros(0)
+        counts, _ = np.histogram(np.log2(np.maximum(chosen, 1)), _LEVEL_EDGES)
+        return counts.astype(np.int64)
+
     cvs, _ = np.histogram(np.minimum(cells.cv[cells.valid], 1.99), _CV_EDGES)
-    return CellHistograms(levels.astype(np.int64), cvs.astype(np.int64))
+    return CellHistograms(levels(cells.valid), cvs.astype(np.int64), levels(water), levels(land))
 
 
 def scene_reference(histograms: CellHistograms) -> SceneReference:
     """Find the levels that separate dark from land in the summed histograms of a scene's tiles.
 
-    The darkest pair of modes with a valley between them gives the threshold. Without such a pair the scene
-    is one uniform surface (taken for water) or land without water.
+    The darkest pair of modes with a valley between them gives the threshold. Without such a pair, what
+    screening found to be water does, if its levels differ from those of the rest. Else the scene is one
+    uniform surface (taken for water) or land without water.
     """
     total = int(histograms.levels.sum())
     if total == 0:
         return SceneReference(0.0, 128.0, 0.25)
     speckle_cv = _percentile(histograms.cvs, _CV_EDGES, 10)
     dark = _valley(histograms.levels)
+    if dark is None:
+        dark = _parting(histograms.water, histograms.land)
     if dark is None:
         low, high = (2 ** _percentile(histograms.levels, _LEVEL_EDGES, q) for q in (5, 90))
         typical_cv = _percentile(histograms.cvs, _CV_EDGES, 50)
@@ -176,7 +213,7 @@ def classify(
     water = _without_small_areas(water, _MIN_WATER_M2 / cells.side_m**2)
     if airports_rc:
         water &= ~_around(water, airports_rc, cells)
-    water |= small_holes(water | ~cells.valid, MAX_TARGET_M2 / cells.side_m**2)
+    water |= _ships_in(water, dark, cells)
     land = cells.valid & ~dark & ~water
     built_up = land & _built_up(cells, pixels, reference, land)
     codes = np.full(cells.level.shape, COVER_CODES["open_land"], np.uint8)
@@ -266,6 +303,18 @@ def _valley(levels: NDArray[np.int64]) -> float | None:
     return None
 
 
+def _parting(water: NDArray[np.int64], land: NDArray[np.int64]) -> float | None:
+    """Return log2 of the level that parts water from land with the fewest mistakes, both counted alike."""
+    if min(water.sum(), land.sum()) < _MIN_PARTED_CELLS:
+        return None
+    missed = 1 - np.cumsum(water) / water.sum()
+    taken = np.cumsum(land) / land.sum()
+    at = int(np.argmin(missed + taken))
+    if max(missed[at], taken[at]) > _MAX_MISTAKEN:
+        return None
+    return float(_LEVEL_EDGES[at + 1])
+
+
 def _wide_areas(mask: NDArray[np.bool_], side_m: float) -> NDArray[np.bool_]:
     """Open a mask by a disk of 45 m; outside the tile it goes on as at its border."""
     radius = _MIN_WATER_RADIUS_M / side_m
@@ -290,6 +339,22 @@ def _without_small_areas(mask: NDArray[np.bool_], min_cells: float) -> NDArray[n
 def small_holes(mask: NDArray[np.bool_], max_cells: float) -> NDArray[np.bool_]:
     """Return the areas outside `mask` that are small enough for a ship."""
     return ~mask & ~_without_small_areas(~mask, max_cells)
+
+
+def _ships_in(water: NDArray[np.bool_], dark: NDArray[np.bool_], cells: Cells) -> NDArray[np.bool_]:
+    """Return the holes in water that are ships: what is not dark in them is small enough for one.
+
+    The opening takes dark cells around a ship, and between it and the brighter spots of the sea beside it:
+    those do not count, but a hole must be small all the same.
+    """
+    most = MAX_TARGET_M2 / cells.side_m**2
+    holes = small_holes(water | ~cells.valid, _MAX_HOLE_SHARE * most)
+    labels = connected(holes)
+    large = _without_small_areas(holes & ~dark, most)
+    with_land = np.zeros(int(labels.max(initial=0)) + 1, bool)
+    with_land[labels[large]] = True
+    ships: NDArray[np.bool_] = holes & ~with_land[labels]
+    return ships
 
 
 def near_any(points_rc: Sequence[tuple[float, float]], radius_m: float, cells: Cells) -> NDArray[np.bool_]:

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fusar_klip.texts.detection import APRON_TARGET, SHIP, detect
-from fusar_klip.texts.evidence import Backscatter, Evidence
+from fusar_klip.texts.detection import APRON_TARGET, SHIP, Detected, detect
+from fusar_klip.texts.evidence import Backscatter, Evidence, Target
 from fusar_klip.texts.landcover import (
     APRON_RADIUS_M,
     COVER_CODES,
-    MAX_TARGET_M2,
     NO_DATA,
     Cells,
     SceneReference,
@@ -30,6 +29,7 @@ from fusar_klip.texts.landcover import (
 from fusar_klip.texts.lines import dark_strips, prevailing_direction, waterline
 
 ASSUMED_SPACING_M = 3.0
+_MAX_APRON_TARGET_M2 = 15_000.0  # an aircraft, widened by the smoothing
 _RAYLEIGH_CV = 0.5227  # sqrt(4 / pi - 1): coefficient of variation of one-look amplitude
 
 
@@ -42,6 +42,7 @@ def measure_tile(
     airports_rc: Sequence[tuple[float, float]] = (),
     cells: Cells | None = None,
     codes: NDArray[np.uint8] | None = None,
+    ships: Sequence[Target] | None = None,
 ) -> Evidence:
     """Measure one tile.
 
@@ -55,6 +56,7 @@ def measure_tile(
         cells: The tile's cells, where they are measured already.
         codes: The land cover of the tile's cells, (rows, cols) uint8, such as one cut from
             a larger tile's; None: it is measured here.
+        ships: The targets on water, where a larger tile has told them; None: they are looked for here.
     """
     spacing_m = gsd_m or ASSUMED_SPACING_M
     cells = cells or measure_cells(pixels, spacing_m)
@@ -63,14 +65,10 @@ def measure_tile(
     if codes is None:
         codes = classify(cells, pixels, reference, airports_rc)
     north = image_to_ground(transform)
+    if ships is None:
+        ships = [one.target for one in find_ships(pixels, cells, codes, spacing_m, north)]
+    parked = _apron_targets(pixels, cells, codes, spacing_m, north, airports_rc)
     water = _enlarged(codes == COVER_CODES["water"], cells, pixels.shape)
-    targets = detect(pixels, water, spacing_m, SHIP, north)
-    if airports_rc:
-        apron = codes == COVER_CODES["smooth"]
-        apron |= small_holes(apron | (codes == NO_DATA), MAX_TARGET_M2 / 4 / cells.side_m**2)
-        apron &= near_any(airports_rc, APRON_RADIUS_M, cells)
-        apron_px = _enlarged(apron, cells, pixels.shape)
-        targets += detect(pixels, apron_px, spacing_m, APRON_TARGET, north)
     return Evidence(
         height=pixels.shape[0],
         width=pixels.shape[1],
@@ -80,11 +78,50 @@ def measure_tile(
         airfield=bool(airports_rc),
         backscatter=_backscatter(pixels, cells, reference),
         cover=summarise(codes, cells, reference),
-        targets=tuple(sorted(targets, key=lambda t: (t.row, t.col))),
+        targets=tuple(sorted([*ships, *parked], key=lambda t: (t.row, t.col))),
         waterline=waterline(codes, cells, reference, north),
         strips=dark_strips(pixels, water, north),
         dominant_deg=prevailing_direction(pixels, water, north),
     )
+
+
+def find_ships(
+    pixels: NDArray[np.uint8],
+    cells: Cells,
+    codes: NDArray[np.uint8],
+    spacing_m: float,
+    north: NDArray[np.float64],
+) -> list[Detected]:
+    """Find the bright targets on water, row by row.
+
+    Args:
+        pixels: (H, W) uint8 amplitude, 0 = no data.
+        cells: Of the same pixels.
+        codes: (rows, cols) uint8, their land cover.
+        spacing_m: Ground spacing of a pixel, metres.
+        north: As `image_to_ground` gives it.
+    """
+    return detect(
+        pixels, _enlarged(codes == COVER_CODES["water"], cells, pixels.shape), spacing_m, SHIP, north
+    )
+
+
+def _apron_targets(
+    pixels: NDArray[np.uint8],
+    cells: Cells,
+    codes: NDArray[np.uint8],
+    spacing_m: float,
+    north: NDArray[np.float64],
+    airports_rc: Sequence[tuple[float, float]],
+) -> list[Target]:
+    """Find the compact targets on dark ground near an airport."""
+    if not airports_rc:
+        return []
+    apron = codes == COVER_CODES["smooth"]
+    apron |= small_holes(apron | (codes == NO_DATA), _MAX_APRON_TARGET_M2 / cells.side_m**2)
+    apron &= near_any(airports_rc, APRON_RADIUS_M, cells)
+    found = detect(pixels, _enlarged(apron, cells, pixels.shape), spacing_m, APRON_TARGET, north)
+    return [one.target for one in found]
 
 
 def image_to_ground(transform: Sequence[float] | None) -> NDArray[np.float64]:

@@ -1,10 +1,10 @@
 """Every kept tile of a data set measured, one family at a time: the pass that all describers share.
 
 Two passes: the levels of every scene from its largest tiles, then each large tile with all that lies inside
-it, so that children keep to their parent's land cover (paper eqs. 1 to 3). Tiles that are not kept are read
-too: without the open sea of a scene, which screening leaves out, nothing tells water from land there. Memory
-holds a few families a process. What is done with the measured tiles is not decided here: `describe` writes
-them down as sentences, `evidence_store` keeps them for describers that ask a language model.
+it (`family`). Tiles that are not kept are read too: without the open sea of a scene, which screening leaves
+out, nothing tells water from land there. Memory holds a few families a process. What is done with the
+measured tiles is not decided here: `describe` writes them down as sentences, `evidence_store` keeps them for
+describers that ask a language model.
 """
 
 import math
@@ -18,62 +18,46 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from fusar_klip.catalog import SCALES, Task, read_tiles
 from fusar_klip.errors import DatasetError
 from fusar_klip.progress import track
 from fusar_klip.texts.evidence import Evidence
+from fusar_klip.texts.family import (
+    Beside,
+    CatalogTile,
+    Shown,
+    measure_inside,
+    measure_outermost,
+    offset_in,
+    read_tile,
+    tiles_beside,
+)
 from fusar_klip.texts.geography import Geography, locate
 from fusar_klip.texts.landcover import (
     AIRFIELD_RADIUS_M,
     CellHistograms,
     SceneReference,
     cell_histograms,
-    classify,
     measure_cells,
     scene_reference,
 )
-from fusar_klip.texts.measure import ASSUMED_SPACING_M, image_to_ground, measure_tile
-from fusar_klip.texts.pictures import read_pixels
+from fusar_klip.texts.measure import ASSUMED_SPACING_M, image_to_ground
 from fusar_klip.texts.sentences import compose
 from fusar_klip.tiles.gazetteer import Neighbour, nearest
 
 T = TypeVar("T")
 
-MEASURE_VERSION = "measure-3"
+MEASURE_VERSION = "measure-4"
 """Of the measurements and of the sentences made from them."""
 
 _COLUMNS = (
     *("tile_id", "scene_id", "parent_id", "path", "height", "width"),
-    *("gsd_m", "lon", "lat", "place", "country", "kept"),
+    *("gsd_m", "lon", "lat", "place", "country", "water_fraction", "kept"),
 )
 # Enough that no process waits for the next family, few enough that what is measured does not pile up.
 _FAMILIES_A_WORKER = 4
-
-
-@dataclass(frozen=True)
-class CatalogTile:
-    """One row of the catalog, as far as measuring needs it; what is not known is None."""
-
-    tile_id: str
-    scene_id: str
-    parent_id: str | None
-    path: str
-    height: int
-    width: int
-    gsd_m: float | None
-    transform: tuple[float, ...] | None
-    lon: float | None
-    lat: float | None
-    place: str | None
-    country: str | None
-    kept: bool
-
-    @property
-    def half_m(self) -> float:
-        """Half the longer side on the ground, in metres."""
-        return max(self.height, self.width) * (self.gsd_m or ASSUMED_SPACING_M) / 2
+_ALL_WATER = 0.99  # of a tile's cells, from which all of it counts as water that screening found
 
 
 @dataclass(frozen=True)
@@ -97,16 +81,6 @@ class MeasuredTile:
     parent_id: str | None
 
 
-@dataclass(frozen=True)
-class _Outer:
-    """What a child takes over from its parent."""
-
-    tile: CatalogTile
-    evidence: Evidence
-    codes: NDArray[np.uint8]
-    side_px: int
-
-
 def measure_dataset(
     dataset: Path, workers: int, *, done: frozenset[str] = frozenset()
 ) -> Iterator[list[MeasuredTile]]:
@@ -126,12 +100,18 @@ def measure_dataset(
     wanted = [family for family in families if not done.issuperset(t.tile_id for t in family if t.kept)]
     scenes = {family[0].scene_id for family in wanted}
     with _executor(min(workers, len(wanted))) as executor:
-        roots = [family[0] for family in families if family[0].scene_id in scenes]
-        references = _references(dataset, roots, executor)
+        families = [family for family in families if family[0].scene_id in scenes]
+        references = _references(dataset, families, executor)
+        roots: dict[str, list[CatalogTile]] = {}
+        for family in families:
+            roots.setdefault(family[0].scene_id, []).append(family[0])
         jobs: deque[Future[list[list[MeasuredTile]]]] = deque()
         try:
             for family in track(wanted, "measuring"):
-                jobs.append(executor.submit(_measure_family, dataset, family, references[family[0].scene_id]))
+                scene_id = family[0].scene_id
+                beside = tiles_beside(family[0], roots[scene_id])
+                reference = references[scene_id]
+                jobs.append(executor.submit(_measure_family, dataset, family, beside, reference))
                 if len(jobs) >= _FAMILIES_A_WORKER * workers:
                     yield from jobs.popleft().result()
             while jobs:
@@ -193,18 +173,35 @@ def _executor(workers: int) -> Executor:
     return ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else _InProcess()
 
 
-def _references(dataset: Path, roots: Iterable[CatalogTile], executor: Executor) -> dict[str, SceneReference]:
+def _references(
+    dataset: Path, families: Iterable[Sequence[CatalogTile]], executor: Executor
+) -> dict[str, SceneReference]:
     """Find the levels of each scene from the tiles that no other tile holds."""
     sums: dict[str, CellHistograms] = {}
-    jobs = [(tile.scene_id, executor.submit(_histograms, dataset, tile)) for tile in roots]
+    jobs = [(family[0].scene_id, executor.submit(_histograms, dataset, family)) for family in families]
     for scene_id, job in track(jobs, "reading the scenes' levels"):
         found = job.result()
         sums[scene_id] = sums[scene_id] + found if scene_id in sums else found
     return {scene_id: scene_reference(histograms) for scene_id, histograms in sums.items()}
 
 
-def _histograms(dataset: Path, tile: CatalogTile) -> CellHistograms:
-    return cell_histograms(measure_cells(_read(dataset, tile), tile.gsd_m or ASSUMED_SPACING_M))
+def _histograms(dataset: Path, family: Sequence[CatalogTile]) -> CellHistograms:
+    """Count the cells of a family's first tile, and of those inside that screening took for water or land."""
+    root = family[0]
+    cells = measure_cells(read_tile(dataset, root), root.gsd_m or ASSUMED_SPACING_M)
+    water, land = (np.zeros(cells.valid.shape, bool) for _ in range(2))
+    for tile in family:
+        offset = offset_in(root, tile)
+        if tile.water_fraction is None or offset is None:
+            continue
+        ends = (offset[0] + tile.height, offset[1] + tile.width)
+        window = tuple(
+            slice(max(start, 0) // cells.side_px, max(end, 0) // cells.side_px)
+            for start, end in zip(offset, ends, strict=True)
+        )
+        water[window] |= tile.water_fraction >= _ALL_WATER
+        land[window] |= tile.water_fraction == 0
+    return cell_histograms(cells, water & ~land, land & ~water)
 
 
 def _needed(family: Sequence[CatalogTile]) -> list[CatalogTile]:
@@ -217,67 +214,27 @@ def _needed(family: Sequence[CatalogTile]) -> list[CatalogTile]:
 
 
 def _measure_family(
-    dataset: Path, family: list[CatalogTile], reference: SceneReference
+    dataset: Path, family: list[CatalogTile], beside: Sequence[Beside], reference: SceneReference
 ) -> list[list[MeasuredTile]]:
     """Measure a tile and all that lies inside it, and return the families of those that are kept."""
-    done: dict[str, _Outer] = {}
+    done: dict[str, Shown] = {}
     measured = []
     for tile in _needed(family):
         parent = done.get(tile.parent_id) if tile.parent_id is not None else None
         airports = _airports(tile)
-        outer = _measure(tile, _read(dataset, tile), reference, parent, [rc for _, rc in airports])
-        done[tile.tile_id] = outer
+        points = [rc for _, rc in airports]
+        if parent is None:
+            shown = measure_outermost(dataset, tile, beside, reference, points)
+        else:
+            shown = measure_inside(dataset, tile, parent, reference, points)
+        done[tile.tile_id] = shown
         geography = locate(tile.lon, tile.lat, tile.half_m / 1000, tile.place, tile.country)
-        if (airport := _airport_of_targets(outer.evidence, airports)) is not None:
+        if (airport := _airport_of_targets(shown.evidence, airports)) is not None:
             geography = replace(geography, airport=airport)
-        task, fields = compose(outer.evidence, geography, parent.evidence if parent else None)
+        task, fields = compose(shown.evidence, geography, parent.evidence if parent else None)
         parent_id = parent.tile.tile_id if parent and parent.tile.kept else None
-        measured.append(MeasuredTile(tile, outer.evidence, geography, task, fields, parent_id))
+        measured.append(MeasuredTile(tile, shown.evidence, geography, task, fields, parent_id))
     return _grouped((m for m in measured if m.tile.kept), lambda m: (m.tile.tile_id, m.parent_id))
-
-
-def _measure(
-    tile: CatalogTile,
-    pixels: NDArray[np.uint8],
-    reference: SceneReference,
-    parent: _Outer | None,
-    airports_rc: Sequence[tuple[float, float]],
-) -> _Outer:
-    cells = measure_cells(pixels, tile.gsd_m or ASSUMED_SPACING_M)
-    codes = None if parent is None else _inherited(parent, tile, cells.valid, cells.side_px)
-    if codes is None:
-        codes = classify(cells, pixels, reference, airports_rc)
-    evidence = measure_tile(
-        pixels,
-        tile.gsd_m,
-        transform=tile.transform,
-        reference=reference,
-        airports_rc=airports_rc,
-        cells=cells,
-        codes=codes,
-    )
-    return _Outer(tile, evidence, codes, cells.side_px)
-
-
-def _inherited(
-    parent: _Outer, tile: CatalogTile, valid: NDArray[np.bool_], side_px: int
-) -> NDArray[np.uint8] | None:
-    """Cut a child's land cover out of its parent's, or return None where the two grids do not agree."""
-    outer, inner = parent.tile.transform, tile.transform
-    if outer is None or inner is None or not np.allclose(np.delete(outer, [2, 5]), np.delete(inner, [2, 5])):
-        return None
-    origin = np.array([inner[2] - outer[2], inner[5] - outer[5]])
-    col, row = np.linalg.solve([[outer[0], outer[1]], [outer[3], outer[4]]], origin)
-    rows, cols = (
-        np.floor((start + (np.arange(count) + 0.5) * side_px) / parent.side_px).astype(int)
-        for start, count in ((row, valid.shape[0]), (col, valid.shape[1]))
-    )
-    # The last cell of a tile may reach over its border by less than a cell.
-    if min(rows[0], cols[0]) < 0 or rows[-1] > parent.codes.shape[0] or cols[-1] > parent.codes.shape[1]:
-        return None
-    height, width = parent.codes.shape
-    cut = parent.codes[np.ix_(np.minimum(rows, height - 1), np.minimum(cols, width - 1))]
-    return np.where(valid, cut, 0).astype(np.uint8)
 
 
 def _airports(tile: CatalogTile) -> list[tuple[Neighbour, tuple[float, float]]]:
@@ -305,13 +262,3 @@ def _airport_of_targets(
         for place, (_, (row, col)) in enumerate(airports)
     ]
     return airports[min(distances)[1]][0] if distances else None
-
-
-def _read(dataset: Path, tile: CatalogTile) -> NDArray[np.uint8]:
-    path = dataset / tile.path
-    pixels = read_pixels(path)
-    if pixels.shape != (tile.height, tile.width) or pixels.dtype != np.uint8:
-        raise DatasetError(
-            f"the tile {path} is not the one in the catalog (size or type differs): build {dataset} again"
-        )
-    return pixels

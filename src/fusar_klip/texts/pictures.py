@@ -12,6 +12,7 @@ import rasterio
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from rasterio.errors import RasterioError
+from rasterio.windows import Window
 
 from fusar_klip.errors import DatasetError
 
@@ -20,15 +21,15 @@ _BAR_SHARE = 0.3  # of the width, at most
 _FONT_PX = 16
 
 
-def read_pixels(path: Path) -> NDArray[np.uint8]:
-    """Return a tile, (H, W) uint8, 0 = no data.
+def read_pixels(path: Path, window: Window | None = None) -> NDArray[np.uint8]:
+    """Return a tile or a window of it, (H, W) uint8, 0 = no data.
 
     Raises:
         DatasetError: The tile cannot be read.
     """
     try:
         with rasterio.open(path) as file:
-            pixels: NDArray[np.uint8] = file.read(1)
+            pixels: NDArray[np.uint8] = file.read(1, window=window)
     except RasterioError as error:
         raise DatasetError(f"the tile {path} cannot be read ({error}): build its data set again") from error
     return pixels
