@@ -7,6 +7,7 @@ A stage is imported only when its verb runs, so that `--help` needs neither torc
 import errno
 import json
 import logging
+import os
 import sys
 import textwrap
 import traceback
@@ -46,8 +47,6 @@ SetOption = Annotated[
 DatasetArgument = Annotated[Path, typer.Argument(help="A data set's folder.")]
 
 LATER_VERBS = {
-    "refine": "Mend a data set's texts with a checkpoint (SCIO).",
-    "models": "List the models that can be benchmarked by name.",
     "caption": "Describe an image.",
     "ask": "Answer a question about an image.",
     "serve": "Search over HTTP, with a map.",
@@ -377,13 +376,65 @@ def pretrain(
     from fusar_klip.pretrain import pretrain as run
 
     summary = run(dataset, out, load_settings(PretrainSettings, config, settings or ()), resume=resume)
-    _report(summary, as_json, f"{summary.steps} steps; the run is {summary.run}")
+    if os.environ.get("RANK", "0") != "0":
+        return  # of the processes that torchrun starts, the first one reports
+    left_out = f", {summary.skipped_steps} of them left out" if summary.skipped_steps else ""
+    _report(summary, as_json, f"{summary.steps} steps{left_out}; the run is {summary.run}")
+
+
+@app.command()
+def refine(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATASET",
+            help="A data set's folder; or a CSV, TSV or Parquet of image paths and captions.",
+        ),
+    ],
+    checkpoint: Annotated[str, typer.Option(metavar="RUN", help="The run whose model judges and writes.")],
+    texts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERSION", help="The texts to judge. Default: the newest that SCIO has not made."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of a table: the new one. Default: NAME.refined.csv.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Of a table: where its image paths start from.")
+    ] = None,
+    image_column: Annotated[str | None, typer.Option(help="Of a table: column of image paths.")] = None,
+    caption_column: Annotated[str | None, typer.Option(help="Of a table: column of captions.")] = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find what is false in texts with a checkpoint, leave it out, and write it anew (SCIO)."""
+    from fusar_klip.config import load_settings
+    from fusar_klip.pretrain import refine as stage
+    from fusar_klip.pretrain.scio import ScioSettings
+
+    summary = stage.refine(
+        source,
+        checkpoint,
+        load_settings(ScioSettings, config, settings or ()),
+        version=texts,
+        out=out,
+        images=images,
+        image_column=image_column,
+        caption_column=caption_column,
+    )
+    _report(summary, as_json, stage.in_words(summary))
 
 
 @app.command()
 def benchmark(
     checkpoints: Annotated[
-        list[str], typer.Argument(metavar="CHECKPOINT...", help="A run, or untrained:RUN for its fresh twin.")
+        list[str],
+        typer.Argument(
+            metavar="CHECKPOINT...", help="A run, untrained:RUN for its fresh twin, or a zoo name, clip:FILE."
+        ),
     ],
     out: Annotated[Path, typer.Option(metavar="RESULTS", help="Folder for results and reports.")],
     suite: Annotated[Path | None, typer.Option(help="TOML file that lists what is measured.")] = None,
@@ -400,6 +451,14 @@ def benchmark(
         as_json,
         f"{summary.rows_run + summary.rows_reused} rows; the report is {summary.report_html}",
     )
+
+
+@app.command(name="models")
+def list_models(as_json: JsonOption = False) -> None:
+    """List the models of other projects that benchmark takes by name, and where their weights are."""
+    from fusar_klip.benchmark.zoo import listing
+
+    _report(listing.listing(), as_json, listing.text())
 
 
 @app.command()

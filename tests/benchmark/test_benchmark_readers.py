@@ -4,12 +4,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fusar_klip.benchmark.class_folders import (
-    MSTAR_CLASSES,
-    ClassificationData,
-    DatasetNotFoundError,
-    read_classification,
-)
+from fusar_klip.benchmark.classification_data import read_classification
+from fusar_klip.benchmark.datasets.class_folders import MSTAR_CLASSES
+from fusar_klip.benchmark.datasets.samples import ClassificationData, DatasetNotFoundError
 from fusar_klip.benchmark.settings import LinearProbeRow
 from fusar_klip.errors import DatasetError
 
@@ -66,7 +63,7 @@ def test_split_folders_and_mstar_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        (None, "no split file"),
+        (None, "name a split file"),
         ("file,class\na/0.png,a\n", "no column split"),
         (CLEAN + "a/0.png,a,0,train\n", "more than once"),
         (CLEAN + "a/9.png,a,0,train\n", "not there, the first"),

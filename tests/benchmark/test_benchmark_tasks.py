@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import fusar_klip.models as models
-from fusar_klip.benchmark.class_folders import read_classification
+from fusar_klip.benchmark.classification_data import read_classification
 from fusar_klip.benchmark.finetune import augment, finetune
 from fusar_klip.benchmark.probes import held_out_fifth, knn, linear_probe
 from fusar_klip.benchmark.settings import FINETUNE_PRESETS, FinetuneRow, KnnRow, LinearProbeRow

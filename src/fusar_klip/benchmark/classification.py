@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusar_klip.benchmark.class_folders import ClassificationData
+from fusar_klip.benchmark.datasets.samples import ClassificationData
 from fusar_klip.benchmark.finetune import finetune
 from fusar_klip.benchmark.metrics import classification_scores
 from fusar_klip.benchmark.pictures import thumbnail

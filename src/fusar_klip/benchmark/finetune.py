@@ -8,18 +8,19 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from timm.models.vision_transformer import VisionTransformer
 from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import Tensor
 
-from fusar_klip.benchmark.class_folders import ClassificationData
+from fusar_klip.benchmark.datasets.samples import ClassificationData
 from fusar_klip.benchmark.settings import FinetuneRow, Flips
 from fusar_klip.benchmark.training import FinetuneJob, fit
+from fusar_klip.benchmark.zoo.encoder import ZooEncoder
 from fusar_klip.models import Klip, Preprocess
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ Batch = tuple[Tensor, Tensor]
 _TEST_BATCH = 64
 
 
-def finetune(model: Klip, data: ClassificationData, row: FinetuneRow) -> NDArray[np.float64]:
+def finetune(model: Klip | ZooEncoder, data: ClassificationData, row: FinetuneRow) -> NDArray[np.float64]:
     """Fine-tune a copy of the model's image tower on the training part.
 
     Returns:
@@ -39,7 +40,7 @@ def finetune(model: Klip, data: ClassificationData, row: FinetuneRow) -> NDArray
     train, test = data.part("train"), data.part("test")
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         torch.manual_seed(row.seed)
-        tower = copy.deepcopy(model.network.image_tower)
+        tower: Any = copy.deepcopy(model.network.image_tower)
         tower.reset_classifier(len(data.classes))
         # reset_classifier makes the head on the CPU, wherever the tower is.
         tower.to(model.device)
@@ -65,11 +66,11 @@ def augment(squares: Squares, shift: float, gain: float, flips: Flips, rng: np.r
 
 
 def _fit(
-    tower: VisionTransformer,
+    tower: Any,
     squares: Squares,
     train: NDArray[np.int64],
     labels: NDArray[np.int64],
-    model: Klip,
+    model: Klip | ZooEncoder,
     row: FinetuneRow,
 ) -> list[float]:
     # A last batch that is not full is left out: shuffling gives its images their turn in other epochs.
@@ -96,7 +97,7 @@ def _fit(
 
 @torch.inference_mode()
 def _probabilities(
-    tower: VisionTransformer, squares: Squares, test: NDArray[np.int64], model: Klip
+    tower: Any, squares: Squares, test: NDArray[np.int64], model: Klip | ZooEncoder
 ) -> NDArray[np.float64]:
     parts = []
     for start in range(0, len(test), _TEST_BATCH):

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fusar_klip.benchmark.class_folders import DatasetNotFoundError
+from fusar_klip.benchmark.datasets.samples import DatasetNotFoundError
 from fusar_klip.benchmark.metrics import Score, recall_chance, recall_hits, recall_scores
 from fusar_klip.benchmark.pictures import thumbnail
 from fusar_klip.benchmark.rows import Hit, Query, RowOutcome
 from fusar_klip.benchmark.settings import RetrievalRow
 from fusar_klip.benchmark.subject import Subject
+from fusar_klip.benchmark.zoo.encoder import ZooEncoder
 from fusar_klip.catalog import read_texts, read_tiles, segments_by_tile
 from fusar_klip.errors import DatasetError
 from fusar_klip.files import sha256
@@ -116,10 +117,15 @@ def evaluate_retrieval(row: RetrievalRow, data: RetrievalData, subject: Subject)
     # Rows of a matrix product may differ in the last bit between equal columns.
     similarity = similarity[:, np.unique(text_of, return_index=True)[1]][:, text_of]
     scores = _both_recalls(similarity, similarity.T, text_of, data, row, "")
+    notes = []
     if row.shortlist:
-        reranked = _rerank(model, data, cache, similarity, text_of, row.shortlist)
+        if isinstance(model, ZooEncoder) and not model.can_match:
+            reranked = similarity, similarity.T
+            notes = ["has no head for matching, so its second pass keeps ITC's order"]
+        else:
+            reranked = _rerank(model, data, cache, similarity, text_of, row.shortlist)
         scores += _both_recalls(*reranked, text_of, data, row, RERANKED)
-    return RowOutcome(scores=scores, queries=_queries(data, similarity.T, row.seed))
+    return RowOutcome(scores=scores, notes=notes, queries=_queries(data, similarity.T, row.seed))
 
 
 def _both_recalls(
@@ -152,7 +158,12 @@ def _both_recalls(
 
 
 def _rerank(
-    model: Klip, data: RetrievalData, cache: TileCache, similarity: Floats, text_of: Ints, shortlist: int
+    model: Klip | ZooEncoder,
+    data: RetrievalData,
+    cache: TileCache,
+    similarity: Floats,
+    text_of: Ints,
+    shortlist: int,
 ) -> tuple[Floats, Floats]:
     """Return both directions' (N, N) scores: the shortlist in ITM's order, in front of ITC's order."""
     directions = (similarity, similarity.T)

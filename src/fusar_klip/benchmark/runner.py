@@ -11,17 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fusar_klip.benchmark.class_folders import ClassificationData, DatasetNotFoundError, read_classification
 from fusar_klip.benchmark.classification import evaluate_classification
+from fusar_klip.benchmark.classification_data import read_classification
+from fusar_klip.benchmark.datasets.samples import ClassificationData, DatasetNotFoundError
 from fusar_klip.benchmark.report import Section, headline, write_report
 from fusar_klip.benchmark.retrieval import RetrievalData, evaluate_retrieval, read_retrieval
 from fusar_klip.benchmark.rows import RowOutcome, read_outcome, row_identity, write_outcome
 from fusar_klip.benchmark.settings import AnyRow, RetrievalRow
-from fusar_klip.benchmark.subject import Subject, subject_names
+from fusar_klip.benchmark.splits import write_split
+from fusar_klip.benchmark.subject import Subject, refuse_without_texts, subject_digest, subject_names
 from fusar_klip.benchmark.suite import DATA_VARIABLE, Suite, data_folder, load_suite, row_path
 from fusar_klip.errors import CheckpointError, DatasetError
 from fusar_klip.files import write_json
-from fusar_klip.models import checkpoint_digest
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,8 @@ def benchmark(
     """Run a suite on checkpoints, and write OUT/report.md, report.html and, last, results.json.
 
     Args:
-        checkpoints: RUN folders or checkpoint files; `untrained:RUN` is RUN's architecture, fresh.
+        checkpoints: RUN folders or checkpoint files; `untrained:RUN` is RUN's architecture, fresh; or
+            names of the zoo with their weights, `remoteclip:FILE`.
         out: The RESULTS folder. Rows that it holds already, for the same checkpoint, data and values, are
             reused; reports and results.json tell of this command's checkpoints and rows only.
         suite: The suite file; None for the default suite (`default_suite.toml`).
@@ -68,7 +70,9 @@ def benchmark(
     """
     loaded = load_suite(suite, tasks)
     names = subject_names(checkpoints)
-    digests = [checkpoint_digest(checkpoint) for checkpoint in checkpoints]
+    if any(isinstance(row, RetrievalRow) for row in loaded.rows):
+        refuse_without_texts(checkpoints)
+    digests = [subject_digest(checkpoint) for checkpoint in checkpoints]
     if len(set(digests)) < len(digests):
         raise CheckpointError("two of the checkpoints have the same content: name each once")
     plan, skipped = _read_data(loaded, data_folder(data))
@@ -89,6 +93,9 @@ def benchmark(
         Section(row, read.facts, read.notes, dict(zip(names, results, strict=True)))
         for (row, read), results in zip(plan, outcomes, strict=True)
     ]
+    for row, read in plan:
+        if isinstance(read, ClassificationData):
+            write_split(out, row.dataset, row.split, read)
     markdown, html = write_report(out, loaded.name, sections, skipped)
     entries = [entry for section in sections for entry in _entries(section)]
     write_json(out / "results.json", entries)
@@ -118,7 +125,7 @@ def _read_data(suite: Suite, data: Path) -> tuple[list[tuple[AnyRow, Data]], lis
         if isinstance(row, RetrievalRow):
             key = (str(path), row.texts, row.split, *row.scales)
         else:
-            key = (str(path), row.reader, row.split_file)
+            key = (str(path), row.reader, row.split_file, row.split, str(row.split_by), str(row.split_seed))
         try:
             if key not in known:
                 known[key] = (

@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
+from fusar_klip.benchmark.datasets.catalogue import ClassificationReader
+from fusar_klip.benchmark.splits import SplitMethod
 from fusar_klip.catalog import Scale
 from fusar_klip.config import Settings
 
-Reader = Literal["class_folders", "split_folders", "mstar"]
 ClassMetric = Literal["top1", "top3", "macro_f1"]
 Flips = Literal["none", "horizontal", "all"]
 Missing = Literal["fail", "skip"]
@@ -75,11 +76,19 @@ class Row(Settings):
 class ClassificationRow(Row):
     """A row on images that have one class each."""
 
-    reader: Reader
-    """The layout on disk; one of the keys of `class_folders.READERS`."""
+    reader: ClassificationReader
+    """The layout on disk; one of the keys of `datasets.catalogue.CLASSIFICATION`."""
     split_file: str = "split.csv"
-    """For the reader `class_folders`: a CSV beside the class folders, with the columns file, class, split
-    (train or test) and, where images belong together, group."""
+    """For the readers of class folders: a CSV below the data set's folder, with the columns file, class,
+    split
+    (train or test) and, where images belong together, group. It need not be there if a split is made."""
+    split_by: SplitMethod | None = None
+    """`given`: the data set's parts or the split file's; `paper`: random 4:1; `grouped`: 4:1 of whole
+    groups of
+    near-duplicates. Without it, `split = "paper"` makes that split, `split = "grouped"` makes one where the
+    data set brings none, and everything else is given."""
+    split_seed: int = Field(default=0, ge=0)
+    """Fixes a made split, apart from the seed of the training."""
     metrics: Annotated[tuple[ClassMetric, ...], Field(min_length=1)] = get_args(ClassMetric)
     """What is reported."""
 
