@@ -6,10 +6,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from fusar_klip.benchmark import benchmark, runner
+from fusar_klip.benchmark import benchmark
+from fusar_klip.benchmark.rows import RowOutcome
+from fusar_klip.benchmark.tasks import TASKS, BenchmarkTask
 from fusar_klip.errors import CheckpointError, DatasetError, FusarKlipError, SettingsError
 
 Make = Callable[..., Path]
@@ -97,15 +100,15 @@ def test_a_killed_benchmark_goes_on_at_its_row(
     tmp_path: Path, data_folder: Path, write_suite: Make, run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suite, out = write_suite(), tmp_path / "out"
-    evaluate = runner.evaluate_classification
+    finetune = TASKS["finetune"]
 
-    def killed(row, *arguments):  # type: ignore[no-untyped-def]
-        if row.task == "finetune":
-            raise KeyboardInterrupt
-        return evaluate(row, *arguments)
+    def killed(*_: object) -> RowOutcome:
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "evaluate_classification", killed)
+        patch.setitem(
+            cast(dict[str, BenchmarkTask], TASKS), "finetune", dataclasses.replace(finetune, evaluate=killed)
+        )
         with pytest.raises(KeyboardInterrupt):
             benchmark([run], out, suite=suite, data=data_folder)
     assert not (out / "results.json").exists()

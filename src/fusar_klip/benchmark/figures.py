@@ -31,6 +31,7 @@ def overview(bars: Sequence[Bar], models: Sequence[str]) -> bytes:
     figure = Figure(figsize=(8.0, 0.9 + 0.3 * len(bars) * (0.6 + 0.5 * len(models))))
     axes = figure.subplots()
     spread = 0.6 / max(len(models), 1)
+    chance_named = False
     for place, bar in enumerate(bars):
         for m, model in enumerate(models):
             score = bar.scores[model]
@@ -40,9 +41,12 @@ def overview(bars: Sequence[Bar], models: Sequence[str]) -> bytes:
             axes.plot(100 * score.value, y, "o", color=colour, label=label, markersize=6)
             if score.ci_low is not None and score.ci_high is not None:
                 axes.plot([100 * score.ci_low, 100 * score.ci_high], [y, y], color=colour, linewidth=1.6)
-        chance = 100 * next(iter(bar.scores.values())).chance
-        label = "chance" if place == 0 else None
-        axes.plot([chance, chance], [place - 0.4, place + 0.4], color="#888888", linewidth=1.5, label=label)
+        chance = next(iter(bar.scores.values())).chance
+        if chance is not None:
+            x = 100 * chance
+            label = None if chance_named else "chance"
+            axes.plot([x, x], [place - 0.4, place + 0.4], color="#888888", linewidth=1.5, label=label)
+            chance_named = True
     axes.set_yticks(range(len(bars)), [bar.label for bar in bars])
     axes.set_ylim(len(bars) - 0.45, -0.55)
     axes.set_xlim(0, 101)

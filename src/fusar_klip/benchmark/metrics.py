@@ -38,8 +38,8 @@ class Score:
     ci_unit: Literal["image", "group"]
     """What was resampled. Images of one group (near-duplicates, one ground) are not independent, so whole
     groups are drawn where the data set names them."""
-    chance: float
-    """What guessing at random gives."""
+    chance: float | None
+    """What guessing at random gives; None where that has no plain meaning."""
 
 
 def bootstrap_interval(totals: Floats, statistic: Statistic, seed: int) -> tuple[float, float] | None:

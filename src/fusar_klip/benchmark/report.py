@@ -17,15 +17,10 @@ from fusar_klip.benchmark import figures
 from fusar_klip.benchmark.metrics import Score
 from fusar_klip.benchmark.retrieval import DUPLICATES, RERANKED
 from fusar_klip.benchmark.rows import RowOutcome
-from fusar_klip.benchmark.settings import AnyRow, RetrievalRow
+from fusar_klip.benchmark.settings import Row
+from fusar_klip.benchmark.tasks import TASKS
 from fusar_klip.files import write_bytes
 
-TASK_TITLES: Mapping[str, str] = {
-    "linear_probe": "Linear probe",
-    "knn": "k-nearest neighbours",
-    "finetune": "Fine-tuning",
-    "retrieval": "Image-text retrieval",
-}
 METRIC_TITLES: Mapping[str, str] = {
     "top1": "Top-1",
     "top3": "Top-3",
@@ -47,11 +42,16 @@ _TEXT_SHOWN = 700
 class Section:
     """One row of the suite with its outcome for each model."""
 
-    row: AnyRow
+    row: Row
     facts: str
     """The data set's sizes, in one line."""
     notes: Sequence[str]
     outcomes: Mapping[str, RowOutcome]
+
+    @property
+    def headline(self) -> str:
+        """The metric that stands for the row in the overview."""
+        return TASKS[self.row.task].headline_of(self.row)
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,6 @@ class _Figures:
                 file.unlink()
 
 
-def headline(row: AnyRow) -> str:
-    """Return the metric that stands for a row in the overview: its first, or the strict mean recall."""
-    return "mean_recall" if isinstance(row, RetrievalRow) else row.metrics[0]
-
-
 def write_report(
     out: Path, suite: str, sections: Sequence[Section], skipped: Sequence[str]
 ) -> tuple[Path, Path]:
@@ -119,8 +114,8 @@ def write_report(
     models = list(sections[0].outcomes)
     bars = [
         figures.Bar(
-            f"{section.row.dataset}\n{TASK_TITLES[section.row.task]}, {_short(headline(section.row))}",
-            {name: _score(outcome, headline(section.row)) for name, outcome in section.outcomes.items()},
+            f"{section.row.dataset}\n{_task_title(section)}, {_short(section.headline)}",
+            {name: _score(outcome, section.headline) for name, outcome in section.outcomes.items()},
         )
         for section in sections
     ]
@@ -130,7 +125,7 @@ def write_report(
         "models": models,
         "overview": drawn.add("overview", figures.overview(bars, models), alt, ""),
         "summary_columns": [
-            f"{s.row.dataset} ({s.row.split}), {TASK_TITLES[s.row.task].lower()}, {_short(headline(s.row))}"
+            f"{s.row.dataset} ({s.row.split}), {_task_title(s).lower()}, {_short(s.headline)}"
             for s in sections
         ],
         "summary": _summary(sections, models),
@@ -150,10 +145,10 @@ def metric_title(metric: str) -> tuple[str, str]:
     """Return a metric's column title and its scoring: ("Image to text R@1", "ITC, then ITM")."""
     ending = next(end for end in sorted(SCORINGS, key=len, reverse=True) if metric.endswith(end))
     stem = metric.removesuffix(ending)
-    if stem in METRIC_TITLES:
-        return METRIC_TITLES[stem], SCORINGS[ending]
     direction, _, k = stem.rpartition("_r")
-    return f"{direction.replace('_', ' ').capitalize()} R@{k}", SCORINGS[ending]
+    if direction and k.isdigit():
+        return f"{direction.replace('_', ' ').capitalize()} R@{k}", SCORINGS[ending]
+    return METRIC_TITLES.get(stem, stem.replace("_", " ").capitalize()), SCORINGS[ending]
 
 
 def _section_context(section: Section, number: int, drawn: _Figures) -> dict[str, Any]:
@@ -165,13 +160,13 @@ def _section_context(section: Section, number: int, drawn: _Figures) -> dict[str
     notes += [f"{model}: {note}" for model, outcome in outcomes.items() for note in outcome.notes]
     return {
         "number": number,
-        "title": f"{TASK_TITLES[row.task]} on {row.dataset}",
+        "title": f"{_task_title(section)} on {row.dataset}",
         "split": row.split,
         "facts": section.facts,
         "preset": row.preset_label,
         "n": scores[0].n,
         "unit": "groups of images" if units == {"group"} else "images",
-        "is_retrieval": isinstance(row, RetrievalRow),
+        "scored_by": any(metric_title(score.metric)[1] != SCORINGS[""] for score in scores),
         "columns": list(dict.fromkeys(metric_title(score.metric)[0] for score in scores)),
         "lines": _lines(outcomes),
         "notes": notes,
@@ -195,18 +190,17 @@ def _lines(outcomes: Mapping[str, RowOutcome]) -> list[Line]:
         ]
         guess = {score.metric: Cell(_percent(score.chance), "") for score in first}
         chance = [guess[metric] for metric in metrics]
-        lines.append(Line("chance", scoring, chance))
+        if any(cell.value for cell in chance):
+            lines.append(Line("chance", scoring, chance))
     return lines
 
 
 def _summary(sections: Sequence[Section], models: Sequence[str]) -> list[Line]:
-    return [
-        Line(model, "", [_cell(s.outcomes, model, headline(s.row)) for s in sections]) for model in models
-    ] + [
+    return [Line(model, "", [_cell(s.outcomes, model, s.headline) for s in sections]) for model in models] + [
         Line(
             "chance",
             "",
-            [Cell(_percent(_score(s.outcomes[models[0]], headline(s.row)).chance), "") for s in sections],
+            [Cell(_percent(_score(s.outcomes[models[0]], s.headline).chance), "") for s in sections],
         )
     ]
 
@@ -243,6 +237,13 @@ def _pictures(stem: str, outcomes: Mapping[str, RowOutcome], drawn: _Figures) ->
             text = textwrap.shorten(query.text, _TEXT_SHOWN, placeholder=" ...")
             content = figures.query(query)
             pictures.append(drawn.add(f"{stem}-{model}-query-{place}", content, alt, caption, text))
+    for model, outcome in outcomes.items():
+        for drawing in outcome.drawings:
+            content = base64.b64decode(drawing.content)
+            caption = f"{model}: {drawing.caption}"
+            pictures.append(
+                drawn.add(f"{stem}-{model}-{drawing.name}", content, drawing.alt, caption, drawing.text)
+            )
     return pictures
 
 
@@ -259,12 +260,18 @@ def _score(outcome: RowOutcome, metric: str) -> Score:
     return next(score for score in outcome.scores if score.metric == metric)
 
 
+def _task_title(section: Section) -> str:
+    return TASKS[section.row.task].title
+
+
 def _short(metric: str) -> str:
-    return METRIC_TITLES[metric].lower()
+    title = metric_title(metric)[0]
+    # Names such as mIoU and CIDEr keep their capitals.
+    return title.lower() if title[1:].islower() or " " in title else title
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
 
 
 def _render(template: str, context: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from fusar_klip.benchmark.metrics import Score
-from fusar_klip.benchmark.settings import AnyRow
+from fusar_klip.benchmark.settings import Row
 from fusar_klip.files import write_bytes
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,20 @@ class Query:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """A figure that the task has drawn itself."""
+
+    name: str
+    """Ends its file's name: unique among the row's drawings for one model."""
+    content: str
+    """PNG, base64."""
+    alt: str
+    caption: str
+    text: str = ""
+    """Words printed above it."""
+
+
+@dataclass(frozen=True)
 class RowOutcome:
     """All that one row gave for one checkpoint."""
 
@@ -78,12 +92,13 @@ class RowOutcome:
     confusion: Confusion | None = None
     chips: list[Chip] = field(default_factory=list)
     queries: list[Query] = field(default_factory=list)
+    drawings: list[Drawing] = field(default_factory=list)
 
 
 _OUTCOME = TypeAdapter(RowOutcome)
 
 
-def row_identity(row: AnyRow, checkpoint_digest: str, data_digest: str) -> str:
+def row_identity(row: Row, checkpoint_digest: str, data_digest: str) -> str:
     """Return the 64 hexadecimal digits that name an outcome: no path of this machine goes into them."""
     values = row.model_dump(mode="json", exclude={"path"})
     parts = {"format": FORMAT, "checkpoint": checkpoint_digest, "data": data_digest, "row": values}

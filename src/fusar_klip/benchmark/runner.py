@@ -10,23 +10,25 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fusar_klip.benchmark.classification import evaluate_classification
-from fusar_klip.benchmark.classification_data import read_classification
-from fusar_klip.benchmark.datasets.samples import ClassificationData, DatasetNotFoundError
-from fusar_klip.benchmark.report import Section, headline, write_report
-from fusar_klip.benchmark.retrieval import RetrievalData, evaluate_retrieval, read_retrieval
+from fusar_klip.benchmark.datasets.samples import (
+    ClassificationData,
+    DatasetNotFoundError,
+    DetectionData,
+    SegmentationData,
+)
+from fusar_klip.benchmark.report import Section, write_report
 from fusar_klip.benchmark.rows import RowOutcome, read_outcome, row_identity, write_outcome
-from fusar_klip.benchmark.settings import AnyRow, RetrievalRow
+from fusar_klip.benchmark.settings import Row
 from fusar_klip.benchmark.splits import write_split
 from fusar_klip.benchmark.subject import Subject, refuse_without_texts, subject_digest, subject_names
 from fusar_klip.benchmark.suite import DATA_VARIABLE, Suite, data_folder, load_suite, row_path
+from fusar_klip.benchmark.tasks import TASKS, TaskData
 from fusar_klip.errors import CheckpointError, DatasetError
 from fusar_klip.files import write_json
 
 logger = logging.getLogger(__name__)
-
-Data = ClassificationData | RetrievalData
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def benchmark(
     """
     loaded = load_suite(suite, tasks)
     names = subject_names(checkpoints)
-    if any(isinstance(row, RetrievalRow) for row in loaded.rows):
+    if any(TASKS[row.task].needs_texts for row in loaded.rows):
         refuse_without_texts(checkpoints)
     digests = [subject_digest(checkpoint) for checkpoint in checkpoints]
     if len(set(digests)) < len(digests):
@@ -85,7 +87,7 @@ def benchmark(
             outcome = read_outcome(out, identity)
             if outcome is None:
                 logger.info("%s: %s on %s (%s)", name, row.task, row.dataset, row.split)
-                outcome = _evaluate(row, read, subject)
+                outcome = TASKS[row.task].evaluate(row, read, subject)
                 write_outcome(out, identity, outcome)
                 run += 1
             outcomes[place].append(outcome)
@@ -94,7 +96,7 @@ def benchmark(
         for (row, read), results in zip(plan, outcomes, strict=True)
     ]
     for row, read in plan:
-        if isinstance(read, ClassificationData):
+        if isinstance(read, (ClassificationData, DetectionData, SegmentationData)):
             write_split(out, row.dataset, row.split, read)
     markdown, html = write_report(out, loaded.name, sections, skipped)
     entries = [entry for section in sections for entry in _entries(section)]
@@ -110,29 +112,22 @@ def benchmark(
             {key: entry[key] for key in ("model", "task", "dataset", "split", "metric", "value")}
             for section in sections
             for entry in _entries(section)
-            if entry["metric"] == headline(section.row)
+            if entry["metric"] == section.headline
         ],
     )
 
 
-def _read_data(suite: Suite, data: Path) -> tuple[list[tuple[AnyRow, Data]], list[str]]:
+def _read_data(suite: Suite, data: Path) -> tuple[list[tuple[Row, TaskData]], list[str]]:
     """Read each data set of the suite once; return the rows with their data, and why rows are left out."""
-    plan: list[tuple[AnyRow, Data]] = []
+    plan: list[tuple[Row, TaskData]] = []
     skipped: list[str] = []
-    known: dict[tuple[str, ...], Data] = {}
+    known: dict[tuple[Any, ...], TaskData] = {}
     for row in suite.rows:
-        path = row_path(row, suite, data)
-        if isinstance(row, RetrievalRow):
-            key = (str(path), row.texts, row.split, *row.scales)
-        else:
-            key = (str(path), row.reader, row.split_file, row.split, str(row.split_by), str(row.split_seed))
+        task, path = TASKS[row.task], row_path(row, suite, data)
+        key = (task.read, path, *(getattr(row, name) for name in task.read_by))
         try:
             if key not in known:
-                known[key] = (
-                    read_retrieval(row, path)
-                    if isinstance(row, RetrievalRow)
-                    else read_classification(row, path)
-                )
+                known[key] = task.read(row, path)
         except DatasetNotFoundError as error:
             if suite.missing == "fail":
                 raise
@@ -146,14 +141,6 @@ def _read_data(suite: Suite, data: Path) -> tuple[list[tuple[AnyRow, Data]], lis
             "folder that holds them"
         )
     return plan, skipped
-
-
-def _evaluate(row: AnyRow, data: Data, subject: Subject) -> RowOutcome:
-    if isinstance(row, RetrievalRow):
-        assert isinstance(data, RetrievalData)
-        return evaluate_retrieval(row, data, subject)
-    assert isinstance(data, ClassificationData)
-    return evaluate_classification(row, data, subject)
 
 
 def _entries(section: Section) -> list[dict[str, str | float | int | None]]:

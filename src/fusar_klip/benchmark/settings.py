@@ -1,7 +1,6 @@
 """The rows of a benchmark suite: which task, on which data, with which preset, and every value of it.
 
-A suite file is read by `suite.py`; what a row's values do stands in the module of its task. Detection,
-segmentation, captioning and question answering get their own row beside these.
+A suite file is read by `suite.py`; what a row's values do stands in the module of its task.
 """
 
 from collections.abc import Mapping
@@ -53,7 +52,7 @@ class Row(Settings):
     """What every row of a suite says."""
 
     task: str
-    """What is measured; one of the keys of `ROWS`."""
+    """What is measured; one of the keys of `tasks.TASKS`."""
     dataset: str = Field(min_length=1)
     """The data set's name as the results print it."""
     path: str = Field(min_length=1)
@@ -173,13 +172,3 @@ class RetrievalRow(Row):
     """The K of recall at K."""
     shortlist: int = Field(default=256, ge=0)
     """So many best candidates by ITC are ranked again by ITM (decisions.md); 0 leaves the second pass out."""
-
-
-AnyRow = LinearProbeRow | KnnRow | FinetuneRow | RetrievalRow
-
-ROWS: Mapping[str, type[AnyRow]] = {
-    "linear_probe": LinearProbeRow,
-    "knn": KnnRow,
-    "finetune": FinetuneRow,
-    "retrieval": RetrievalRow,
-}

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusar_klip.benchmark.settings import ROWS, AnyRow, Missing
+from fusar_klip.benchmark.settings import Missing, Row
+from fusar_klip.benchmark.tasks import TASKS
 from fusar_klip.config import Settings, load_settings, validate_settings
 from fusar_klip.errors import DatasetError, SettingsError
 
@@ -38,9 +39,9 @@ class Suite:
 
     name: str
     missing: Missing
-    rows: tuple[AnyRow, ...]
+    rows: tuple[Row, ...]
     folder: Path
-    """The folder of the suite file, for a `retrieval` row's relative path."""
+    """The folder of the suite file, for the relative paths of tasks that say so."""
 
 
 def load_suite(file: Path | None = None, tasks: Sequence[str] = ()) -> Suite:
@@ -67,7 +68,7 @@ def data_folder(given: Path | None) -> Path:
     return given or Path(os.environ.get(DATA_VARIABLE) or DEFAULT_DATA)
 
 
-def row_path(row: AnyRow, suite: Suite, data: Path) -> Path:
+def row_path(row: Row, suite: Suite, data: Path) -> Path:
     """Return where the row's data set is looked for (see `Row.path`).
 
     Raises:
@@ -83,25 +84,25 @@ def row_path(row: AnyRow, suite: Suite, data: Path) -> Path:
         raise DatasetError(
             f"the path of {row.dataset}, {row.path}, has a stray $: write $$ for a dollar sign"
         ) from None
-    return (suite.folder if row.task == "retrieval" else data) / path
+    return (suite.folder if TASKS[row.task].beside_suite else data) / path
 
 
 def _check_tasks(tasks: Sequence[str]) -> None:
     for task in tasks:
-        if task not in ROWS:
-            near = difflib.get_close_matches(task, ROWS, n=1)
-            hint = f'did you mean "{near[0]}"?' if near else f"tasks: {', '.join(ROWS)}"
+        if task not in TASKS:
+            near = difflib.get_close_matches(task, TASKS, n=1)
+            hint = f'did you mean "{near[0]}"?' if near else f"tasks: {', '.join(TASKS)}"
             raise SettingsError(f'unknown task "{task}"; {hint}')
 
 
-def _row(number: int, values: dict[str, Any], path: Path) -> AnyRow:
+def _row(number: int, values: dict[str, Any], path: Path) -> Row:
     where = f"{path}, row {number}"
     task = values.get("task")
     if not isinstance(task, str):
-        raise SettingsError(f"{where} names no task; tasks: {', '.join(ROWS)}")
+        raise SettingsError(f"{where} names no task; tasks: {', '.join(TASKS)}")
     try:
         _check_tasks([task])
-        row: AnyRow = validate_settings(ROWS[task], values)
+        row: Row = validate_settings(TASKS[task].row, values)
     except SettingsError as error:
         raise SettingsError(f"{where}: {error}") from error
     return row
