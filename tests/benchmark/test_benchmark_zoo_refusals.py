@@ -68,7 +68,7 @@ def test_what_is_missing_and_left_over_is_listed(tmp_path: Path, caplog: pytest.
     [
         ({"blocks.0.mlp.fc2.weight": None, "blocks.1.mlp.fc2.weight": None}, "lacks .* of the weights"),
         ({"stray.weight": torch.zeros(100, 400)}, "weights too many"),
-        ({"blocks.0.attn.qkv.weight": torch.zeros(9, WIDTH)}, r"is \(9, 64\) and not \(192, 64\)"),
+        ({"blocks.0.attn.qkv.weight": torch.zeros(9, WIDTH)}, r"is \(9, 64\) instead of \(192, 64\)"),
         ({"patch_embed.proj.weight": None}, "holds no image tower of MAE"),
         ({"pos_embed": torch.zeros(1, 8, WIDTH)}, "does not have the sizes of a MAE"),
         ({"layer1.0.conv1.weight": torch.zeros(1), "patch_embed.proj.weight": None}, "holds no image tower"),

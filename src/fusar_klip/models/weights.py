@@ -8,8 +8,6 @@ a file lacks or has too much is listed, and past a threshold it is an error.
 """
 
 import argparse
-import logging
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,21 +16,18 @@ import torch
 from safetensors import SafetensorError
 from timm.models import adapt_input_conv, create_model, load_state_dict
 from timm.models.vision_transformer import checkpoint_filter_fn
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import BertModel
 
 from fusar_klip.errors import CheckpointError
+from fusar_klip.models.filling import fill
 from fusar_klip.models.text_stack import TextDecoder, TextStack
 from fusar_klip.models.towers import ImageTower
-
-_log = logging.getLogger(__name__)
 
 # What timm, transformers, torch and safetensors raise for weights that are missing or damaged.
 _UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, TypeError, UnpicklingError, SafetensorError)
 
-# More than this share of a tower's weights missing, or this much too many, means that the file is of another
-# model.
-_LIMIT = 0.1
+_MEND = "choose the model and the tokenizer that the weights were made for"
 
 # Parts of whole models that a tower has no use for: heads, MAE's decoder, towers of the other kind.
 _OTHER_IMAGE_PARTS = ("head.", "fc_norm.", "decoder_", "mask_token", "pre_logits.")
@@ -61,7 +56,14 @@ def load_image_weights(tower: ImageTower, source: str) -> None:
     except _UNREADABLE as error:
         raise _no_weights("init.image", source, "a file or a timm model name", error) from error
     wanted = {key: value for key, value in state.items() if not key.startswith(_OTHER_IMAGE_PARTS)}
-    _load_into(tower, wanted, source, others, new="gsd_embedding.")
+    fill(
+        tower,
+        wanted,
+        source,
+        mend=_MEND,
+        others=others,
+        optional=lambda name: name.startswith("gsd_embedding."),
+    )
 
 
 def load_text_weights(encoder: TextStack, decoder: TextDecoder, source: str) -> None:
@@ -96,7 +98,7 @@ def load_text_weights(encoder: TextStack, decoder: TextDecoder, source: str) -> 
         state = {key: value for key, value in state.items() if not key.startswith(_OTHER_TEXT_PARTS)}
     if own_decoder:
         state = _without_added_words(state, len(encoder.embeddings.word_embeddings.weight))
-    _load_into(encoder, state, source, others, new=".crossattention.")
+    fill(encoder, state, source, mend=_MEND, others=others, optional=lambda name: ".crossattention." in name)
     # The decoder's own self-attention starts from BERT's too; what is shared is copied onto itself.
     decoder.bert.load_state_dict(encoder.state_dict())
     own = {
@@ -160,39 +162,6 @@ def _without_added_words(state: dict[str, Tensor], words: int) -> dict[str, Tens
     if name in state and len(state[name]) == words + 2:
         return state | {name: state[name][:words]}
     return state
-
-
-def _load_into(
-    module: nn.Module, state: Mapping[str, Tensor], source: str, others: list[str], new: str
-) -> None:
-    """Load `state`; parameters whose name holds `new` need not be in it."""
-    own = dict(module.named_parameters())
-    expected = {name for name in own if new not in name}
-    if wrong := [n for n in sorted(own.keys() & state.keys()) if own[n].shape != state[n].shape]:
-        shapes = f"{tuple(state[wrong[0]].shape)} instead of {tuple(own[wrong[0]].shape)}"
-        raise CheckpointError(
-            f"{source} does not fit: {wrong[0]} is {shapes}; "
-            "choose the model and the tokenizer that the weights were made for"
-        )
-    missing, unused = sorted(expected - state.keys()), sorted(state.keys() - own.keys())
-    whole = sum(own[name].numel() for name in expected)
-    for share, what, names in (
-        (sum(own[n].numel() for n in missing) / whole, "lacks {} of the weights", missing),
-        (sum(state[n].numel() for n in unused) / whole, "has {} weights too many", unused),
-    ):
-        if share > _LIMIT:
-            raise CheckpointError(
-                f"{source} {what.format(f'{share:.0%}')} ({', '.join(names[:3])}, ...): "
-                "choose the model that the weights were made for"
-            )
-    if missing or unused:
-        _log.warning("%s: missing %s; unused %s", source, missing or "none", unused or "none")
-    if others:
-        parts = Counter(name.split(".")[0] for name in others)
-        _log.info(
-            "%s: left out %s", source, ", ".join(f"{part} ({count})" for part, count in sorted(parts.items()))
-        )
-    module.load_state_dict(dict(state), strict=False)
 
 
 def _no_weights(key: str, source: str, wanted: str, error: Exception) -> CheckpointError:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from transformers.models.blip.configuration_blip import BlipTextConfig
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-from fusar_klip.benchmark.zoo.towers import fill
+from fusar_klip.benchmark.zoo.towers import MEND
 from fusar_klip.errors import CheckpointError
+from fusar_klip.models.filling import fill
 
 # B texts, L tokens, N image tokens, W image width, E shared length
 
@@ -123,7 +124,7 @@ def read_blip_text(
     )
     tower = BlipTextModel(config, add_pooling_layer=False)
     text.pop("embeddings.position_ids", None)
-    fill(tower, text, source, [])
+    fill(tower, text, source, mend=MEND)
     matching = _linear(state, "itm_head") if "itm_head.weight" in state else None
     texts = BlipTexts(tower, _linear(state, "text_proj"), matching, vocabulary)
     # The image side's bias is a row more.

@@ -12,8 +12,9 @@ from tokenizers import Regex, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
 from fusar_klip.benchmark.zoo.layouts import join_attention
-from fusar_klip.benchmark.zoo.towers import fill
+from fusar_klip.benchmark.zoo.towers import MEND
 from fusar_klip.errors import CheckpointError
+from fusar_klip.models.filling import fill
 
 # B texts, L tokens, D text width, E shared length
 
@@ -134,7 +135,7 @@ def read_clip_text(
     if "token_embedding.weight" not in text or "text_projection" not in text or projection is None:
         return None
     tower = ClipText(text, quick_gelu)
-    fill(tower, text, source, [])
+    fill(tower, text, source, mend=MEND)
     return tower, projection
 
 

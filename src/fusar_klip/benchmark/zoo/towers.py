@@ -1,7 +1,5 @@
 """An image tower with one input channel, made to the sizes of its weights and filled with them."""
 
-import logging
-from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -17,14 +15,12 @@ from fusar_klip.benchmark.zoo.irpe import IrpeTower
 from fusar_klip.benchmark.zoo.layouts import PATCH, read_vision
 from fusar_klip.benchmark.zoo.registry import ZooModel
 from fusar_klip.errors import CheckpointError
+from fusar_klip.models.filling import fill
 
-_log = logging.getLogger(__name__)
-
-LIMIT = 0.1
-"""More than this share of a tower's weights missing, or this much too many, is an error."""
+MEND = "take the zoo name that the weights belong to, or fetch the file whole"
+"""What to do about weights that do not fill a tower."""
 
 _BIAS = "patch_embed.proj.bias"
-_SHOWN = 8
 # Head widths are 64; ViT-H's and ViT-g's heads are wider.
 _HEADS = {1280: 16, 1408: 16, 1664: 16}
 _POOLING = {"class token": "token", "mean of patch tokens": "avg"}
@@ -56,8 +52,15 @@ def build_tower(
             "project publishes them"
         ) from error
     # HiViT's own classifier norms the mean; weights from pretraining have no such norm.
-    optional = ("fc_norm.",) if model.layout == "hivit" else ()
-    fill(tower, vision, source, others, optional)
+    normless = model.layout == "hivit"
+    fill(
+        tower,
+        vision,
+        source,
+        mend=MEND,
+        others=others,
+        optional=lambda name: normless and name.startswith("fc_norm."),
+    )
     return tower.eval(), size
 
 
@@ -134,54 +137,3 @@ def _side(state: Mapping[str, Tensor], patch: int, own: int) -> int:
     if grid**2 != state["pos_embed"].shape[1] - own:
         raise ValueError(f"{state['pos_embed'].shape[1]} places are no square and a class token")
     return int(grid * patch)
-
-
-def fill(
-    module: nn.Module,
-    state: Mapping[str, Tensor],
-    source: str,
-    others: list[str],
-    optional: tuple[str, ...] = (),
-) -> None:
-    """Fill a module; list what is missing and what is left over.
-
-    Args:
-        module: Its parameters are filled in place.
-        state: Tensors under the module's names.
-        source: How messages call the file.
-        others: Names of the file's other parts, which are told of in the log.
-        optional: Starts of names that the weights need not have.
-
-    Raises:
-        CheckpointError: A shape differs, or more than a tenth is missing or left over.
-    """
-    own = dict(module.named_parameters())
-    if wrong := [name for name in sorted(own.keys() & state.keys()) if own[name].shape != state[name].shape]:
-        found, wanted = tuple(state[wrong[0]].shape), tuple(own[wrong[0]].shape)
-        raise CheckpointError(
-            f"{source} does not fit: {wrong[0]} is {found} and not {wanted}: take the zoo name that the "
-            "weights belong to"
-        )
-    missing = sorted(name for name in own.keys() - state.keys() if not name.startswith(optional or ("\0",)))
-    unused = sorted(state.keys() - own.keys())
-    whole = sum(parameter.numel() for parameter in own.values())
-    for share, what, names in (
-        (sum(own[name].numel() for name in missing) / whole, "lacks {} of the weights", missing),
-        (sum(state[name].numel() for name in unused) / whole, "has {} of the weights too many", unused),
-    ):
-        if share > LIMIT:
-            raise CheckpointError(
-                f"{source} {what.format(f'{share:.0%}')} ({_some(names)}): take the zoo name that the "
-                "weights belong to, or fetch the file whole"
-            )
-    if missing or unused:
-        _log.warning("%s: missing %s; unused %s", source, _some(missing), _some(unused))
-    if others:
-        parts = Counter(name.split(".")[0] for name in others)
-        _log.info("%s: left out %s", source, ", ".join(f"{part} ({n})" for part, n in sorted(parts.items())))
-    module.load_state_dict(dict(state), strict=False)
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more if names else "none"
