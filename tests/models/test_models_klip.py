@@ -10,9 +10,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import fusar_klip
-from fusar_klip.errors import CheckpointError, DatasetError, NotInThisVersionError
+from fusar_klip.catalog import TARGET_FIELDS, TERRAIN_FIELDS
+from fusar_klip.errors import CheckpointError, DatasetError
 from fusar_klip.models import Klip, KlipNetwork, Preprocess, Tokenizer, load
-from fusar_klip.models.checkpoint import save_weights
+from fusar_klip.models.checkpoint import save_run, save_weights
+from fusar_klip.models.speaking import Speaks
 
 
 @pytest.fixture
@@ -92,11 +94,35 @@ def test_untrained_is_fresh_and_always_the_same(run: Path, images: list[np.ndarr
     np.testing.assert_array_equal(fresh.embed_image(images), load(f"untrained:{run}").embed_image(images))
 
 
-def test_what_comes_later_says_so(run: Path, images: list[np.ndarray]) -> None:
-    with pytest.raises(NotInThisVersionError, match="not in this version"):
-        load(run).caption(images[0])
-    with pytest.raises(NotInThisVersionError, match="not in this version"):
-        load(run).ask(images[0], "How many?")
+def test_a_pretrained_model_writes_the_fields_of_one_schema(run: Path, images: list[np.ndarray]) -> None:
+    model = load(run)
+    text = model.caption(images[0])
+    fields = [line.partition(": ")[0] for line in text.splitlines()]
+    assert fields
+    assert any(set(fields) <= set(schema) for schema in (TARGET_FIELDS, TERRAIN_FIELDS))
+    assert text == model.caption(images[0])
+    with pytest.raises(CheckpointError, match="not fine-tuned on questions"):
+        model.ask(images[0], "How many?")
+
+
+def test_a_fine_tuned_model_says_what_it_has_learnt(
+    run: Path, images: list[np.ndarray], tmp_path: Path
+) -> None:
+    model = load(run)
+    for of, wrong in (("questions", "caption"), ("captions", "ask")):
+        model.speaks = Speaks(of, 24, 2)  # type: ignore[arg-type]
+        save_run(model, tmp_path / of)
+        again = load(tmp_path / of)
+        assert again.speaks == model.speaks
+        said = again.ask(images[0], "How many ships?") if of == "questions" else again.caption(images[0])
+        assert isinstance(said, str)
+        assert "[SEP]" not in said
+        with pytest.raises(CheckpointError, match="fine-tuned on questions"):
+            again.caption(images[0]) if wrong == "caption" else again.ask(images[0], "?")
+    assert load(f"untrained:{tmp_path / 'captions'}").speaks is None
+    (tmp_path / "captions" / "speaks.json").write_text("[1]")
+    with pytest.raises(CheckpointError, match=r"speaks\.json"):
+        load(tmp_path / "captions")
 
 
 def test_bad_checkpoints(run: Path, tmp_path: Path) -> None:

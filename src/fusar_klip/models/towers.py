@@ -80,12 +80,31 @@ class ImageTower(VisionTransformer):
 
     def tokens(self, images_b1ss: Tensor, gsd_m_b: Tensor | None = None) -> Tensor:
         """Return the normalised output (B, N, W), class token first."""
-        tokens_bnw: Tensor = self.norm(self._through(len(self.blocks), images_b1ss, gsd_m_b))
+        return self.encoded(self.embedded(images_b1ss, gsd_m_b))
+
+    def forward_features(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Return `tokens` of images whose spacing is not known, under timm's name: what fine-tuning calls."""
+        assert attn_mask is None
+        assert not is_causal
+        return self.tokens(x)
+
+    def embedded(self, images_b1ss: Tensor, gsd_m_b: Tensor | None = None) -> Tensor:
+        """Return what the first block reads, (B, N, W): class token and patches with their positions."""
+        tokens_bnw: Tensor = self._pos_embed(self.patch_embed(images_b1ss))
+        if self.gsd_embedding is not None:
+            if gsd_m_b is None:
+                gsd_m_b = torch.full((len(images_b1ss),), torch.nan, device=images_b1ss.device)
+            tokens_bnw = tokens_bnw + self.gsd_embedding(gsd_m_b)[:, None]
+        return tokens_bnw
+
+    def encoded(self, embedded_bnw: Tensor) -> Tensor:
+        """Return the normalised output (B, N, W) of `embedded`, or of some of its tokens."""
+        tokens_bnw: Tensor = self.norm(self._through(len(self.blocks), embedded_bnw))
         return tokens_bnw
 
     def class_tokens(self, images_b1ss: Tensor, gsd_m_b: Tensor | None = None) -> Tensor:
         """Return the class token of `tokens` alone, (B, W): the last block computes no other."""
-        tokens_bnw = self._through(len(self.blocks) - 1, images_b1ss, gsd_m_b)
+        tokens_bnw = self._through(len(self.blocks) - 1, self.embedded(images_b1ss, gsd_m_b))
         block: Any = self.blocks[-1]
         attention, width = block.attn, tokens_bnw.shape[2]
         heads = attention.num_heads
@@ -101,13 +120,8 @@ class ImageTower(VisionTransformer):
         class_bw: Tensor = self.norm(class_b1w)[:, 0]
         return class_bw
 
-    def _through(self, blocks: int, images_b1ss: Tensor, gsd_m_b: Tensor | None) -> Tensor:
+    def _through(self, blocks: int, tokens_bnw: Tensor) -> Tensor:
         """Return the tokens (B, N, W) after that many blocks."""
-        tokens_bnw: Tensor = self._pos_embed(self.patch_embed(images_b1ss))
-        if self.gsd_embedding is not None:
-            if gsd_m_b is None:
-                gsd_m_b = torch.full((len(images_b1ss),), torch.nan, device=images_b1ss.device)
-            tokens_bnw = tokens_bnw + self.gsd_embedding(gsd_m_b)[:, None]
         for block in self.blocks[:blocks]:
             if self.grad_checkpointing and torch.is_grad_enabled():
                 tokens_bnw = checkpoint(block, tokens_bnw, use_reentrant=False)

@@ -1,6 +1,7 @@
 """Weights to start the towers from: files in the layouts of the field's projects, or names of the hubs.
 
-    image tower   timm; MAE (facebookresearch/mae); OpenAI's CLIP; ALBEF and BLIP, whole files too
+    image tower   timm; MAE (facebookresearch/mae); OpenAI's CLIP; ALBEF and BLIP, whole files too; a RUN's
+                  model.safetensors, of any objective
     text side     BERT (transformers, old files too); ALBEF and BLIP, decoder included
 
 Files are .safetensors, or .pth and the like, of which nothing but tensors is read (`weights_only`). Whatever
@@ -121,10 +122,10 @@ def _read(source: str) -> dict[str, Tensor]:
 
 def _image_part(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Return the image tower's weights in a layout that timm knows, and the names of all others."""
-    if any(key.startswith("visual_encoder.") for key in state):
-        prefix = "visual_encoder."
-        kept = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
-        return kept, [key for key in state if not key.startswith(prefix)]
+    for prefix in ("visual_encoder.", "image_tower."):
+        if any(key.startswith(prefix) for key in state):
+            kept = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+            return kept, [key for key in state if not key.startswith(prefix)]
     if "visual.class_embedding" in state:
         kept = {key: value for key, value in state.items() if key.startswith("visual.")}
         # CLIP's patches have no bias: a fresh one would not be 0.

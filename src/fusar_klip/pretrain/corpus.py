@@ -94,9 +94,14 @@ def texted_tiles(
     dataset: Path, split: str, segments: Mapping[str, Sequence[str]], image_size: int
 ) -> pd.DataFrame:
     """Return the catalog's rows of the tiles that `read_split` takes."""
+    tiles = kept_tiles(dataset, split, image_size)
+    return tiles[tiles["tile_id"].isin(list(segments))]
+
+
+def kept_tiles(dataset: Path, split: str, image_size: int) -> pd.DataFrame:
+    """Return the catalog's rows of the kept tiles of `split` that can be read, with a text or without."""
     tiles = read_tiles(dataset, ["tile_id", "split", "kept", "gsd_m", "width", "height"])
-    cache = open_tile_cache(dataset, image_size)
-    known = tiles["tile_id"].isin(list(segments)) & tiles["tile_id"].isin(list(cache.rows))
+    known = tiles["tile_id"].isin(list(open_tile_cache(dataset, image_size).rows))
     return tiles[(tiles["split"] == split) & tiles["kept"] & known]
 
 
@@ -196,11 +201,17 @@ def measure_preprocess(dataset: Path, image_size: int) -> Preprocess:
     return Preprocess(image_size, round(mean, 4), max(round(std, 4), 0.01))
 
 
-def fingerprint(dataset: Path, version: str, image_size: int) -> dict[str, str]:
-    """Return the checksums of what a run depends on; a resumed run must find the same."""
+def fingerprint(dataset: Path, version: str | None, image_size: int) -> dict[str, str]:
+    """Return the checksums of what a run depends on; a resumed run must find the same.
+
+    Args:
+        dataset: The data set.
+        version: The text version; None of a run without texts.
+        image_size: Side of the model's input.
+    """
     unreadable = open_tile_cache(dataset, image_size).unreadable
+    files = ["tiles.parquet", *([f"texts/{version}.parquet"] if version is not None else [])]
     return {
-        "tiles.parquet": sha256(dataset / "tiles.parquet"),
-        f"texts/{version}.parquet": sha256(dataset / "texts" / f"{version}.parquet"),
+        **{name: sha256(dataset / name) for name in files},
         "tiles that cannot be read": hashlib.sha256("\n".join(sorted(unreadable)).encode()).hexdigest(),
     }

@@ -1,4 +1,4 @@
-"""Everything that training changes, and the one step that changes it."""
+"""Everything that vision-language training changes, and the one step that changes it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,21 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from fusar_klip.errors import CheckpointError
-from fusar_klip.files import replaced
 from fusar_klip.models import KlipNetwork, Tokenizer
 from fusar_klip.models.momentum import MomentumTowers
 from fusar_klip.models.queue import FeatureQueue
 from fusar_klip.models.weights import load_image_weights, load_text_weights
 from fusar_klip.pretrain import sharding
 from fusar_klip.pretrain.batches import Batch
-from fusar_klip.pretrain.guard import Guard
+from fusar_klip.pretrain.descent import Descent, PartLosses
 from fusar_klip.pretrain.objective import Objective, batch_losses
 from fusar_klip.pretrain.pace import count_flops
 from fusar_klip.pretrain.ranks import Ranks
-from fusar_klip.pretrain.run_folder import writable_checkpoint
-from fusar_klip.pretrain.schedule import distillation_weight, learning_rate
+from fusar_klip.pretrain.schedule import distillation_weight
 from fusar_klip.pretrain.settings import PretrainSettings
 
 
@@ -75,7 +73,6 @@ class Learner:
         self.network = network.to(self.device)
         self.momentum = MomentumTowers(self.network)
         self.queue = FeatureQueue(settings.contrast.queue, settings.architecture.embed_dim, self.device)
-        self.guard = Guard(settings.guard)
         if settings.checkpoint_activations:
             self.network.checkpoint_activations()
         if settings.compile:
@@ -84,8 +81,8 @@ class Learner:
         self._objective = sharding.distributed(
             Objective(self.network), self.momentum, settings.parallel, ranks
         )
-        self._names = {parameter: name for name, parameter in self.network.named_parameters()}
-        self._optimizer = _optimizer(self.network, settings)
+        self._descent = Descent(self.network, self._objective, settings, ranks)
+        self.guard = self._descent.guard
 
     def step(self, parts: Sequence[Batch], step: int, steps_per_epoch: int) -> StepReport:
         """Learn from one batch, part by part.
@@ -93,35 +90,31 @@ class Learner:
         Raises:
             SettingsError: Too many steps in a row had to be left out.
         """
-        settings = self.settings
-        # Every draw follows from (seed, step): dropout after a resume is the same.
-        torch.manual_seed((settings.seed * 1_000_003 + step) * self.ranks.world + self.ranks.rank)
-        rate = learning_rate(step, steps_per_epoch, settings.optimizer)
+        settings, descent = self.settings, self._descent
+        descent.begin(step)
         alpha = distillation_weight(step, steps_per_epoch, settings.contrast.alpha)
-        self.network.train()
         temperature = self.network.temperature.item()
-        values, pairs = self._gradients(parts, alpha)
-        norm = sharding.clip_gradients(self._names, settings.optimizer.clip_norm, self.ranks)
-        # Read after the backward pass is under way, so that a GPU does not wait for the answer.
-        losses = self.ranks.mean(values).tolist()
-        if self.guard.passes(step, losses[0], norm):
-            for group in self._optimizer.param_groups:
-                group["lr"] = rate
-            self._optimizer.step()
+        values, pairs = descent.gradients(parts, lambda part: self._losses(part, alpha))
+        taken = descent.take(step, steps_per_epoch, values)
+        if taken.passed:
             self.network.clamp_temperature()
             self.momentum.update(self.network, settings.contrast.momentum)
             for pair in pairs:
                 self.queue.enqueue(*pair)
-        self._optimizer.zero_grad(set_to_none=True)
-        total, itc, itm, mlm = losses
-        return StepReport(rate, total, itc, itm, mlm, temperature, norm, self.guard.skipped)
+        total, itc, itm, mlm = taken.values
+        return StepReport(
+            taken.lr, total, itc, itm, mlm, temperature, taken.gradient_norm, self.guard.skipped
+        )
 
     def flops(self, parts: Sequence[Batch]) -> int:
         """Return the FLOPs of a step on this process's share of a batch; nothing changes."""
         self.network.train()
-        counted = count_flops(lambda: self._gradients(parts[:1], alpha=0.0)) * len(parts)
-        self._optimizer.zero_grad(set_to_none=True)
-        return counted
+        one = parts[:1]
+        counted = count_flops(
+            lambda: self._descent.gradients(one, lambda part: self._losses(part, alpha=0.0))
+        )
+        self._descent.drop_gradients()
+        return counted * len(parts)
 
     @contextmanager
     def whole_network(self) -> Iterator[KlipNetwork]:
@@ -143,71 +136,26 @@ class Learner:
         Raises:
             CheckpointError: The disk is full.
         """
-        keep = self.ranks.first
-        state = {
-            "step": step,
-            **progress,
-            "guard": self.guard.state(),
-            "network": sharding.whole_by_name(self.network.named_parameters(), keep=keep),
-            "momentum": sharding.whole_by_name(self.momentum.named_parameters(), keep=keep),
-            "queue": self.queue.state(),
-            "optimizer": sharding.optimizer_state(self._optimizer, self._names, keep=keep),
-        }
-        if keep:
-            with writable_checkpoint(path), replaced(path) as partial:
-                torch.save(state, partial)
+        self._descent.save(path, {"step": step, **progress}, self._modules(), {"queue": self.queue})
 
-    @torch.no_grad()
     def restore(self, path: Path) -> dict[str, Any]:
         """Go on from `path`; return what `save` was given: `step`, and the progress.
 
         Raises:
             CheckpointError: The file is damaged.
         """
-        try:
-            state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-            for module, values in (
-                (self.network, state.pop("network")),
-                (self.momentum, state.pop("momentum")),
-            ):
-                for name, parameter in module.named_parameters():
-                    sharding.fill(parameter, values[name])
-            self.queue.load_state(state.pop("queue"))
-            sharding.fill_optimizer(self._optimizer, self._names, state.pop("optimizer"))
-            self.guard.load_state(state.pop("guard"))
-        except Exception as error:  # torch.load raises what the damage happens to cause
-            raise CheckpointError(f"{path} is damaged ({error}): remove it to start again") from error
-        return state
+        return self._descent.restore(path, self._modules(), {"queue": self.queue})
 
     @property
     def _is_shared(self) -> bool:
         return self.settings.parallel == "fsdp" and self.ranks.world > 1
 
-    def _gradients(
-        self, parts: Sequence[Batch], alpha: float
-    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
-        """Add up the parts' mean gradient; return the losses (4,) and what goes into the queue."""
-        values = torch.zeros(4, device=self.device)
-        pairs = []
-        for number, batch in enumerate(parts, 1):
-            with (
-                sharding.synchronised(self._objective, number == len(parts)),
-                torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"),
-            ):
-                losses = batch_losses(self._objective, self.momentum, self.queue, batch, alpha)
-                total = losses.total(self.settings.loss)
-                torch.autograd.backward(total / len(parts))
-            values += torch.stack([total, losses.itc, losses.itm, losses.mlm]).detach() / len(parts)
-            pairs.append((losses.momentum_image, losses.momentum_text, losses.ids))
-        return values, pairs
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"network": self.network, "momentum": self.momentum}
 
-
-def _optimizer(network: KlipNetwork, settings: PretrainSettings) -> torch.optim.AdamW:
-    # Norms' weights, biases and the temperature have one dimension or none; decay would only shrink them. The
-    # temperature has a group of its own, because FSDP shares out everything but scalars.
-    dimensions = [(2, 9, settings.optimizer.weight_decay), (1, 1, 0.0), (0, 0, 0.0)]
-    groups = [
-        {"params": [p for p in network.parameters() if least <= p.ndim <= most], "weight_decay": decay}
-        for least, most, decay in dimensions
-    ]
-    return torch.optim.AdamW(groups, lr=settings.optimizer.lr, fused=True)
+    def _losses(self, batch: Batch, alpha: float) -> PartLosses:
+        """Return eq. 7 with its three parts, (4,), and what goes into the queue."""
+        losses = batch_losses(self._objective, self.momentum, self.queue, batch, alpha)
+        total = losses.total(self.settings.loss)
+        values = torch.stack([total, losses.itc, losses.itm, losses.mlm])
+        return PartLosses(total, values, (losses.momentum_image, losses.momentum_text, losses.ids))

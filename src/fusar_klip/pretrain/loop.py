@@ -1,31 +1,32 @@
 """`fusar-klip pretrain`: one loop that reads top to bottom - texts, batch, step, log, validate, save.
 
-Alone, or in each of the processes that torchrun starts (`ranks`).
+Alone, or in each of the processes that torchrun starts (`ranks`). What is learnt from what is the objective's
+(`course`): the paper's (`vision_language`), or one of its single-modal baselines (`baselines`).
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from fusar_klip.models.checkpoint import save_weights
-from fusar_klip.pretrain.batches import Batch
-from fusar_klip.pretrain.corpus import fingerprint, read_segments
+from fusar_klip.pretrain.baselines.course import BASELINES
+from fusar_klip.pretrain.course import Course, Objective
 from fusar_klip.pretrain.interrupt import stop_requests
-from fusar_klip.pretrain.learner import Learner
-from fusar_klip.pretrain.materials import Materials, read_materials, set_up
 from fusar_klip.pretrain.metrics_log import MetricsLog
 from fusar_klip.pretrain.pace import Pace, matrix_rate
 from fusar_klip.pretrain.ranks import Ranks, joined_ranks
-from fusar_klip.pretrain.run_folder import RunFolder, writable_checkpoint
+from fusar_klip.pretrain.run_folder import RunFolder
 from fusar_klip.pretrain.settings import PretrainSettings
-from fusar_klip.pretrain.text_versions import RunTexts
-from fusar_klip.pretrain.validation import validate
+from fusar_klip.pretrain.vision_language import VISION_LANGUAGE
 from fusar_klip.progress import progress_bar
 
 _log = logging.getLogger(__name__)
+
+OBJECTIVES: Mapping[str, Objective] = {"klip": VISION_LANGUAGE, **BASELINES}
+"""What may be learnt, by `PretrainSettings.objective`."""
 
 _WORKERS_PER_GPU = 4
 
@@ -43,7 +44,8 @@ class PretrainSummary:
         best_step: The step whose weights are in best.safetensors.
         skipped_steps: Steps that were left out: their loss was not finite, or a spike.
         unreadable_tiles: Tiles that could not be read and were left out, by name.
-        texts: The text version in use at the end; with SCIO, one that the run has made.
+        texts: The text version in use at the end; with SCIO, one that the run has made. Empty where the
+            objective reads no texts.
     """
 
     run: str
@@ -60,13 +62,14 @@ class PretrainSummary:
 def pretrain(
     dataset: Path, run: Path, settings: PretrainSettings, *, resume: bool = False
 ) -> PretrainSummary:
-    """Train a model on the texted training tiles of `dataset` into the folder `run`.
+    """Train a model on the training tiles of `dataset` into the folder `run`.
 
     A run that was interrupted in any way goes on with `resume` as if it had not been: on the CPU, with the
     same number of threads and processes, its losses are the same to the bit.
 
     Args:
-        dataset: A data set with texts. With SCIO the run adds text versions to it.
+        dataset: A data set; with texts, unless the objective is a baseline. With SCIO the run adds text
+            versions to it.
         run: The folder to make; with `resume` it may be there.
         settings: See `PretrainSettings`.
         resume: Go on from the last saved state; a run that has ended is left as it is.
@@ -79,58 +82,42 @@ def pretrain(
             the disk is full.
         KeyboardInterrupt: On SIGINT or SIGTERM, after the state was saved.
     """
-    folder = RunFolder(run)
+    folder, objective = RunFolder(run), OBJECTIVES[settings.objective]
     with joined_ranks(settings.device) as ranks, torch.random.fork_rng():
 
         def begin() -> dict[str, str]:
             folder.check_free(resume=resume)
-            texts = read_segments(dataset, settings.texts.version)
-            data = fingerprint(dataset, settings.texts.version, settings.architecture.image_size)
-            folder.check(settings, data)
-            set_up(dataset, folder, settings, texts)
-            return data
+            return objective.begin(dataset, folder, settings)
 
         data = ranks.first_does(begin)
         if not folder.weights.is_file():
-            texts = read_segments(dataset, settings.texts.version)
-            materials = read_materials(dataset, folder, settings, texts, ranks)
-            learner = Learner(settings, materials.tokenizer, ranks)
+            course = objective.open(dataset, folder, settings, ranks)
             ranks.first_does(lambda: folder.set_up(settings, data))
-            _train(dataset, folder, settings, materials, learner, ranks)
-        return _summary(folder, settings)
+            _train(folder, settings, objective, course, ranks)
+        return _summary(folder, settings, objective)
 
 
 def _train(
-    dataset: Path,
-    folder: RunFolder,
-    settings: PretrainSettings,
-    materials: Materials,
-    learner: Learner,
-    ranks: Ranks,
+    folder: RunFolder, settings: PretrainSettings, objective: Objective, course: Course, ranks: Ranks
 ) -> None:
-    train, per_epoch = materials.train, materials.train.steps_per_epoch
-    total = min(settings.epochs * per_epoch, settings.max_steps or 2**63)
-    texts = RunTexts(dataset, materials, learner)
-    done, best = 0, -1.0
-    if folder.training.is_file():
-        state = learner.restore(folder.training)
-        done, best = state["step"], state["best"]
-        texts.load_state(state["texts"])
+    train, learner, per_epoch = course.train, course.learner, course.train.steps_per_epoch
+    total = settings.total_steps(per_epoch)
+    done, best = _resumed(folder, course)
     pace = Pace(learner.device, train.batch_size, learner.flops(train.at(done)), matrix_rate(learner.device))
-    feed: Iterator[list[Batch]] | None = None
+    feed: Iterator[list[Any]] | None = None
     with (
         stop_requests() as stop,
         MetricsLog(folder, done, tensorboard=settings.tensorboard, writes=ranks.first) as log,
         progress_bar() as bar,
     ):
-        if materials.unreadable and not done:
-            log.add({"step": 0, "epoch": 0, "unreadable_tiles": list(materials.unreadable)})
+        if course.unreadable and not done:
+            log.add({"step": 0, "epoch": 0, "unreadable_tiles": list(course.unreadable)})
         task = bar.add_task("Pretraining", total=total, completed=done)
         for step in range(done, total):
             done = step + 1
-            at = {"step": done, "epoch": step // per_epoch, **texts.stage(step)}
+            at = {"step": done, "epoch": step // per_epoch, **course.stage(step)}
 
-            changed, found = texts.before(step)
+            changed, found = course.before(step)
             if found:
                 log.add({**at, **found})
             if changed or feed is None:
@@ -144,31 +131,32 @@ def _train(
             if done % settings.log_every == 0 or done == total:
                 log.add({**at, **asdict(report), **pace.read()})
 
-            if materials.val and (done % settings.validate_every == 0 or done == total):
-                values = validate(learner, materials)
+            if course.validates and (done % settings.validate_every == 0 or done == total):
+                values = course.validate()
                 log.add({**at, **values})
-                if values["val_recall"] > best:
-                    best = values["val_recall"]
-                    _save_weights(learner, folder.best)
+                if best is None or objective.score(values) > best:
+                    best = objective.score(values)
+                    course.save_weights(folder.best)
                 _log.info("step %d: %s", done, values)
 
             stopping = ranks.any(stop.made)
             if done % settings.save_every == 0 or done == total or stopping:
-                learner.save(folder.training, done, {"best": best, "texts": texts.state()})
+                learner.save(folder.training, done, {"best": best, **course.state()})
             if stopping:
                 raise KeyboardInterrupt
-    if not materials.val:
-        _save_weights(learner, folder.best)
-    _save_weights(learner, folder.weights)
+    if not course.validates:
+        course.save_weights(folder.best)
+    course.save_weights(folder.weights)
     ranks.wait()
 
 
-def _save_weights(learner: Learner, path: Path) -> None:
-    """Write a safetensors file; the first process does it."""
-    with learner.whole_network() as network:
-        if learner.ranks.first:
-            with writable_checkpoint(path):
-                save_weights(network, path)
+def _resumed(folder: RunFolder, course: Course) -> tuple[int, float | None]:
+    """Go on from the last saved state, if there is one; return the steps done and the best score so far."""
+    if not folder.training.is_file():
+        return 0, None
+    state = course.learner.restore(folder.training)
+    course.load_state(state)
+    return state["step"], state["best"]
 
 
 def _workers(settings: PretrainSettings, ranks: Ranks) -> int:
@@ -178,12 +166,13 @@ def _workers(settings: PretrainSettings, ranks: Ranks) -> int:
     return _WORKERS_PER_GPU if ranks.on_gpu else 0
 
 
-def _summary(folder: RunFolder, settings: PretrainSettings) -> PretrainSummary:
+def _summary(folder: RunFolder, settings: PretrainSettings, objective: Objective) -> PretrainSummary:
     lines = folder.read_metrics()
     training = [line for line in lines if "loss" in line]
-    validation = [line for line in lines if "val_recall" in line]
+    validation = [line for line in lines if objective.best in line]
     # The first of equals is the one that was saved.
-    best = max(validation, key=lambda line: line["val_recall"], default=training[-1])
+    best = max(validation, key=objective.score, default=training[-1])
+    texts = settings.texts.version if settings.objective == "klip" else ""
     return PretrainSummary(
         run=str(folder.path),
         steps=training[-1]["step"],
@@ -193,5 +182,5 @@ def _summary(folder: RunFolder, settings: PretrainSettings) -> PretrainSummary:
         best_step=best["step"],
         skipped_steps=training[-1]["skipped"],
         unreadable_tiles=next((line["unreadable_tiles"] for line in lines if "unreadable_tiles" in line), []),
-        texts=next((line["texts"] for line in reversed(lines) if "texts" in line), settings.texts.version),
+        texts=next((line["texts"] for line in reversed(lines) if "texts" in line), texts),
     )

@@ -89,7 +89,7 @@ def read_materials(
             tokenizer,
             preprocess,
             settings.masking,
-            batch_size=_batch_size(settings.batch_size, len(tiles), accumulate, ranks.world),
+            batch_size=step_tiles(settings.batch_size, len(tiles), accumulate, ranks.world),
             min_segments=min_segments,
             seed=settings.seed,
             bucket_batches=settings.texts.bucket_batches,
@@ -99,11 +99,7 @@ def read_materials(
         )
 
     training = batches(train, settings.accumulate, settings.texts.min_segments)
-    validates = len(val) >= max(2, ranks.world)
-    if ranks.first and training.batch_size < settings.batch_size:
-        _log.warning("only %d training tiles: every step takes %d", len(train), training.batch_size)
-    if ranks.first and not validates:
-        _log.warning("%d validation tiles: no validation, and the best weights are the last", len(val))
+    validates = can_validate(len(train), training.batch_size, len(val), settings, ranks)
     return Materials(
         tokenizer,
         preprocess,
@@ -114,8 +110,23 @@ def read_materials(
     )
 
 
-def _batch_size(wanted: int, tiles: int, accumulate: int, world: int) -> int:
-    """Return the tiles of a step: what is wanted, or as many as there are, shared out evenly."""
+def can_validate(train: int, batch_size: int, val: int, settings: PretrainSettings, ranks: Ranks) -> bool:
+    """Return whether there are enough validation tiles; say where there are few of either split."""
+    validates = val >= max(2, ranks.world)
+    if ranks.first and batch_size < settings.batch_size:
+        _log.warning("only %d training tiles: every step takes %d", train, batch_size)
+    if ranks.first and not validates:
+        _log.warning("%d validation tiles: no validation, and the best weights are the last", val)
+    return validates
+
+
+def step_tiles(wanted: int, tiles: int, accumulate: int, world: int) -> int:
+    """Return the tiles of a step: what is wanted, or as many as there are, shared out evenly.
+
+    Raises:
+        DatasetError: There are fewer tiles than parts and processes need.
+        SettingsError: `wanted` cannot be divided among parts and processes.
+    """
     shares = accumulate * world
     what = f"accumulate x processes = {accumulate} x {world}"
     if wanted % shares or wanted < 2 * accumulate:

@@ -1,9 +1,9 @@
 """RUN: the folder of one training run, and the rules of going on in it.
 
 config.toml         all settings, written when the run is set up
-preprocess.json, tokenizer.json
+preprocess.json, tokenizer.json (none without texts)
 metrics.jsonl       one object per logged step
-best.safetensors    the weights that retrieved best in validation
+best.safetensors    the weights that were best in validation: in retrieval, or by the loss of a baseline
 model.safetensors   the last weights; written last of all
 tensorboard/        the same metrics for TensorBoard, with `tensorboard`
 state/data.json     checksums of the data set

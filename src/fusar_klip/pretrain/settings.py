@@ -7,7 +7,10 @@ from pydantic import Field, field_validator, model_validator
 
 from fusar_klip.config import Settings
 from fusar_klip.models.settings import MODELS, ModelName, ModelSettings
+from fusar_klip.pretrain.baselines.settings import MaeSettings, MocoV3Settings
 from fusar_klip.pretrain.stages import StageSettings
+
+ObjectiveName = Literal["klip", "mae", "mocov3"]
 
 
 class InitSettings(Settings):
@@ -99,6 +102,8 @@ class GuardSettings(Settings):
 class PretrainSettings(Settings):
     """All settings of a run. RUN/config.toml holds them."""
 
+    objective: ObjectiveName = "klip"
+    """What is learnt: `klip` the paper's, from tiles and texts; `mae` or `mocov3` from tiles alone."""
     model: ModelName = "vit_b"
     """The preset that `architecture` starts from."""
     architecture: ModelSettings = MODELS["vit_b"]
@@ -121,6 +126,10 @@ class PretrainSettings(Settings):
     """Spikes and losses that are not finite."""
     scio: StageSettings = StageSettings()
     """SCIO's stages."""
+    mae: MaeSettings = MaeSettings()
+    """Masked autoencoder, with `objective = "mae"`."""
+    mocov3: MocoV3Settings = MocoV3Settings()
+    """Contrast of two views, with `objective = "mocov3"`."""
     batch_size: int = 32
     """Tiles of a step, of all processes together. Fewer training tiles are all taken at each step."""
     accumulate: int = Field(default=1, ge=1)
@@ -151,6 +160,11 @@ class PretrainSettings(Settings):
     tensorboard: bool = False
     """Also write the metrics to RUN/tensorboard."""
 
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Return the steps of the whole run."""
+        steps = self.epochs * steps_per_epoch
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
     @field_validator("batch_size")
     @classmethod
     def _contrast_needs_two(cls, size: int) -> int:
@@ -176,5 +190,25 @@ class PretrainSettings(Settings):
             raise ValueError(
                 f"with scio.enabled the stages' epochs make {self.scio.epochs}, and epochs is {self.epochs}: "
                 "set scio.align_epochs, .screen_epochs and .reconstruct_epochs, and epochs to their sum"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _baselines_read_no_texts(self) -> Self:
+        if self.objective == "klip":
+            return self
+        of_texts = {
+            "scio.enabled": self.scio.enabled,
+            "tokenizer": self.tokenizer,
+            "init.text": self.init.text,
+        }
+        if given := [key for key, value in of_texts.items() if value]:
+            raise ValueError(f"objective {self.objective} reads no texts: leave out {', '.join(given)}")
+        if self.parallel == "fsdp":
+            raise ValueError(f"objective {self.objective} runs by ddp alone: use parallel=ddp")
+        if self.architecture.image_width % 4:
+            raise ValueError(
+                f"objective {self.objective} has positions of sines and cosines of two axes: "
+                "use an architecture.image_width that is a multiple of 4"
             )
         return self

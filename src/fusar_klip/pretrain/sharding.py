@@ -24,9 +24,7 @@ def distributed(objective: Objective, momentum: MomentumTowers, parallel: str, r
     if ranks.world == 1:
         return objective
     if parallel == "ddp":
-        return DistributedDataParallel(
-            objective, device_ids=[ranks.device] if ranks.device.type == "cuda" else None
-        )
+        return replicated(objective, ranks)
     temperature = objective.network.log_temperature
     for towers, name in ((objective, "network.image_tower"), (momentum, "image_tower")):
         # The text side stays in one piece: its layers are called five times a step, encoder and decoder share
@@ -38,6 +36,15 @@ def distributed(objective: Objective, momentum: MomentumTowers, parallel: str, r
         fully_shard(towers, ignored_params={temperature}, reshard_after_forward=towers is momentum)
     register_fsdp_forward_method(momentum, "features")
     return objective
+
+
+def replicated(objective: nn.Module, ranks: Ranks) -> nn.Module:
+    """Return what is called in place of `objective` where every process holds all weights (DDP)."""
+    if ranks.world == 1:
+        return objective
+    return DistributedDataParallel(
+        objective, device_ids=[ranks.device] if ranks.device.type == "cuda" else None
+    )
 
 
 @contextmanager

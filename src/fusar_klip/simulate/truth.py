@@ -21,14 +21,16 @@ _MIN_INSIDE = 0.5
 def visible_targets(scene: Scene) -> list[tuple[Target, Polygon]]:
     """Return the targets that the scene can show, with their outlines in pixels, cut at the scene's border.
 
-    Left out: what is shorter than 2 pixels or has a hull or fuselage under 0.75 pixel (so no aircraft at
-    10 m), and what lies more than half outside.
+    Left out: what is shorter than 2 pixels, aircraft with a fuselage under 0.75 pixel (so all of them at
+    10 m), and what lies more than half outside. A ship's hull may be narrower: dark sea lies around it.
     """
     gsd, half = scene.platform.gsd_m, scene.extent_m / 2
     border = box(0, 0, scene.size, scene.size)
     found = []
     for target in scene.layout.targets:
-        if target.length_m < _MIN_LENGTH_PX * gsd or target.body_m < _MIN_BODY_PX * gsd:
+        if target.length_m < _MIN_LENGTH_PX * gsd:
+            continue
+        if target.category == "aircraft" and target.body_m < _MIN_BODY_PX * gsd:
             continue
         corners = [((x + half) / gsd, (y + half) / gsd) for x, y in target.outline.exterior.coords]
         whole = Polygon(corners)
