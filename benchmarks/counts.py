@@ -37,6 +37,7 @@ from fusar_klip.tiles import build
 
 FREE = ("anchored", "under way")
 (WATER,) = (code for code, name in LAND_COVER.items() if name == "water")
+SEEDS = [*range(101, 104), *range(201, 207), *range(301, 307), *range(401, 407)]
 HRSID_GSD_M = 3.0  # the set says 1 to 7 m, and not which image has which
 _NUMBERS = {number(count): count for count in range(200)}
 
@@ -155,7 +156,7 @@ def hrsid_errors(folder: Path) -> Iterable[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103, 201, 202, 203, 204, 205, 206])
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--scenes", type=int, default=4, help="scenes a seed; the four sensors in turn")
     parser.add_argument("--size", type=int, default=2048, help="side of a scene in pixels")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the real data")

@@ -43,6 +43,8 @@ class TargetClass:
         blurred_m: Shorter targets need only `blurred_contrast` at a spacing of 5 m and more and away from
             land: a few pixels are mostly blur. Longer faint ones are breakwaters.
         blurred_contrast: Least ratio of a blurred target.
+        bridge_contrast: Up to twice `blurred_m`, targets whose brightest pixel has this ratio count as
+            blurred ones: a ship's bridge stands out of a weak hull, and nothing out of a wake.
     """
 
     join_m: float
@@ -55,6 +57,7 @@ class TargetClass:
     small_contrast: float
     blurred_m: float
     blurred_contrast: float
+    bridge_contrast: float
 
 
 SHIP = TargetClass(
@@ -63,11 +66,12 @@ SHIP = TargetClass(
     max_length_m=480.0,
     min_width_m=0.0,
     max_width_m=130.0,
-    min_contrast=3.3,
+    min_contrast=3.45,
     small_m=30.0,
     small_contrast=6.0,
     blurred_m=150.0,
     blurred_contrast=2.5,
+    bridge_contrast=5.25,
 )
 APRON_TARGET = TargetClass(
     join_m=10.0,
@@ -80,6 +84,7 @@ APRON_TARGET = TargetClass(
     small_contrast=2.5,
     blurred_m=0.0,
     blurred_contrast=2.5,
+    bridge_contrast=5.25,
 )
 
 
@@ -288,8 +293,10 @@ def _measured(
     small = length * spacing_m < kind.small_m and spacing_m < _COARSE_M
     fringe = small or to_land_m <= _ALONGSIDE_M
     least = kind.small_contrast if fringe else kind.min_contrast
-    if spacing_m >= _COARSE_M and length * spacing_m < kind.blurred_m and to_land_m > _NEAR_SHORE_M:
-        least = kind.blurred_contrast
+    if spacing_m >= _COARSE_M and to_land_m > _NEAR_SHORE_M:
+        bridge = float(values[mask].max()) / base >= kind.bridge_contrast
+        if length * spacing_m < kind.blurred_m * (2 if bridge else 1):
+            least = kind.blurred_contrast
     asked = min(least, 0.75 * 255 / base)
     thin_line = length > 12 * width and length * spacing_m > 150
     if not kind.min_length_m <= length * spacing_m <= kind.max_length_m:
