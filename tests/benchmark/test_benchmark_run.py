@@ -209,7 +209,8 @@ def test_wrong_checkpoints_and_tasks_are_refused_at_once(
         ([run, run], [], CheckpointError, "given twice"),
         ([str(tmp_path / "nothing")], [], CheckpointError, "no checkpoint at"),
         ([str(unfinished)], [], CheckpointError, "--resume"),
-        ([run], ["detect"], SettingsError, 'unknown task "detect"; tasks: linear_probe'),
+        ([run], ["paint"], SettingsError, 'unknown task "paint"; tasks: linear_probe'),
+        ([run], ["detect"], SettingsError, 'did you mean "detection"'),
         ([run], ["fine_tune"], SettingsError, 'did you mean "finetune"'),
     ):
         with pytest.raises(error, match=words):

@@ -62,7 +62,7 @@ def overview(bars: Sequence[Bar], models: Sequence[str]) -> bytes:
         bbox_to_anchor=(0.5, 1.0),
     )
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.35 / figure.get_figheight()))
-    return _png(figure)
+    return png(figure)
 
 
 def confusion(matrix: Confusion) -> bytes:
@@ -84,7 +84,7 @@ def confusion(matrix: Confusion) -> bytes:
                 colour = "white" if share[t, p] > 0.55 else INK
                 axes.text(p, t, str(counts[t, p]), ha="center", va="center", color=colour, fontsize=8)
     figure.tight_layout()
-    return _png(figure)
+    return png(figure)
 
 
 def chips(shown: Sequence[Chip]) -> bytes:
@@ -100,7 +100,7 @@ def chips(shown: Sequence[Chip]) -> bytes:
         title = chip.truth if right else f"{chip.truth}\nas {chip.predicted}"
         axes.set_title(f"{title} ({chip.probability:.2f})", fontsize=8, color=RIGHT if right else WRONG)
     figure.tight_layout()
-    return _png(figure)
+    return png(figure)
 
 
 def query(shown: Query) -> bytes:
@@ -113,10 +113,11 @@ def query(shown: Query) -> bytes:
         own = ", its own" if hit.own else ""
         axes.set_title(f"{place}: {hit.similarity:.3f}{own}", fontsize=9, color=RIGHT if hit.own else INK)
     figure.tight_layout()
-    return _png(figure)
+    return png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Return a figure as PNG; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fusar_klip.benchmark.datasets.samples import ClassificationData
 from fusar_klip.benchmark.settings import FinetuneRow, Flips
-from fusar_klip.benchmark.training import FinetuneJob, fit
+from fusar_klip.benchmark.training import FinetuneJob, fit, seeded
 from fusar_klip.benchmark.zoo.encoder import ZooEncoder
 from fusar_klip.models import Klip, Preprocess
 
@@ -38,8 +38,7 @@ def finetune(model: Klip | ZooEncoder, data: ClassificationData, row: FinetuneRo
         (N_test, K) class probabilities of the test part, read once, after the last epoch.
     """
     train, test = data.part("train"), data.part("test")
-    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(row.seed)
+    with tempfile.TemporaryDirectory() as folder, seeded(row.seed, model.device):
         tower: Any = copy.deepcopy(model.network.image_tower)
         tower.reset_classifier(len(data.classes))
         # reset_classifier makes the head on the CPU, wherever the tower is.

@@ -52,7 +52,7 @@ def bootstrap_interval(totals: Floats, statistic: Statistic, seed: int) -> tuple
     """
     if len(totals) < 2:
         return None
-    values = np.concatenate([statistic(weights @ totals) for weights in _resamples(len(totals), seed)])
+    values = np.concatenate([statistic(weights @ totals) for weights in resamples(len(totals), seed)])
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 
@@ -77,7 +77,7 @@ def classification_scores(
                 share = np.bincount(labels, minlength=classes) / len(labels)
                 # A uniform guess has precision `share` and recall 1 / K in each class.
                 chance = float(np.mean(2 * share / classes / (share + 1 / classes)))
-        scores.append(_score(metric, totals, statistic, groups, chance, seed))
+        scores.append(score_of_sums(metric, totals, statistic, groups, chance, seed))
     return scores
 
 
@@ -121,7 +121,7 @@ def recall_scores(
     columns.append((mean_name, hits.mean(axis=1), chance.mean(axis=1)))
     ones = np.ones(len(hits))
     return [
-        _score(name, np.stack([values, ones], axis=1), _mean, groups, float(guess.mean()), seed)
+        score_of_sums(name, np.stack([values, ones], axis=1), _mean, groups, float(guess.mean()), seed)
         for name, values, guess in columns
     ]
 
@@ -132,9 +132,10 @@ def recall_chance(relevant: NDArray[np.bool_], k: int) -> Floats:
     return _any_drawn(items, relevant.sum(axis=1), np.full(len(relevant), k, dtype=np.int64))
 
 
-def _score(
-    metric: str, totals: Floats, statistic: Statistic, groups: Ints | None, chance: float, seed: int
+def score_of_sums(
+    metric: str, totals: Floats, statistic: Statistic, groups: Ints | None, chance: float | None, seed: int
 ) -> Score:
+    """Score a statistic of sums over images: (N, M) what each image adds; see `bootstrap_interval`."""
     value = float(statistic(totals.sum(axis=0, keepdims=True))[0])
     units = totals
     if groups is not None:
@@ -145,7 +146,7 @@ def _score(
     return Score(metric, value, len(totals), low, high, "image" if groups is None else "group", chance)
 
 
-def _resamples(units: int, seed: int) -> Iterator[Floats]:
+def resamples(units: int, seed: int) -> Iterator[Floats]:
     """Yield blocks of (B, U) weights: how often each unit is drawn, with replacement, in each resample."""
     rng = np.random.default_rng(seed)
     block = max(1, _BLOCK // units)

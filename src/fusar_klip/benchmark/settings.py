@@ -4,7 +4,7 @@ A suite file is read by `suite.py`; what a row's values do stands in the module 
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -18,7 +18,7 @@ Flips = Literal["none", "horizontal", "all"]
 Missing = Literal["fail", "skip"]
 FinetunePreset = Literal["paper", "recommended"]
 
-FINETUNE_PRESETS: Mapping[FinetunePreset, Mapping[str, Any]] = {
+FINETUNE_PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Paper, table 3: AdamW, 0.003, 100 epochs, warm-up and cosine; what it leaves out is plain.
     "paper": {
         "epochs": 100,
@@ -72,22 +72,59 @@ class Row(Settings):
         return self.preset
 
 
-class ClassificationRow(Row):
+class SplitRow(Row):
+    """A row on a data set that is split into a training and a test part."""
+
+    split_file: str = "split.csv"
+    """A CSV below the data set's folder with the columns file, split (train or test), class (for the readers
+    of class folders) and, where images belong together, group. It need not be there if the data set brings
+    its parts or a split is made."""
+    split_by: SplitMethod | None = None
+    """`given`: the data set's parts or the split file's; `paper`: random 4:1; `grouped`: 4:1 of whole groups
+    of near-duplicates. Without it, `split = "paper"` makes that split, `split = "grouped"` makes one where
+    the data set brings none, and everything else is given."""
+    split_seed: int = Field(default=0, ge=0)
+    """Fixes a made split, apart from the seed of the training."""
+
+
+class TrainedRow(Row):
+    """A row that trains the image tower, with the values of a preset where it gives none."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]]
+    """The values of each preset; the presets have the same keys."""
+    epochs: int = Field(ge=1)
+    """Passes over the training part."""
+    batch_size: int = Field(ge=1)
+    """Images per step."""
+    learning_rate: float = Field(gt=0)
+    """AdamW's rate after the warm-up, at the head."""
+    warmup_epochs: float = Field(ge=0)
+    """Length of the linear warm-up, in epochs; parts of an epoch are allowed."""
+    weight_decay: float = Field(ge=0)
+    """AdamW's decoupled weight decay; biases and norms have none."""
+    layer_decay: float = Field(gt=0, le=1)
+    """Each layer below learns at so much of the rate of the layer above; 1 turns it off."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {**cls.PRESETS.get(values.get("preset", "recommended"), cls.PRESETS["recommended"]), **values}
+
+    @property
+    def preset_label(self) -> str:
+        """The preset's name, and every value that the row changed, such as "recommended+epochs=20"."""
+        given = self.PRESETS[self.preset]
+        changed = [f"{key}={getattr(self, key)}" for key in given if getattr(self, key) != given[key]]
+        return "+".join([self.preset, *changed])
+
+
+class ClassificationRow(SplitRow):
     """A row on images that have one class each."""
 
     reader: ClassificationReader
     """The layout on disk; one of the keys of `datasets.catalogue.CLASSIFICATION`."""
-    split_file: str = "split.csv"
-    """For the readers of class folders: a CSV below the data set's folder, with the columns file, class,
-    split
-    (train or test) and, where images belong together, group. It need not be there if a split is made."""
-    split_by: SplitMethod | None = None
-    """`given`: the data set's parts or the split file's; `paper`: random 4:1; `grouped`: 4:1 of whole
-    groups of
-    near-duplicates. Without it, `split = "paper"` makes that split, `split = "grouped"` makes one where the
-    data set brings none, and everything else is given."""
-    split_seed: int = Field(default=0, ge=0)
-    """Fixes a made split, apart from the seed of the training."""
     metrics: Annotated[tuple[ClassMetric, ...], Field(min_length=1)] = get_args(ClassMetric)
     """What is reported."""
 
@@ -115,23 +152,14 @@ class KnnRow(ClassificationRow):
     """Numbers of neighbours, of which one is chosen on a grouped fifth of the training part."""
 
 
-class FinetuneRow(ClassificationRow):
+class FinetuneRow(ClassificationRow, TrainedRow):
     """Full fine-tuning of the image tower with a linear head on its CLS feature."""
 
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = FINETUNE_PRESETS
     task: Literal["finetune"]
     preset: FinetunePreset = "recommended"
-    epochs: int = Field(ge=1)
-    """Passes over the training part."""
     batch_size: int = Field(ge=2)
     """Images per step."""
-    learning_rate: float = Field(gt=0)
-    """AdamW's rate after the warm-up, at the head; a cosine takes it to zero."""
-    warmup_epochs: float = Field(ge=0)
-    """Length of the linear warm-up, in epochs; parts of an epoch are allowed."""
-    weight_decay: float = Field(ge=0)
-    """AdamW's decoupled weight decay; biases and norms have none."""
-    layer_decay: float = Field(gt=0, le=1)
-    """Each layer below learns at so much of the rate of the layer above; 1 turns it off."""
     label_smoothing: float = Field(ge=0, lt=1)
     """Share of the target that is spread over all classes."""
     shift: float = Field(ge=0, lt=0.5)
@@ -141,21 +169,6 @@ class FinetuneRow(ClassificationRow):
     flips: Flips
     """Random flips: `horizontal` alone, or `all` eight flips and right-angle turns. They turn the look
     direction over too, so they are off unless a data set holds flipped chips itself."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_preset(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        preset = FINETUNE_PRESETS.get(values.get("preset", "recommended"), FINETUNE_PRESETS["recommended"])
-        return {**preset, **values}
-
-    @property
-    def preset_label(self) -> str:
-        """The preset's name, and every value that the row changed, such as "recommended+epochs=20"."""
-        given = FINETUNE_PRESETS[self.preset]
-        changed = [f"{key}={getattr(self, key)}" for key in given if getattr(self, key) != given[key]]
-        return "+".join([self.preset, *changed])
 
 
 class RetrievalRow(Row):

@@ -12,10 +12,11 @@ import csv
 import hashlib
 import io
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,76 @@ FOLDS = 5
 Ints = NDArray[np.int64]
 S = TypeVar("S", LabelledImage, AnnotatedImage, MaskedImage)
 AnyData = ClassificationData | DetectionData | SegmentationData
+
+
+class SplitWish(Protocol):
+    """What a row says of its split (`settings.SplitRow`)."""
+
+    @property
+    def dataset(self) -> str: ...  # noqa: D102
+    @property
+    def split(self) -> str: ...  # noqa: D102
+    @property
+    def split_by(self) -> SplitMethod | None: ...  # noqa: D102
+    @property
+    def split_seed(self) -> int: ...  # noqa: D102
+
+
+def split_as(images: Sequence[S], row: SplitWish, path: Path) -> tuple[S, ...]:
+    """Return the images of a row's data set at `path`, split as the row says.
+
+    Raises:
+        DatasetError: There is no split, it cannot be made, or a part is empty.
+    """
+    method = split_method(row, given=all(image.part is not None for image in images))
+    split = split_images(images, method, row.split_seed, row.dataset)
+    for part in ("train", "test"):
+        if not any(image.part == part for image in split):
+            raise DatasetError(f"{row.dataset} at {path} has no {part} images: check its split")
+    return split
+
+
+def split_method(row: SplitWish, given: bool) -> SplitMethod:
+    """Return how a row's images are split; `given`: its data set brings parts.
+
+    Without `split_by`, `split = "paper"` is always made, and "grouped" is where the data set brings no parts.
+    """
+    if row.split_by is not None:
+        return row.split_by
+    if row.split == "paper":
+        return "paper"
+    return "grouped" if row.split == "grouped" and not given else "given"
+
+
+def with_parts(images: Sequence[S], split_file: Path) -> tuple[S, ...]:
+    """Return the images that a split file lists, with its parts and groups; columns file, split, maybe group.
+
+    Rows of other splits than train and test, and images that it does not list, are left out.
+
+    Raises:
+        DatasetError: A column is missing, a file is listed twice, or is no image of the data set.
+    """
+    with split_file.open(newline="", encoding="utf-8") as file:
+        table = csv.DictReader(file)
+        if missing := {"file", "split"} - set(table.fieldnames or ()):
+            raise DatasetError(f"{split_file} has no column {', '.join(sorted(missing))}: add it")
+        entries = [entry for entry in table if entry["split"] in ("train", "test")]
+    if repeated := [name for name, count in Counter(e["file"] for e in entries).items() if count > 1]:
+        raise DatasetError(f"{split_file} lists {repeated[0]} more than once: keep one row for each file")
+    named = {image.name: image for image in images}
+    if gone := [entry["file"] for entry in entries if entry["file"] not in named]:
+        raise DatasetError(
+            f"{split_file} lists {len(gone)} files that the data set does not hold, the first {gone[0]}: "
+            "complete the data set, or take them out of the list"
+        )
+    return tuple(
+        replace(
+            named[e["file"]],
+            part="train" if e["split"] == "train" else "test",
+            group=e.get("group") or named[e["file"]].group,
+        )
+        for e in entries
+    )
 
 
 def split_images(images: Sequence[S], method: SplitMethod, seed: int, dataset: str) -> tuple[S, ...]:

@@ -162,11 +162,17 @@ class SampleSet(Generic[S]):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over every image's name, truth, part, group and content."""
+        """SHA-256 over every image's name, truth, part, group and content, and over `meaning`."""
         digest = hashlib.sha256()
         for image, content in zip(self.images, self.content, strict=True):
             digest.update(repr((image.name, image.truth, image.part, image.group, content)).encode())
+        digest.update(self.meaning.encode())
         return digest.hexdigest()
+
+    @property
+    def meaning(self) -> str:
+        """What else decides what the truths mean; nothing where they name their class themselves."""
+        return ""
 
     @cached_property
     def notes(self) -> list[str]:
@@ -198,12 +204,22 @@ class ClassificationData(SampleSet[LabelledImage]):
 class DetectionData(SampleSet[AnnotatedImage]):
     """A detection data set; `classes` are the boxes' categories."""
 
+    @property
+    def meaning(self) -> str:
+        """The classes: those without boxes count too, and their order is the labels'."""
+        return repr(self.classes)
+
 
 @dataclass(frozen=True)
 class SegmentationData(SampleSet[MaskedImage]):
     """A segmentation data set; `classes` are the table's names."""
 
     table: ClassTable
+
+    @property
+    def meaning(self) -> str:
+        """Which pixel value stands for which class."""
+        return repr((self.classes, sorted(self.table.values.items(), key=repr)))
 
 
 def read_mask(file: Path, table: ClassTable) -> NDArray[np.uint8]:

@@ -20,7 +20,7 @@ from fusar_klip.benchmark.zoo.registry import ZOO, ZooModel
 from fusar_klip.benchmark.zoo.towers import build_tower
 from fusar_klip.errors import CheckpointError
 from fusar_klip.files import sha256
-from fusar_klip.models import ImageInput, Preprocess, Text
+from fusar_klip.models import ImageInput, Preprocess, Text, load_image_tower
 
 # B batch, S image size, N tokens, W image width, E shared length
 
@@ -193,6 +193,22 @@ def load_zoo(checkpoint: str, device: str = "cpu") -> ZooEncoder:
     mean, std = grey_normalisation(*model.normalisation)
     preprocess = Preprocess(size, mean, std)
     return ZooEncoder(model, ZooNetwork(tower, texts, projection), preprocess, checkpoint, device)
+
+
+def load_image_run(checkpoint: str, objective: str, device: str = "cpu") -> ZooEncoder:
+    """Return the image tower of one of our runs on images alone, as the zoo's models of that objective.
+
+    Args:
+        checkpoint: A RUN, a file of one, or `untrained:RUN`.
+        objective: What `models.image_objective` says of it.
+        device: Where it computes.
+
+    Raises:
+        CheckpointError: It does not fit its architecture.
+    """
+    tower, preprocess = load_image_tower(checkpoint, device)
+    model = ZOO["moco-v3" if objective == "mocov3" else objective]
+    return ZooEncoder(model, ZooNetwork(tower, None, None), preprocess, checkpoint, device)
 
 
 def zoo_digest(checkpoint: str) -> str:

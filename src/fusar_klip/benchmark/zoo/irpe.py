@@ -60,11 +60,13 @@ class _Attention(nn.Module):
         self.rpe_k = _RelativeKeys(width // heads)
         self.register_buffer("buckets_nn", buckets_nn, persistent=False)
 
-    def forward(self, tokens_bnw: Tensor, *_: object, **__: object) -> Tensor:
+    def forward(self, tokens_bnw: Tensor, attn_mask: Tensor | None = None, **_: object) -> Tensor:
         batch, number, width = tokens_bnw.shape
         qkv = self.qkv(tokens_bnw).view(batch, number, 3, self.num_heads, width // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         added = self.rpe_k(query, self.buckets_nn)
+        if attn_mask is not None:
+            added = added.masked_fill(~attn_mask, -torch.inf)
         looked = F.scaled_dot_product_attention(query, key, value, attn_mask=added)
         attended: Tensor = self.proj(looked.transpose(1, 2).reshape(batch, number, width))
         return attended
