@@ -47,8 +47,6 @@ SetOption = Annotated[
 DatasetArgument = Annotated[Path, typer.Argument(help="A data set's folder.")]
 
 LATER_VERBS = {
-    "caption": "Describe an image.",
-    "ask": "Answer a question about an image.",
     "serve": "Search over HTTP, with a map.",
 }
 """Verbs whose interface is fixed, and whose stage is not built yet."""
@@ -433,23 +431,56 @@ def benchmark(
     checkpoints: Annotated[
         list[str],
         typer.Argument(
-            metavar="CHECKPOINT...", help="A run, untrained:RUN for its fresh twin, or a zoo name, clip:FILE."
+            metavar="CHECKPOINT...",
+            help="A run, untrained:RUN for its fresh twin, a zoo name, clip:FILE, or llm:NAME for vqa.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="RESULTS", help="Folder for results and reports.")],
     suite: Annotated[Path | None, typer.Option(help="TOML file that lists what is measured.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the data sets.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The server of llm:NAME; else $OPENAI_BASE_URL, else OpenAI's."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare checkpoints on labelled data sets."""
     from fusar_klip.benchmark import benchmark as run
 
-    summary = run(checkpoints, out, suite=suite, data=data, tasks=task or ())
+    summary = run(checkpoints, out, suite=suite, data=data, tasks=task or (), base_url=base_url)
     _report(
         summary,
         as_json,
         f"{summary.rows_run + summary.rows_reused} rows; the report is {summary.report_html}",
+    )
+
+
+@app.command(name="label-texts")
+def write_label_texts(
+    reader: Annotated[str, typer.Argument(help="How the data set lies on disk: coco, hrsid, ombria, ...")],
+    path: Annotated[Path, typer.Argument(help="Folder of a data set with boxes or masks.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for captions and questions.")],
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="given, paper (random 4:1) or grouped. Default: as given, or else near-duplicates together."
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write captions and questions with answers from a data set's boxes or masks."""
+    from fusar_klip.benchmark.language.label_texts import TextSettings, label_texts
+    from fusar_klip.config import load_settings
+
+    given = load_settings(TextSettings, config, settings or ())
+    summary = label_texts(reader, path, out, split=split, settings=given)
+    _report(
+        summary,
+        as_json,
+        f"{summary.captions} captions and {summary.questions} questions of {summary.images} images in {out}",
     )
 
 
@@ -506,6 +537,35 @@ def _parse_bbox(text: str) -> tuple[float, float, float, float]:
             f'--bbox takes W,S,E,N in degrees, such as -118.3,33.7,-118.2,33.8, not "{text}"'
         ) from None
     return west, south, east, north
+
+
+@app.command()
+def caption(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Tiles, PNG or JPEG files.")],
+    checkpoint: Annotated[str, typer.Option(metavar="RUN", help="The run whose model writes.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Describe images in words."""
+    from fusar_klip.models.said import captions
+
+    said = captions(images, checkpoint)
+    _report(said, as_json, "\n\n".join(f"{image}\n{text}" for image, text in said.captions.items()))
+
+
+@app.command()
+def ask(
+    image: Annotated[Path, typer.Argument(help="A tile, PNG or JPEG file.")],
+    question: Annotated[str, typer.Argument(help="Such as: How many ships are in this SAR image?")],
+    checkpoint: Annotated[
+        str, typer.Option(metavar="RUN", help="A run that a vqa row of benchmark kept (save = true).")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Answer a question about an image."""
+    from fusar_klip.models.said import answer
+
+    said = answer(image, question, checkpoint)
+    _report(said, as_json, said.answer)
 
 
 def _later(verb: str) -> Callable[[list[str] | None], None]:

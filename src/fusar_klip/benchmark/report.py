@@ -15,7 +15,7 @@ import jinja2
 
 from fusar_klip.benchmark import figures
 from fusar_klip.benchmark.metrics import Score
-from fusar_klip.benchmark.retrieval import DUPLICATES, RERANKED
+from fusar_klip.benchmark.ranking import DUPLICATES, RERANKED
 from fusar_klip.benchmark.rows import RowOutcome
 from fusar_klip.benchmark.settings import Row
 from fusar_klip.benchmark.tasks import TASKS
@@ -25,7 +25,18 @@ METRIC_TITLES: Mapping[str, str] = {
     "top1": "Top-1",
     "top3": "Top-3",
     "macro_f1": "Macro F1",
+    "ap50": "AP50",
+    "ap": "AP",
+    "ap_small": "AP small",
+    "ap_medium": "AP medium",
+    "ap_large": "AP large",
+    "oa": "OA",
+    "miou": "mIoU",
     "mean_recall": "Mean recall",
+    "bleu4": "BLEU-4",
+    "meteor": "METEOR",
+    "cider": "CIDEr",
+    "spice": "SPICE",
 }
 # The ends of a retrieval metric's name say how it was scored and counted.
 SCORINGS: Mapping[str, str] = {
@@ -145,6 +156,8 @@ def metric_title(metric: str) -> tuple[str, str]:
     """Return a metric's column title and its scoring: ("Image to text R@1", "ITC, then ITM")."""
     ending = next(end for end in sorted(SCORINGS, key=len, reverse=True) if metric.endswith(end))
     stem = metric.removesuffix(ending)
+    if stem.startswith("iou_"):
+        return f"IoU {stem.removeprefix('iou_').replace('_', ' ')}", SCORINGS[ending]
     direction, _, k = stem.rpartition("_r")
     if direction and k.isdigit():
         return f"{direction.replace('_', ' ').capitalize()} R@{k}", SCORINGS[ending]
@@ -157,7 +170,16 @@ def _section_context(section: Section, number: int, drawn: _Figures) -> dict[str
     scores = next(iter(outcomes.values())).scores
     units = {score.ci_unit for score in scores}
     notes = [*section.notes]
-    notes += [f"{model}: {note}" for model, outcome in outcomes.items() for note in outcome.notes]
+    # What is true of all models is said once, and of none by name.
+    common = [n for n in next(iter(outcomes.values())).notes if n[:1].isupper()]
+    common = [note for note in common if all(note in outcome.notes for outcome in outcomes.values())]
+    notes += common
+    notes += [
+        f"{model}: {note}"
+        for model, outcome in outcomes.items()
+        for note in outcome.notes
+        if note not in common
+    ]
     return {
         "number": number,
         "title": f"{_task_title(section)} on {row.dataset}",

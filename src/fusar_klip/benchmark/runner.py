@@ -18,11 +18,20 @@ from fusar_klip.benchmark.datasets.samples import (
     DetectionData,
     SegmentationData,
 )
+from fusar_klip.benchmark.language.records import LanguageData
+from fusar_klip.benchmark.plain_vit import refuse_other_towers
 from fusar_klip.benchmark.report import Section, write_report
 from fusar_klip.benchmark.rows import RowOutcome, read_outcome, row_identity, write_outcome
 from fusar_klip.benchmark.settings import Row
 from fusar_klip.benchmark.splits import write_split
-from fusar_klip.benchmark.subject import Subject, refuse_without_texts, subject_digest, subject_names
+from fusar_klip.benchmark.subject import (
+    Subject,
+    refuse_language_models,
+    refuse_without_decoder,
+    refuse_without_texts,
+    subject_digest,
+    subject_names,
+)
 from fusar_klip.benchmark.suite import DATA_VARIABLE, Suite, data_folder, load_suite, row_path
 from fusar_klip.benchmark.tasks import TASKS, TaskData
 from fusar_klip.errors import CheckpointError, DatasetError
@@ -53,27 +62,39 @@ def benchmark(
     suite: Path | None = None,
     data: Path | None = None,
     tasks: Sequence[str] = (),
+    base_url: str | None = None,
 ) -> BenchmarkSummary:
     """Run a suite on checkpoints, and write OUT/report.md, report.html and, last, results.json.
 
     Args:
         checkpoints: RUN folders or checkpoint files; `untrained:RUN` is RUN's architecture, fresh; or
-            names of the zoo with their weights, `remoteclip:FILE`.
+            names of the zoo with their weights, `remoteclip:FILE`; or `llm:NAME`, a language model.
         out: The RESULTS folder. Rows that it holds already, for the same checkpoint, data and values, are
             reused; reports and results.json tell of this command's checkpoints and rows only.
         suite: The suite file; None for the default suite (`default_suite.toml`).
         data: The data folder; None for FUSAR_KLIP_DATA or ../shared/data.
         tasks: Only the suite's rows of these tasks; empty for all.
+        base_url: The server of language models; None for OPENAI_BASE_URL or OpenAI's own.
 
     Raises:
         SettingsError: The suite is wrong, or a task is unknown.
         DatasetError: A data set is missing, empty or wrong.
-        CheckpointError: A checkpoint is missing or is none, none is given, or one is given twice.
+        CheckpointError: A checkpoint is missing or is none, none is given, one is given twice, or one
+            cannot run a task of the suite.
+        ProviderError: A language model cannot be asked.
     """
     loaded = load_suite(suite, tasks)
     names = subject_names(checkpoints)
     if any(TASKS[row.task].needs_texts for row in loaded.rows):
         refuse_without_texts(checkpoints)
+    refuse_language_models(
+        checkpoints, [row.task for row in loaded.rows if not TASKS[row.task].for_language_models]
+    )
+    for row in loaded.rows:
+        if TASKS[row.task].needs_plain_vit:
+            refuse_other_towers(checkpoints, row.task)
+        if TASKS[row.task].needs_decoder and getattr(row, "text_side", None) is None:
+            refuse_without_decoder(checkpoints, row.task)
     digests = [subject_digest(checkpoint) for checkpoint in checkpoints]
     if len(set(digests)) < len(digests):
         raise CheckpointError("two of the checkpoints have the same content: name each once")
@@ -81,7 +102,7 @@ def benchmark(
     outcomes: list[list[RowOutcome]] = [[] for _ in plan]
     run = 0
     for checkpoint, name, digest in zip(checkpoints, names, digests, strict=True):
-        subject = Subject(checkpoint, name)
+        subject = Subject(checkpoint, name, out, base_url)
         for place, (row, read) in enumerate(plan):
             identity = row_identity(row, digest, read.digest)
             outcome = read_outcome(out, identity)
@@ -98,6 +119,8 @@ def benchmark(
     for row, read in plan:
         if isinstance(read, (ClassificationData, DetectionData, SegmentationData)):
             write_split(out, row.dataset, row.split, read)
+        elif isinstance(read, LanguageData) and read.source is not None:
+            write_split(out, row.dataset, row.split, read.source)
     markdown, html = write_report(out, loaded.name, sections, skipped)
     entries = [entry for section in sections for entry in _entries(section)]
     write_json(out / "results.json", entries)

@@ -11,8 +11,17 @@ from typing import Any, Protocol
 
 from fusar_klip.benchmark.classification import evaluate_classification
 from fusar_klip.benchmark.classification_data import read_classification
+from fusar_klip.benchmark.detection.settings import DetectionRow
+from fusar_klip.benchmark.detection.task import evaluate_detection, read_boxes
+from fusar_klip.benchmark.language.captioning import evaluate_captioning
+from fusar_klip.benchmark.language.label_retrieval import evaluate_label_retrieval
+from fusar_klip.benchmark.language.reading import read_language
+from fusar_klip.benchmark.language.settings import CaptioningRow, LabelRetrievalRow, VqaRow
+from fusar_klip.benchmark.language.vqa import OVERALL, evaluate_vqa
 from fusar_klip.benchmark.retrieval import evaluate_retrieval, read_retrieval
 from fusar_klip.benchmark.rows import RowOutcome
+from fusar_klip.benchmark.segmentation.settings import SegmentationRow
+from fusar_klip.benchmark.segmentation.task import evaluate_segmentation, read_masks
 from fusar_klip.benchmark.settings import FinetuneRow, KnnRow, LinearProbeRow, RetrievalRow, Row
 from fusar_klip.benchmark.subject import Subject
 
@@ -49,6 +58,12 @@ class BenchmarkTask:
     """The metric that stands for a row in the overview; None: the first of the row's `metrics`."""
     needs_texts: bool = False
     """Whether a model without a text tower cannot run it."""
+    needs_plain_vit: bool = False
+    """Whether a model whose image tower is no plain ViT cannot run it."""
+    needs_decoder: bool = False
+    """Whether a model without fusion and decoder cannot run it, unless its row names a text side."""
+    for_language_models: bool = False
+    """Whether a general language model (`llm:NAME`) can run it."""
     beside_suite: bool = False
     """Whether a relative path is looked for beside the suite file, not in the data folder."""
 
@@ -58,6 +73,7 @@ class BenchmarkTask:
 
 
 _BY_CLASS = ("reader", "split_file", "split", "split_by", "split_seed")
+_BY_TEXTS = (*_BY_CLASS, "target_grid", "land_grid", "least_share", "text_seed")
 
 TASKS: Mapping[str, BenchmarkTask] = {
     "linear_probe": BenchmarkTask(
@@ -69,6 +85,24 @@ TASKS: Mapping[str, BenchmarkTask] = {
     "finetune": BenchmarkTask(
         "Fine-tuning", FinetuneRow, read_classification, evaluate_classification, _BY_CLASS
     ),
+    "detection": BenchmarkTask(
+        "Detection",
+        DetectionRow,
+        read_boxes,
+        evaluate_detection,
+        (*_BY_CLASS, "one_class"),
+        headline="ap50",
+        needs_plain_vit=True,
+    ),
+    "segmentation": BenchmarkTask(
+        "Segmentation",
+        SegmentationRow,
+        read_masks,
+        evaluate_segmentation,
+        (*_BY_CLASS, "before"),
+        headline="miou",
+        needs_plain_vit=True,
+    ),
     "retrieval": BenchmarkTask(
         "Image-text retrieval",
         RetrievalRow,
@@ -78,5 +112,33 @@ TASKS: Mapping[str, BenchmarkTask] = {
         headline="mean_recall",
         needs_texts=True,
         beside_suite=True,
+    ),
+    "label_retrieval": BenchmarkTask(
+        "Retrieval of captions",
+        LabelRetrievalRow,
+        read_language,
+        evaluate_label_retrieval,
+        _BY_TEXTS,
+        headline="mean_recall",
+        needs_decoder=True,
+    ),
+    "captioning": BenchmarkTask(
+        "Captioning",
+        CaptioningRow,
+        read_language,
+        evaluate_captioning,
+        _BY_TEXTS,
+        headline="bleu4",
+        needs_decoder=True,
+    ),
+    "vqa": BenchmarkTask(
+        "Visual question answering",
+        VqaRow,
+        read_language,
+        evaluate_vqa,
+        _BY_TEXTS,
+        headline=OVERALL,
+        needs_decoder=True,
+        for_language_models=True,
     ),
 }

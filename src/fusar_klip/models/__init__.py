@@ -3,7 +3,13 @@
 It reads tiles with Pillow and never imports rasterio or geopandas; it neither trains nor evaluates.
 """
 
-from fusar_klip.models.checkpoint import UNTRAINED, checkpoint_digest, load
+from fusar_klip.models.checkpoint import (
+    UNTRAINED,
+    checkpoint_digest,
+    image_objective,
+    load,
+    load_image_tower,
+)
 from fusar_klip.models.klip import Klip, Text
 from fusar_klip.models.network import KlipNetwork
 from fusar_klip.models.preprocess import ImageInput, Preprocess
@@ -24,6 +30,8 @@ __all__ = [
     "TileCache",
     "Tokenizer",
     "checkpoint_digest",
+    "image_objective",
     "load",
+    "load_image_tower",
     "open_tile_cache",
 ]

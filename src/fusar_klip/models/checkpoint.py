@@ -3,18 +3,25 @@
     RUN/model.safetensors   weights; the header's metadata holds the architecture as JSON
     RUN/preprocess.json     see `Preprocess`
     RUN/tokenizer.json      see `Tokenizer`
+    RUN/speaks.json         where it was fine-tuned to write captions or answers, see `Speaks`
 
 Weights and architecture never come apart, so `load` needs no configuration of the training.
+
+A run that was trained on images alone (MAE, MoCo v3) holds the image tower, under the names that it has in a
+whole network, and no tokenizer; `load_image_tower` takes either kind.
 """
 
 import hashlib
 import json
+import stat
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from fusar_klip.config import validate_settings
 from fusar_klip.errors import CheckpointError, SettingsError
@@ -23,22 +30,43 @@ from fusar_klip.models.klip import Klip
 from fusar_klip.models.network import KlipNetwork
 from fusar_klip.models.preprocess import Preprocess
 from fusar_klip.models.settings import ModelSettings
+from fusar_klip.models.speaking import Speaks
 from fusar_klip.models.tokenizer import Tokenizer
+from fusar_klip.models.towers import ImageTower
 
 WEIGHTS = "model.safetensors"
 PREPROCESS = "preprocess.json"
 TOKENIZER = "tokenizer.json"
+SPEAKS = "speaks.json"
 
 UNTRAINED = "untrained:"
 _ARCHITECTURE = "fusar_klip.architecture"
+_IMAGE_RUN = "fusar_klip.image_run"
+_IMAGE_PART = "image_tower."
 
 
 def save_weights(network: KlipNetwork, path: Path) -> None:
     """Write the network's weights (each shared one once) and its architecture, atomically."""
-    state = {name: parameter.detach().contiguous() for name, parameter in network.named_parameters()}
-    about = {_ARCHITECTURE: json.dumps(network.settings.model_dump(mode="json"), sort_keys=True)}
+    _save(dict(network.named_parameters()), _ARCHITECTURE, network.settings.model_dump(mode="json"), path)
+
+
+def save_image_tower(tower: ImageTower, settings: ModelSettings, objective: str, path: Path) -> None:
+    """Write an image tower that was trained without texts, by `objective`, atomically."""
+    weights = {_IMAGE_PART + name: parameter for name, parameter in tower.named_parameters()}
+    about = {"objective": objective, "architecture": settings.model_dump(mode="json")}
+    _save(weights, _IMAGE_RUN, about, path)
+
+
+def _save(weights: Mapping[str, Tensor], key: str, value: Mapping[str, Any], path: Path) -> None:
+    state = {name: parameter.detach().contiguous() for name, parameter in weights.items()}
+    # One entry: safetensors writes several in a random order, and the same run shall give the same bytes.
+    about = {key: json.dumps(value, sort_keys=True)}
     with replaced(path) as partial:
+        # safetensors gives its files to their owner alone; this one shall be as others are (umask).
+        partial.touch()
+        mode = stat.S_IMODE(partial.stat().st_mode)
         save_file(state, partial, about)
+        partial.chmod(mode)
 
 
 def load(checkpoint: str | Path, device: str = "cpu") -> Klip:
@@ -53,7 +81,12 @@ def load(checkpoint: str | Path, device: str = "cpu") -> Klip:
     name = str(checkpoint)
     path = _weights_file(Path(name.removeprefix(UNTRAINED)))
     folder = path.parent
-    settings, state = _read(path)
+    settings, objective = _about(path)
+    if objective:
+        raise CheckpointError(
+            f"{path.parent} was trained on images alone ({objective}) and knows no words: give a run whose "
+            "objective is klip, or start one from it with --set init.image=" + str(path)
+        )
     tokenizer = Tokenizer.from_file(folder / TOKENIZER)
     preprocess = Preprocess.from_file(folder / PREPROCESS)
     # Fresh weights leave the caller's random state as it was.
@@ -61,8 +94,50 @@ def load(checkpoint: str | Path, device: str = "cpu") -> Klip:
         torch.manual_seed(0)
         network = KlipNetwork(settings, tokenizer)
     if not name.startswith(UNTRAINED):
-        _fill(network, state, path)
-    return Klip(network, preprocess, tokenizer, device)
+        _fill(network, _read(path), path)
+    fresh = name.startswith(UNTRAINED)
+    return Klip(network, preprocess, tokenizer, device, None if fresh else Speaks.from_file(folder / SPEAKS))
+
+
+def save_run(model: Klip, folder: Path) -> None:
+    """Write what `load` reads of a model, its weights last."""
+    model.preprocess.save(folder / PREPROCESS)
+    model.tokenizer.save(folder / TOKENIZER)
+    if model.speaks is not None:
+        model.speaks.save(folder / SPEAKS)
+    save_weights(model.network, folder / WEIGHTS)
+
+
+def load_image_tower(checkpoint: str | Path, device: str = "cpu") -> tuple[ImageTower, Preprocess]:
+    """Return the image tower of a run of any objective, in evaluation mode, and its preprocessing.
+
+    Args:
+        checkpoint: As `load`'s; `untrained:RUN` likewise.
+        device: Where it computes.
+
+    Raises:
+        CheckpointError: There is no checkpoint, its training has not ended, or it does not fit.
+    """
+    name = str(checkpoint)
+    path = _weights_file(Path(name.removeprefix(UNTRAINED)))
+    settings, _ = _about(path)
+    preprocess = Preprocess.from_file(path.parent / PREPROCESS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        tower = ImageTower(settings)
+    if not name.startswith(UNTRAINED):
+        state = _read(path).items()
+        _fill(tower, {k.removeprefix(_IMAGE_PART): v for k, v in state if k.startswith(_IMAGE_PART)}, path)
+    return tower.to(device).eval(), preprocess
+
+
+def image_objective(checkpoint: str | Path) -> str | None:
+    """Return by which objective a run was trained on images alone; None of a run that knows words.
+
+    Raises:
+        CheckpointError: There is no checkpoint, its training has not ended, or it is none.
+    """
+    return _about(_weights_file(Path(str(checkpoint).removeprefix(UNTRAINED))))[1]
 
 
 def checkpoint_digest(checkpoint: str | Path) -> str:
@@ -74,7 +149,9 @@ def checkpoint_digest(checkpoint: str | Path) -> str:
     name = str(checkpoint)
     weights = _weights_file(Path(name.removeprefix(UNTRAINED)))
     digest = hashlib.sha256((UNTRAINED if name.startswith(UNTRAINED) else "").encode())
-    for file in (weights, weights.parent / PREPROCESS, weights.parent / TOKENIZER):
+    wordless = not (weights.parent / TOKENIZER).is_file() and image_objective(checkpoint)
+    beside = [PREPROCESS] if wordless else [PREPROCESS, TOKENIZER]
+    for file in (weights, *(weights.parent / name for name in beside)):
         if not file.is_file():
             raise CheckpointError(f"{weights.parent} has no {file.name}: give a whole RUN folder")
         digest.update(sha256(file).encode())
@@ -94,24 +171,33 @@ def _weights_file(path: Path) -> Path:
     return path
 
 
-def _read(path: Path) -> tuple[ModelSettings, dict[str, Tensor]]:
+def _about(path: Path) -> tuple[ModelSettings, str | None]:
+    """Return what the header says: the architecture, and the objective of a run on images alone."""
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is no safetensors file ({error}): give a RUN folder or file"
         ) from error
-    if _ARCHITECTURE not in about:
+    if not about.keys() & {_ARCHITECTURE, _IMAGE_RUN}:
         raise CheckpointError(f"{path} is no FUSAR-KLIP checkpoint: give one made by fusar-klip pretrain")
     try:
-        return validate_settings(ModelSettings, json.loads(about[_ARCHITECTURE])), state
-    except (ValueError, SettingsError) as error:
+        if _ARCHITECTURE in about:
+            return validate_settings(ModelSettings, json.loads(about[_ARCHITECTURE])), None
+        run = json.loads(about[_IMAGE_RUN])
+        return validate_settings(ModelSettings, run["architecture"]), str(run["objective"])
+    except (ValueError, KeyError, TypeError, SettingsError) as error:
         raise CheckpointError(f"{path} was made by another version ({error}): train it again") from error
 
 
-def _fill(network: KlipNetwork, state: dict[str, Tensor], path: Path) -> None:
+def _read(path: Path) -> dict[str, Tensor]:
+    """Return the weights of a file that `_about` has looked at."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+
+
+def _fill(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     own = dict(network.named_parameters())
     wrong = sorted(own.keys() ^ state.keys()) or [n for n in own if own[n].shape != state[n].shape]
     if wrong:

@@ -1,16 +1,18 @@
 """A trained model as a user holds it: pictures and words in, vectors and probabilities out."""
 
 from collections.abc import Sequence
-from typing import NoReturn, TypeAlias, overload
+from typing import TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fusar_klip.errors import NotInThisVersionError
+from fusar_klip.errors import CheckpointError
+from fusar_klip.models.image_memory import ImageMemory
 from fusar_klip.models.network import KlipNetwork
 from fusar_klip.models.preprocess import ImageInput, Preprocess
+from fusar_klip.models.speaking import Speaks, caption_prompt, question_prompt, say, written_fields
 from fusar_klip.models.tokenizer import Tokenizer
 
 Text: TypeAlias = str | list[str] | tuple[str, ...]
@@ -28,6 +30,7 @@ class Klip:
         preprocess: Turns images into its input.
         tokenizer: Turns texts into its input.
         device: Where it computes.
+        speaks: What it was fine-tuned to say, if it was.
     """
 
     def __init__(
@@ -36,11 +39,13 @@ class Klip:
         preprocess: Preprocess,
         tokenizer: Tokenizer,
         device: str | torch.device = "cpu",
+        speaks: Speaks | None = None,
     ) -> None:
         self.network = network.to(device).eval()
         self.preprocess = preprocess
         self.tokenizer = tokenizer
         self.device = torch.device(device)
+        self.speaks = speaks
 
     @torch.inference_mode()
     def embed_image(self, images: Sequence[ImageInput]) -> npt.NDArray[np.float32]:
@@ -85,7 +90,7 @@ class Klip:
         """
         if isinstance(texts, str):
             return float(self.match(image, [texts])[0])
-        memory = self.network.look(self.network.image_tokens(self.preprocess(image)[None].to(self.device)))
+        memory = self._look(image)
         parts = []
         for start in range(0, len(texts), _BATCH):
             ids_bl, mask_bl = self._tokens(texts[start : start + _BATCH])
@@ -93,15 +98,51 @@ class Klip:
             parts.append(logits_b2.softmax(1)[:, 1:])
         return _stack(parts, 1)[:, 0]
 
-    def caption(self, image: ImageInput) -> NoReturn:
-        """Write a text about an image: not in this version."""
-        raise NotInThisVersionError(
-            "caption is not in this version: use match or embed_text to compare texts"
-        )
+    @torch.inference_mode()
+    def caption(self, image: ImageInput, *, beams: int = 3) -> str:
+        """Return what the decoder writes about an image, lower case.
 
-    def ask(self, image: ImageInput, question: str) -> NoReturn:
-        """Answer a question about an image: not in this version."""
-        raise NotInThisVersionError("ask is not in this version: use match to compare possible answers")
+        A model that was fine-tuned on captions writes one. Another writes the eight fields of a text, a line
+        each ("Count: ..."), in that of the two schemata which it finds the better match for the image.
+
+        Args:
+            image: The image.
+            beams: Texts kept in play while writing the fields.
+
+        Raises:
+            CheckpointError: The model was fine-tuned on questions.
+            DatasetError: The image cannot be read, or is not 8-bit.
+        """
+        if self.speaks is not None and self.speaks.of != "captions":
+            raise CheckpointError(
+                "this model was fine-tuned on questions: use ask, or a RUN that was not, for captions"
+            )
+        memory = self._look(image)
+        if self.speaks is not None:
+            return say(self.network, self.tokenizer, memory, caption_prompt(self.tokenizer), self.speaks)
+        texts = [text for text in written_fields(self.network, self.tokenizer, memory, beams) if text]
+        if not texts:
+            return ""
+        return "\n".join(texts[int(self.match(image, texts).argmax())])
+
+    @torch.inference_mode()
+    def ask(self, image: ImageInput, question: str) -> str:
+        """Return the answer that the decoder writes to a question about an image, lower case.
+
+        Raises:
+            CheckpointError: The model was not fine-tuned on questions.
+            DatasetError: The image cannot be read, or is not 8-bit.
+        """
+        if self.speaks is None or self.speaks.of != "questions":
+            raise CheckpointError(
+                "this model was not fine-tuned on questions: run a vqa row of fusar-klip benchmark with "
+                "save = true, and give the RUN that it writes"
+            )
+        prompt = question_prompt(self.tokenizer, question, self.speaks.tokens)
+        return say(self.network, self.tokenizer, self._look(image), prompt, self.speaks)
+
+    def _look(self, image: ImageInput) -> ImageMemory:
+        return self.network.look(self.network.image_tokens(self.preprocess(image)[None].to(self.device)))
 
     def _image_tokens(self, images: Sequence[ImageInput]) -> list[Tensor]:
         """Return the class token alone of each batch, (B, 1, W)."""

@@ -1,0 +1,130 @@
+"""Captions written by the decoder and compared with the labels' (paper 4.4, table 6).
+
+The model is fine-tuned on the training part; then the decoder writes one caption for each test image by beam
+search, which is compared with all captions of that image.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusar_klip.benchmark.language import caption_metrics
+from fusar_klip.benchmark.language.decoding import write
+from fusar_klip.benchmark.language.drawings import Said, said_drawing
+from fusar_klip.benchmark.language.records import LanguageData
+from fusar_klip.benchmark.language.settings import CaptioningRow, LanguageRow
+from fusar_klip.benchmark.language.tuning import Lesson, keep, resized, tokenizer_for, tuned
+from fusar_klip.benchmark.metrics import Floats, Score, score_of_sums
+from fusar_klip.benchmark.rows import RowOutcome
+from fusar_klip.benchmark.subject import Subject
+from fusar_klip.benchmark.zoo.encoder import ZooEncoder
+from fusar_klip.models import Klip
+from fusar_klip.models.speaking import Speaks, caption_prompt
+
+Lessons = Callable[[int], Iterator[list[Lesson]]]
+
+_SHOWN = 4
+
+
+def caption_lessons(data: LanguageData, model: Klip | ZooEncoder, row: LanguageRow) -> tuple[Lessons, int]:
+    """Return an epoch's batches, one caption an image drawn at random, and how many there are.
+
+    A last batch that is not full is left out: shuffling gives its images their turn in other epochs.
+    """
+    train = data.part("train")
+    size = min(row.batch_size, len(train))
+    steps = len(train) // size
+    tokenizer = tokenizer_for(model, row)
+    prompt = caption_prompt(tokenizer)
+    meanings: dict[tuple[str, ...], int] = {}
+    for i in train:
+        meanings.setdefault(data.images[i].captions, len(meanings))
+
+    def lesson(image: int, rng: np.random.Generator) -> Lesson:
+        captions = data.images[image].captions
+        ids = tokenizer.encode(captions[int(rng.integers(len(captions)))], row.tokens)
+        return Lesson(image, ids, meanings[captions], prompt, ids[1:])
+
+    def lessons(epoch: int) -> Iterator[list[Lesson]]:
+        rng = np.random.default_rng([row.seed, epoch, 1])
+        order = rng.permutation(train)
+        for start in range(0, steps * size, size):
+            yield [lesson(int(image), rng) for image in order[start : start + size]]
+
+    return lessons, steps
+
+
+def evaluate_captioning(row: CaptioningRow, data: LanguageData, subject: Subject) -> RowOutcome:
+    """Run one row for one model."""
+    test = data.part("test")
+    model = subject.model
+    with tempfile.TemporaryDirectory() as folder:
+        files = [image.file for image in data.images]
+        squares = resized(files, model.preprocess, Path(folder) / "squares.npy")
+        lessons, steps = caption_lessons(data, model, row)
+        learner = tuned(model, squares, lessons, steps, row)
+        learner.speaks = Speaks("captions", row.tokens, row.beams)
+        keep(learner, subject, row)
+        prompt = caption_prompt(learner.tokenizer)
+        written = write(
+            learner, squares, test.tolist(), [prompt] * len(test), beams=row.beams, max_tokens=row.tokens - 1
+        )
+    references = [data.images[i].captions for i in test]
+    said = Counter(caption for i in data.part("train") for caption in data.images[i].captions)
+    usual = min(said.items(), key=lambda item: (-item[1], item[0]))[0]
+    scores, missing = caption_scores(written, references, data.groups(test), row.seed, usual)
+    notes = [
+        f"wrote {len(set(written))} different captions for {len(test)} images.",
+        "Chance is the training part's most frequent caption, written for every image.",
+        *missing,
+    ]
+    drawn = np.sort(np.random.default_rng(row.seed).permutation(len(test))[:_SHOWN])
+    shown = [Said(data.images[test[d]].file, "", references[d][0], written[d], None) for d in drawn]
+    drawing = said_drawing(
+        "captions", shown, "Test images with a caption from labels and the written one", "captions written."
+    )
+    return RowOutcome(scores=scores, notes=notes, drawings=[drawing])
+
+
+def caption_scores(
+    written: Sequence[str],
+    references: Sequence[Sequence[str]],
+    groups: NDArray[np.int64] | None,
+    seed: int,
+    usual: str,
+) -> tuple[list[Score], list[str]]:
+    """Score captions against each image's references: BLEU-4, CIDEr, and METEOR and SPICE where they run.
+
+    Args:
+        written: One caption for each image.
+        references: Captions from labels.
+        groups: The group of each image, or None.
+        seed: Fixes the bootstrap.
+        usual: A caption to be written blindly for all images, which gives the chance level.
+
+    Returns:
+        The scores, and what is missing and why. CIDEr is 0 to 10, the others 0 to 1.
+    """
+    words = [caption_metrics.tokenise(text) for text in written]
+    truths = [[caption_metrics.tokenise(text) for text in each] for each in references]
+    parts = caption_metrics.bleu_parts(words, truths)
+    blind = [caption_metrics.tokenise(usual)] * len(words)
+    chance = float(caption_metrics.bleu4(caption_metrics.bleu_parts(blind, truths).sum(0, keepdims=True))[0])
+    scores = [score_of_sums("bleu4", parts, caption_metrics.bleu4, groups, chance, seed)]
+    measured, missing = caption_metrics.java_scores(words, truths)
+    each = {name: values for name, (_, values) in measured.items()}
+    each["cider"] = caption_metrics.cider(words, truths)
+    for name in ("meteor", "cider", "spice"):
+        if name in each:
+            sums = np.stack([each[name], np.ones(len(words))], axis=1)
+            guess = float(caption_metrics.cider(blind, truths).mean()) if name == "cider" else None
+            scores.append(score_of_sums(name, sums, _mean, groups, guess, seed))
+    return scores, missing
+
+
+def _mean(sums: Floats) -> Floats:
+    return np.asarray(sums[:, 0] / sums[:, 1])
