@@ -1,6 +1,7 @@
 """Captioning, questions and retrieval of captions on a tiny data set that can be learnt by heart."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -362,6 +363,20 @@ def test_missing_java_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         {},
         ["METEOR and SPICE are left out: pycocoevalcap is not installed."],
     )
+
+
+def test_java_that_answers_in_words_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    meteor = pytest.importorskip("pycocoevalcap.meteor.meteor")
+    if shutil.which("java") is None:
+        pytest.skip("there is no Java")
+
+    def fail(*_: object) -> None:
+        raise ValueError("could not convert string to float: 'Error'")
+
+    monkeypatch.setattr(meteor.Meteor, "compute_score", fail)
+    scores, missing = java_scores([["a"]], [[["a"]]])
+    assert "meteor" not in scores
+    assert "METEOR is left out: Java's answer cannot be read (could not convert" in missing[0]
 
 
 def test_recall_with_several_texts_an_image() -> None:

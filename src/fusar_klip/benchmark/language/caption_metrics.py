@@ -13,6 +13,7 @@ import logging
 import math
 import re
 import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -136,10 +137,25 @@ def java_scores(
         if not any(Path(module.__file__).parent.glob(jars)):
             missing.append(f"{name.upper()} is left out: {jars} is not beside pycocoevalcap's {name}.")
             continue
-        value, each = getattr(module, name.capitalize())().compute_score(truths, given)
+        scorer = getattr(module, name.capitalize())()
+        try:
+            value, each = scorer.compute_score(truths, given)
+        except (OSError, ValueError) as error:  # Java has ended, or answers in words
+            missing.append(f"{name.upper()} is left out: Java's answer cannot be read ({error}).")
+            continue
+        finally:
+            _end_process(scorer)
         single = [e["All"]["f"] if isinstance(e, dict) else e for e in each]
         scores[name] = float(value), np.array(single, dtype=np.float64)
     return scores, missing
+
+
+def _end_process(scorer: Any) -> None:
+    """Close the pipes to METEOR's Java, which pycocoevalcap leaves open; SPICE has none by then."""
+    process: subprocess.Popen[bytes] | None = getattr(scorer, "meteor_p", None)
+    if process is not None:
+        process.kill()
+        process.communicate()
 
 
 def _ngrams(words: Sequence[str]) -> Ngrams:
