@@ -1,0 +1,72 @@
+"""The verbs that compare models: benchmark, label-texts, models."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusar_klip.cli.options import ConfigOption, JsonOption, SetOption
+from fusar_klip.cli.output import report
+
+
+def benchmark(
+    checkpoints: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CHECKPOINT...",
+            help="A run, untrained:RUN for its fresh twin, a zoo name, clip:FILE, or llm:NAME for vqa.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="RESULTS", help="Folder for results and reports.")],
+    suite: Annotated[Path | None, typer.Option(help="TOML file that lists what is measured.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the data sets.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The server of llm:NAME; else $OPENAI_BASE_URL, else OpenAI's."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare checkpoints on labelled data sets."""
+    from fusar_klip.benchmark import benchmark as run
+
+    summary = run(checkpoints, out, suite=suite, data=data, tasks=task or (), base_url=base_url)
+    report(
+        summary,
+        as_json,
+        f"{summary.rows_run + summary.rows_reused} rows; the report is {summary.report_html}",
+    )
+
+
+def write_label_texts(
+    reader: Annotated[str, typer.Argument(help="How the data set lies on disk: coco, hrsid, ombria, ...")],
+    path: Annotated[Path, typer.Argument(help="Folder of a data set with boxes or masks.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for captions and questions.")],
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="given, paper (random 4:1) or grouped. Default: as given, or else near-duplicates together."
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write captions and questions with answers from a data set's boxes or masks."""
+    from fusar_klip.benchmark.language.label_texts import TextSettings, label_texts
+    from fusar_klip.config import load_settings
+
+    given = load_settings(TextSettings, config, settings or ())
+    summary = label_texts(reader, path, out, split=split, settings=given)
+    report(
+        summary,
+        as_json,
+        f"{summary.captions} captions and {summary.questions} questions of {summary.images} images in {out}",
+    )
+
+
+def list_models(as_json: JsonOption = False) -> None:
+    """List the models of other projects that benchmark takes by name, and where their weights are."""
+    from fusar_klip.benchmark.zoo import listing
+
+    report(listing.listing(), as_json, listing.text())

@@ -1,0 +1,86 @@
+"""The verbs that ask a model: index, search, caption, ask."""
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fusar_klip.cli.options import DatasetArgument, JsonOption
+from fusar_klip.cli.output import report
+from fusar_klip.errors import SettingsError
+
+if TYPE_CHECKING:
+    from fusar_klip.search import Hit
+
+
+def index(
+    dataset: DatasetArgument,
+    checkpoint: Annotated[str, typer.Option(metavar="RUN", help="The run whose model embeds the tiles.")],
+    out: Annotated[Path, typer.Option(metavar="INDEX", help="The index's folder.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Embed a data set's tiles for search."""
+    from fusar_klip.search import build_index
+
+    summary = build_index(dataset, checkpoint, out)
+    report(summary, as_json, f"{summary.tiles} tiles in {out}")
+
+
+def search(
+    index: Annotated[Path, typer.Argument(help="An index's folder.")],
+    query: Annotated[str, typer.Argument(help="Words, or the path of an image.")],
+    bbox: Annotated[
+        str | None, typer.Option(metavar="W,S,E,N", help="Only tiles that touch this box, in degrees.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many results.")] = 10,
+    as_json: JsonOption = False,
+) -> None:
+    """Find tiles by words, within a box on the map."""
+    from fusar_klip.search import search as run
+
+    results = run(index, query, bbox=_parse_bbox(bbox) if bbox else None, top=top)
+    report(results, as_json, "\n".join(map(_hit_lines, results.hits)))
+
+
+def _hit_lines(hit: "Hit") -> str:
+    place = "no coordinates" if hit.lon is None else f"{hit.lon:.4f}, {hit.lat:.4f}"
+    head = f"{hit.rank:>3}  {hit.score:.3f}  {place}  {hit.scale}  {hit.path}"
+    return head + textwrap.indent(f"\n{hit.text or ''}", " " * 5)
+
+
+def _parse_bbox(text: str) -> tuple[float, float, float, float]:
+    try:
+        west, south, east, north = (float(part) for part in text.split(","))
+    except ValueError:
+        raise SettingsError(
+            f'--bbox takes W,S,E,N in degrees, such as -118.3,33.7,-118.2,33.8, not "{text}"'
+        ) from None
+    return west, south, east, north
+
+
+def caption(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Tiles, PNG or JPEG files.")],
+    checkpoint: Annotated[str, typer.Option(metavar="RUN", help="The run whose model writes.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Describe images in words."""
+    from fusar_klip.models.said import captions
+
+    said = captions(images, checkpoint)
+    report(said, as_json, "\n\n".join(f"{image}\n{text}" for image, text in said.captions.items()))
+
+
+def ask(
+    image: Annotated[Path, typer.Argument(help="A tile, PNG or JPEG file.")],
+    question: Annotated[str, typer.Argument(help="Such as: How many ships are in this SAR image?")],
+    checkpoint: Annotated[
+        str, typer.Option(metavar="RUN", help="A run that a vqa row of benchmark kept (save = true).")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Answer a question about an image."""
+    from fusar_klip.models.said import answer
+
+    said = answer(image, question, checkpoint)
+    report(said, as_json, said.answer)
