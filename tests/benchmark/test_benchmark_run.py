@@ -1,8 +1,10 @@
 """The whole benchmark: results, reports, resuming, one model and two, and what is refused."""
 
+import csv
 import dataclasses
 import html.parser
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +85,15 @@ def test_two_models_end_to_end(
     assert "repeat another text word for word" in markdown
     figures = {p.name for p in (out / "figures").iterdir()}
     assert figures == {part.split(")")[0] for part in markdown.split("](figures/")[1:]}
+
+    table = list(csv.DictReader((out / "results.csv").read_text().splitlines()))
+    assert [{key: "" if v is None else str(v) for key, v in entry.items()} for entry in results] == table
+    tex = (out / "report.tex").read_text()
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 5  # the overview and four rows
+    rows = [line for line in tex.splitlines() if line.endswith(r"\\")]
+    assert all(row.count("{") == row.count("}") for row in rows)
+    assert not re.search(r"(?<!\\)[_%#]", "\n".join(rows))
+    assert r"untrained:run" in tex
 
     # Each model alone gives the same figures, and the same command the same bytes.
     alone = [

@@ -65,6 +65,32 @@ def overview(bars: Sequence[Bar], models: Sequence[str]) -> bytes:
     return png(figure)
 
 
+def radar(bars: Sequence[Bar], models: Sequence[str]) -> bytes:
+    """Draw each row's headline metric on a spoke of its own, from 0 to the best model's (paper, figure 1)."""
+    figure = Figure(figsize=(8.0, 7.0))
+    axes = figure.add_subplot(projection="polar")
+    angles = np.linspace(0, 2 * np.pi, len(bars), endpoint=False)
+    best = [max(score.value for score in bar.scores.values()) for bar in bars]
+    for m, model in enumerate(models):
+        shares = [
+            bar.scores[model].value / top if top > 0 else 0 for bar, top in zip(bars, best, strict=True)
+        ]
+        closed = [*shares, shares[0]]
+        colour = MODEL_COLOURS[m % len(MODEL_COLOURS)]
+        axes.plot([*angles, angles[0]], closed, color=colour, label=model, linewidth=1.6)
+        axes.fill([*angles, angles[0]], closed, color=colour, alpha=0.08)
+    labels = [f"{bar.label}\n{100 * top:.1f}" for bar, top in zip(bars, best, strict=True)]
+    axes.set_xticks(angles, labels, fontsize=7)
+    axes.set_yticks([0.25, 0.5, 0.75, 1.0], [])
+    axes.set_ylim(0, 1.02)
+    axes.tick_params(axis="x", pad=30)
+    axes.grid(color="#dddddd")
+    figure.legend(loc="upper center", ncols=min(4, len(models)), frameon=False, fontsize=9)
+    figure.text(0.5, 0.01, "each spoke ends at its best model's value, in per cent", ha="center", fontsize=8)
+    figure.tight_layout(rect=(0, 0.03, 1, 0.95))
+    return png(figure)
+
+
 def confusion(matrix: Confusion) -> bytes:
     """Draw a confusion matrix: colour by share of the true class, numbers are images."""
     counts = np.array(matrix.counts)

@@ -1,4 +1,4 @@
-"""The report of a benchmark: Markdown beside PNG files, and one HTML file that needs nothing else.
+"""The report of a benchmark: Markdown beside PNG files, one HTML file that needs nothing else, LaTeX tables.
 
 Reads outcomes only; it computes no metric. Values are printed in per cent. No time of making goes in.
 """
@@ -47,6 +47,12 @@ SCORINGS: Mapping[str, str] = {
 }
 _TEMPLATES = Path(__file__).parent / "templates"
 _TEXT_SHOWN = 700
+_LEAST_AXES = 3
+"""A radar chart of fewer rows is a line."""
+_TEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,7 @@ class _Figures:
 def write_report(
     out: Path, suite: str, sections: Sequence[Section], skipped: Sequence[str]
 ) -> tuple[Path, Path]:
-    """Write OUT/figures/*.png, OUT/report.md and OUT/report.html; return the two reports' paths."""
+    """Write OUT/figures/*.png, OUT/report.tex, OUT/report.md and OUT/report.html; return the last two."""
     drawn = _Figures(out / "figures")
     models = list(sections[0].outcomes)
     bars = [
@@ -134,7 +140,14 @@ def write_report(
     context = {
         "suite": suite,
         "models": models,
-        "overview": drawn.add("overview", figures.overview(bars, models), alt, ""),
+        "overview": [
+            drawn.add("overview", figures.overview(bars, models), alt, ""),
+            *(
+                [drawn.add("radar", figures.radar(bars, models), "The same as a radar chart", "")]
+                if len(bars) >= _LEAST_AXES and len(models) > 1
+                else []
+            ),
+        ],
         "summary_columns": [
             f"{s.row.dataset} ({s.row.split}), {_task_title(s).lower()}, {_short(s.headline)}"
             for s in sections
@@ -146,10 +159,9 @@ def write_report(
         "skipped": list(skipped),
     }
     drawn.remove_others()
-    reports = (out / "report.md", out / "report.html")
-    for path in reports:
-        write_bytes(path, _render(f"{path.name}.j2", context).encode())
-    return reports
+    for name in ("report.tex", "report.md", "report.html"):
+        write_bytes(out / name, _render(f"{name}.j2", context).encode())
+    return out / "report.md", out / "report.html"
 
 
 def metric_title(metric: str) -> tuple[str, str]:
@@ -307,4 +319,5 @@ def _render(template: str, context: Mapping[str, Any]) -> str:
     )
     # In Markdown tables a bar ends the cell.
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")
+    environment.filters["tex"] = lambda text: str(text).translate(_TEX)
     return environment.get_template(template).render(context)

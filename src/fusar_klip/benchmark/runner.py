@@ -1,4 +1,4 @@
-"""The benchmark: every row of a suite for every checkpoint, then the reports and `results.json`.
+"""The benchmark: every row of a suite for every checkpoint, then the reports, results.csv and results.json.
 
 All data sets are read before the first row runs, so that a wrong path is known at once. Each row is seeded
 by itself: two checkpoints in one command give the same figures as one by one.
@@ -6,6 +6,8 @@ by itself: two checkpoints in one command give the same figures as one by one.
     fusar-klip benchmark RUN untrained:RUN --out RESULTS --suite SUITE.toml
 """
 
+import csv
+import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +37,7 @@ from fusar_klip.benchmark.subject import (
 from fusar_klip.benchmark.suite import DATA_VARIABLE, Suite, data_folder, load_suite, row_path
 from fusar_klip.benchmark.tasks import TASKS, TaskData
 from fusar_klip.errors import CheckpointError, DatasetError
-from fusar_klip.files import write_json
+from fusar_klip.files import write_bytes, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +125,7 @@ def benchmark(
             write_split(out, row.dataset, row.split, read.source)
     markdown, html = write_report(out, loaded.name, sections, skipped)
     entries = [entry for section in sections for entry in _entries(section)]
+    write_bytes(out / "results.csv", _as_csv(entries))
     write_json(out / "results.json", entries)
     return BenchmarkSummary(
         results=str(out / "results.json"),
@@ -188,3 +191,11 @@ def _entries(section: Section) -> list[dict[str, str | float | int | None]]:
         for model, outcome in section.outcomes.items()
         for score in outcome.scores
     ]
+
+
+def _as_csv(entries: Sequence[dict[str, str | float | int | None]]) -> bytes:
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, list(entries[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(entries)
+    return text.getvalue().encode()
