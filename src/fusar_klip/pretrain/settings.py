@@ -31,11 +31,9 @@ class TextSettings(Settings):
     """Most tokens of the vocabulary that is trained where `tokenizer` is not given."""
     min_segments: int = Field(default=1, ge=1)
     """A step shows each tile with a random subset of its segments, this many at least, in random order."""
-    bucket_batches: int = Field(default=1, ge=1)
+    bucket_batches: int = Field(default=16, ge=1)
     """Texts of like length go into one batch, sorted among this many batches; 1 does not sort. At most an
-    eighth of an epoch is sorted together, so that a tile meets others from epoch to epoch. Texts of one
-    length tend to be of one kind of scene, and ITC learns badly from batches of one kind (docs/pretrain.md),
-    while only attention is computed on padding."""
+    eighth of an epoch is sorted together, so that a tile meets others from epoch to epoch."""
 
 
 class MaskSettings(Settings):
