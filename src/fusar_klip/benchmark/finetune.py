@@ -5,9 +5,7 @@ Letters: B batch, K classes, S image side.
 
 import copy
 import logging
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +17,13 @@ from torch import Tensor
 
 from fusar_klip.benchmark.datasets.samples import ClassificationData
 from fusar_klip.benchmark.settings import FinetuneRow, Flips
+from fusar_klip.benchmark.squares import Squares, resized
 from fusar_klip.benchmark.training import FinetuneJob, fit, seeded
 from fusar_klip.benchmark.zoo.encoder import ZooEncoder
-from fusar_klip.models import Klip, Preprocess
+from fusar_klip.models import Klip
 
 logger = logging.getLogger(__name__)
 
-Squares = NDArray[np.uint8]
 Batch = tuple[Tensor, Tensor]
 
 _TEST_BATCH = 64
@@ -38,12 +36,11 @@ def finetune(model: Klip | ZooEncoder, data: ClassificationData, row: FinetuneRo
         (N_test, K) class probabilities of the test part, read once, after the last epoch.
     """
     train, test = data.part("train"), data.part("test")
-    with tempfile.TemporaryDirectory() as folder, seeded(row.seed, model.device):
+    with resized(data.files, model.preprocess) as squares, seeded(row.seed, model.device):
         tower: Any = copy.deepcopy(model.network.image_tower)
         tower.reset_classifier(len(data.classes))
         # reset_classifier makes the head on the CPU, wherever the tower is.
         tower.to(model.device)
-        squares = _resized(data, model.preprocess, Path(folder) / "squares.npy")
         losses = _fit(tower, squares, train, data.labels, model, row)
         logger.info("%s: the loss fell from %.4f to %.4f", data.facts, losses[0], losses[-1])
         return _probabilities(tower, squares, test, model)
@@ -104,16 +101,6 @@ def _probabilities(
         logits_bk = tower(images_b1ss.to(model.device)).double()
         parts.append(logits_bk.softmax(dim=1).cpu().numpy())
     return np.concatenate(parts)
-
-
-def _resized(data: ClassificationData, preprocess: Preprocess, path: Path) -> Squares:
-    """Return all images at the model's size, (N, S, S) uint8, in a file, so that memory does not grow."""
-    squares = np.lib.format.open_memmap(
-        path, "w+", np.uint8, (len(data.images), preprocess.size, preprocess.size)
-    )
-    for square, file in zip(squares, data.files, strict=True):
-        square[:] = preprocess.resize(file)
-    return squares
 
 
 def _turned(square: Squares, flips: Flips, rng: np.random.Generator) -> Squares:

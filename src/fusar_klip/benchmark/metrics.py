@@ -69,7 +69,7 @@ def classification_scores(
             case "top1" | "top3":
                 k = min(1 if metric == "top1" else 3, classes)
                 totals = np.stack([top_k_hits(probabilities, labels, k), ones], axis=1)
-                statistic: Statistic = _mean
+                statistic: Statistic = mean_of_sums
                 chance = k / classes
             case "macro_f1":
                 totals = _confusion_parts(probabilities.argmax(axis=1), labels, classes)
@@ -121,7 +121,7 @@ def recall_scores(
     columns.append((mean_name, hits.mean(axis=1), chance.mean(axis=1)))
     ones = np.ones(len(hits))
     return [
-        score_of_sums(name, np.stack([values, ones], axis=1), _mean, groups, float(guess.mean()), seed)
+        score_of_sums(name, np.stack([values, ones], axis=1), mean_of_sums, groups, float(guess.mean()), seed)
         for name, values, guess in columns
     ]
 
@@ -165,7 +165,8 @@ def _any_drawn(items: Ints, wanted: Ints, draws: Ints) -> Floats:
     return 1.0 - missed
 
 
-def _mean(sums: Floats) -> Floats:
+def mean_of_sums(sums: Floats) -> Floats:
+    """Return (B,) means of (B, 2) sums of values and of how many there are."""
     return np.asarray(sums[:, 0] / sums[:, 1])
 
 

@@ -87,16 +87,7 @@ def benchmark(
     """
     loaded = load_suite(suite, tasks)
     names = subject_names(checkpoints)
-    if any(TASKS[row.task].needs_texts for row in loaded.rows):
-        refuse_without_texts(checkpoints)
-    refuse_language_models(
-        checkpoints, [row.task for row in loaded.rows if not TASKS[row.task].for_language_models]
-    )
-    for row in loaded.rows:
-        if TASKS[row.task].needs_plain_vit:
-            refuse_other_towers(checkpoints, row.task)
-        if TASKS[row.task].needs_decoder and getattr(row, "text_side", None) is None:
-            refuse_without_decoder(checkpoints, row.task)
+    _refuse_what_cannot_run(checkpoints, loaded.rows)
     digests = [subject_digest(checkpoint) for checkpoint in checkpoints]
     if len(set(digests)) < len(digests):
         raise CheckpointError("two of the checkpoints have the same content: name each once")
@@ -118,11 +109,7 @@ def benchmark(
         Section(row, read.facts, read.notes, dict(zip(names, results, strict=True)))
         for (row, read), results in zip(plan, outcomes, strict=True)
     ]
-    for row, read in plan:
-        if isinstance(read, (ClassificationData, DetectionData, SegmentationData)):
-            write_split(out, row.dataset, row.split, read)
-        elif isinstance(read, LanguageData) and read.source is not None:
-            write_split(out, row.dataset, row.split, read.source)
+    _write_splits(out, plan)
     markdown, html = write_report(out, loaded.name, sections, skipped)
     entries = [entry for section in sections for entry in _entries(section)]
     write_bytes(out / "results.csv", _as_csv(entries))
@@ -141,6 +128,30 @@ def benchmark(
             if entry["metric"] == section.headline
         ],
     )
+
+
+def _refuse_what_cannot_run(checkpoints: Sequence[str], rows: Sequence[Row]) -> None:
+    """Refuse models that cannot run a row, before anything runs.
+
+    Raises:
+        CheckpointError: One of them cannot.
+    """
+    tasks = [(row, TASKS[row.task]) for row in rows]
+    if any(task.needs_texts for _, task in tasks):
+        refuse_without_texts(checkpoints)
+    refuse_language_models(checkpoints, [row.task for row, task in tasks if not task.for_language_models])
+    for row, task in tasks:
+        if task.needs_plain_vit:
+            refuse_other_towers(checkpoints, row.task)
+        if task.needs_decoder and getattr(row, "text_side", None) is None:
+            refuse_without_decoder(checkpoints, row.task)
+
+
+def _write_splits(out: Path, plan: Sequence[tuple[Row, TaskData]]) -> None:
+    for row, read in plan:
+        images = read.source if isinstance(read, LanguageData) else read
+        if isinstance(images, (ClassificationData, DetectionData, SegmentationData)):
+            write_split(out, row.dataset, row.split, images)
 
 
 def _read_data(suite: Suite, data: Path) -> tuple[list[tuple[Row, TaskData]], list[str]]:

@@ -1,13 +1,12 @@
 """The row of a suite that measures detection, and its presets."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from fusar_klip.benchmark.datasets.catalogue import DetectionReader
-from fusar_klip.benchmark.settings import Flips, SplitRow, TrainedRow
-from fusar_klip.benchmark.training import Decay
+from fusar_klip.benchmark.dense_row import DenseRow
 
 Head = Literal["faster", "cascade"]
 BoxHead = Literal["conv", "linear"]
@@ -62,7 +61,7 @@ DETECTION_PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class DetectionRow(SplitRow, TrainedRow):
+class DetectionRow(DenseRow):
     """ViTDet on the image tower, trained whole on boxes of a data set."""
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = DETECTION_PRESETS
@@ -76,8 +75,6 @@ class DetectionRow(SplitRow, TrainedRow):
     """The few-sample setting: so many training images, drawn by the seed; fewer are among more. None: all."""
     train_share: float = Field(default=1.0, gt=0, le=1)
     """The same as a share of the training images (the paper's SAR-AIRcraft-Few: 0.2)."""
-    decay: Decay
-    """How the rate falls after the warm-up: `cosine`, `multistep` or `poly`."""
     input_size: int = Field(ge=COARSEST_STRIDE, multiple_of=COARSEST_STRIDE)
     """Side of the square that an image is resized into, its aspect kept, in pixels: a multiple of 32."""
     window: int = Field(ge=0)
@@ -96,16 +93,3 @@ class DetectionRow(SplitRow, TrainedRow):
     """Side of the smallest anchors in pixels of the input; each of the five levels doubles it."""
     regions: int = Field(ge=8)
     """Regions of an image that the heads learn from at a step, and half as many anchors."""
-    scales: Annotated[tuple[float, float], Field(min_length=2)]
-    """The image is drawn larger or smaller by a random factor from this range; what does not fit is
-    cropped."""
-    gain: float = Field(ge=0, lt=1)
-    """Random gain of the amplitude within 1 - gain to 1 + gain."""
-    flips: Flips
-    """Random flips: `horizontal` alone, or `all` eight flips and right-angle turns."""
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if not 0 < self.scales[0] <= self.scales[1]:
-            raise ValueError("scales must be two positive numbers, the smaller one first")
-        return self

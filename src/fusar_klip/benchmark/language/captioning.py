@@ -4,10 +4,8 @@ The model is fine-tuned on the training part; then the decoder writes one captio
 search, which is compared with all captions of that image.
 """
 
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +15,10 @@ from fusar_klip.benchmark.language.decoding import write
 from fusar_klip.benchmark.language.drawings import Said, said_drawing
 from fusar_klip.benchmark.language.records import LanguageData
 from fusar_klip.benchmark.language.settings import CaptioningRow, LanguageRow
-from fusar_klip.benchmark.language.tuning import Lesson, keep, resized, tokenizer_for, tuned
-from fusar_klip.benchmark.metrics import Floats, Score, score_of_sums
+from fusar_klip.benchmark.language.tuning import Lesson, keep, tokenizer_for, tuned
+from fusar_klip.benchmark.metrics import Score, mean_of_sums, score_of_sums
 from fusar_klip.benchmark.rows import RowOutcome
+from fusar_klip.benchmark.squares import resized
 from fusar_klip.benchmark.subject import Subject
 from fusar_klip.benchmark.zoo.encoder import ZooEncoder
 from fusar_klip.models import Klip
@@ -62,9 +61,7 @@ def evaluate_captioning(row: CaptioningRow, data: LanguageData, subject: Subject
     """Run one row for one model."""
     test = data.part("test")
     model = subject.model
-    with tempfile.TemporaryDirectory() as folder:
-        files = [image.file for image in data.images]
-        squares = resized(files, model.preprocess, Path(folder) / "squares.npy")
+    with resized([image.file for image in data.images], model.preprocess) as squares:
         lessons, steps = caption_lessons(data, model, row)
         learner = tuned(model, squares, lessons, steps, row)
         learner.speaks = Speaks("captions", row.tokens, row.beams)
@@ -122,9 +119,5 @@ def caption_scores(
         if name in each:
             sums = np.stack([each[name], np.ones(len(words))], axis=1)
             guess = float(caption_metrics.cider(blind, truths).mean()) if name == "cider" else None
-            scores.append(score_of_sums(name, sums, _mean, groups, guess, seed))
+            scores.append(score_of_sums(name, sums, mean_of_sums, groups, guess, seed))
     return scores, missing
-
-
-def _mean(sums: Floats) -> Floats:
-    return np.asarray(sums[:, 0] / sums[:, 1])

@@ -4,9 +4,7 @@ The model is fine-tuned on the training part (ITC and ITM); then the test part's
 are ranked against each other, by ITC alone and re-ranked by ITM.
 """
 
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 from fusar_klip.benchmark.language.captioning import caption_lessons
 from fusar_klip.benchmark.language.records import LanguageData
 from fusar_klip.benchmark.language.settings import LabelRetrievalRow
-from fusar_klip.benchmark.language.tuning import keep, resized, tuned
+from fusar_klip.benchmark.language.tuning import keep, tuned
 from fusar_klip.benchmark.ranking import (
     RERANKED,
     Pairing,
@@ -24,6 +22,7 @@ from fusar_klip.benchmark.ranking import (
     similarities,
 )
 from fusar_klip.benchmark.rows import RowOutcome
+from fusar_klip.benchmark.squares import resized
 from fusar_klip.benchmark.subject import Subject
 from fusar_klip.models import Klip
 
@@ -34,9 +33,7 @@ def evaluate_label_retrieval(row: LabelRetrievalRow, data: LanguageData, subject
     """Run one row for one model."""
     test = data.part("test")
     model = subject.model
-    with tempfile.TemporaryDirectory() as folder:
-        files = [image.file for image in data.images]
-        squares = resized(files, model.preprocess, Path(folder) / "squares.npy")
+    with resized([image.file for image in data.images], model.preprocess) as squares:
         lessons, steps = caption_lessons(data, model, row)
         learner = tuned(model, squares, lessons, steps, row)
         keep(learner, subject, row)

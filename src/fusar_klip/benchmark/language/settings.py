@@ -34,6 +34,8 @@ VQA_PRESETS: Mapping[str, Mapping[str, Any]] = {
 class LanguageRow(SplitRow, TrainedRow, TextSettings):
     """A row on captions and questions, for which a copy of the whole model is fine-tuned."""
 
+    NEEDED: ClassVar[Loss]
+    """The loss without which the task is not learnt."""
     preset: FinetunePreset = "recommended"
     reader: DetectionReader | SegmentationReader | Literal["label_texts"]
     """A reader of boxes or masks, from which texts are built; or `label_texts`: `path` is a folder that
@@ -55,9 +57,8 @@ class LanguageRow(SplitRow, TrainedRow, TextSettings):
 
     @model_validator(mode="after")
     def _can_be_trained(self) -> "LanguageRow":
-        needed = _NEEDED[type(self).__name__]
-        if missing := [loss for loss in needed if loss not in self.losses]:
-            raise ValueError(f"losses need {missing[0]}: without it the task's answers are not learnt")
+        if self.NEEDED not in self.losses:
+            raise ValueError(f"losses need {self.NEEDED}: without it the task's answers are not learnt")
         return self
 
 
@@ -65,6 +66,7 @@ class LabelRetrievalRow(LanguageRow):
     """Retrieval between images and their captions, both ways, after fine-tuning on the training part's."""
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = RETRIEVAL_PRESETS
+    NEEDED: ClassVar[Loss] = "itc"
     task: Literal["label_retrieval"]
     recall_at: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 5, 10)
     """The K of recall at K."""
@@ -76,6 +78,7 @@ class CaptioningRow(LanguageRow):
     """Captions written by the decoder, after fine-tuning on the training part's."""
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = CAPTION_PRESETS
+    NEEDED: ClassVar[Loss] = "mlm"
     task: Literal["captioning"]
     beams: int = Field(default=3, ge=1, le=16)
     """Captions kept in play while writing (BLIP's 3)."""
@@ -85,6 +88,7 @@ class VqaRow(LanguageRow):
     """Six kinds of questions, after fine-tuning on them, or asked of a general language model."""
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = VQA_PRESETS
+    NEEDED: ClassVar[Loss] = "mlm"
     task: Literal["vqa"]
     answer_by: Literal["rank", "write"] = "rank"
     """`rank`: of the kind's answers in the training part, the one that the decoder finds likeliest; `write`:
@@ -97,10 +101,3 @@ class VqaRow(LanguageRow):
     """Requests to a language model in flight at the same time."""
     image_px: int = Field(default=512, ge=32, le=4096)
     """Longer side of the picture that a language model is sent, at most."""
-
-
-_NEEDED: Mapping[str, tuple[Loss, ...]] = {
-    "LabelRetrievalRow": ("itc",),
-    "CaptioningRow": ("mlm",),
-    "VqaRow": ("mlm",),
-}

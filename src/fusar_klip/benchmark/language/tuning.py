@@ -17,16 +17,15 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fusar_klip import models
 from fusar_klip.benchmark.language.settings import LanguageRow, Loss
+from fusar_klip.benchmark.squares import Squares
 from fusar_klip.benchmark.subject import Subject
 from fusar_klip.benchmark.training import FinetuneJob, fit, parameter_groups, seeded
 from fusar_klip.benchmark.zoo.encoder import ZooEncoder
@@ -37,8 +36,6 @@ from fusar_klip.models.image_memory import ImageMemory
 from fusar_klip.models.losses import IGNORED, hard_negatives, itc_loss, itm_loss, mlm_loss
 
 logger = logging.getLogger(__name__)
-
-Squares = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -166,15 +163,6 @@ def keep(learner: Klip, subject: Subject, row: LanguageRow) -> None:
     folder = subject.results / "models" / plain
     save_run(learner, folder)
     logger.warning("the fine-tuned model is %s", folder)
-
-
-def resized(files: Sequence[Path], preprocess: Preprocess, path: Path) -> Squares:
-    """Return images at the model's size, (N, S, S) uint8, in a file, so that memory does not grow."""
-    shape = (len(files), preprocess.size, preprocess.size)
-    squares = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-    for square, file in zip(squares, files, strict=True):
-        square[:] = preprocess.resize(file)
-    return squares
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,9 @@ A checkpoint is fine-tuned on the training part's questions; a language model (`
 Both are scored by the same code: numbers and sets exactly.
 """
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -18,9 +16,10 @@ from fusar_klip.benchmark.language.decoding import rank, write
 from fusar_klip.benchmark.language.drawings import Said, said_drawing
 from fusar_klip.benchmark.language.records import KINDS, LanguageData, Question, QuestionKind
 from fusar_klip.benchmark.language.settings import VqaRow
-from fusar_klip.benchmark.language.tuning import Lesson, keep, resized, tokenizer_for, tuned
-from fusar_klip.benchmark.metrics import Floats, Score, score_of_sums
+from fusar_klip.benchmark.language.tuning import Lesson, keep, tokenizer_for, tuned
+from fusar_klip.benchmark.metrics import Score, mean_of_sums, score_of_sums
 from fusar_klip.benchmark.rows import Drawing, RowOutcome
+from fusar_klip.benchmark.squares import resized
 from fusar_klip.benchmark.subject import Subject
 from fusar_klip.benchmark.zoo.encoder import ZooEncoder
 from fusar_klip.models import Klip, Tokenizer
@@ -120,9 +119,7 @@ def _by_checkpoint(
     row: VqaRow, data: LanguageData, subject: Subject, questions: Sequence[Question]
 ) -> list[str]:
     model = subject.model
-    with tempfile.TemporaryDirectory() as folder:
-        files = [image.file for image in data.images]
-        squares = resized(files, model.preprocess, Path(folder) / "squares.npy")
+    with resized([image.file for image in data.images], model.preprocess) as squares:
         lessons, steps = question_lessons(data, model, row)
         learner = tuned(model, squares, lessons, steps, row)
         learner.speaks = Speaks("questions", row.tokens, row.beams)
@@ -177,13 +174,9 @@ def _scores(
         chance = float(np.array(guessed, dtype=np.float64)[here].mean())
         totals = np.stack([hits, np.ones(len(hits))], axis=1)
         units = (images if groups is None else groups)[here]
-        score = score_of_sums(metric, totals, _share, units, chance, seed)
+        score = score_of_sums(metric, totals, mean_of_sums, units, chance, seed)
         scores.append(replace(score, ci_unit="image" if groups is None else "group"))
     return scores
-
-
-def _share(sums: Floats) -> Floats:
-    return np.asarray(sums[:, 0] / sums[:, 1])
 
 
 def _drawing(

@@ -1,13 +1,12 @@
 """The row of a suite that measures segmentation, and its presets."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from fusar_klip.benchmark.datasets.catalogue import SegmentationReader
-from fusar_klip.benchmark.settings import Flips, SplitRow, TrainedRow
-from fusar_klip.benchmark.training import Decay
+from fusar_klip.benchmark.dense_row import DenseRow
 
 SEGMENTATION_PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Paper, table 3: AdamW, 0.001, 100 epochs, PolyLR. The rest is Segmenter's (windows of 512, batches of 8,
@@ -48,7 +47,7 @@ SEGMENTATION_PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class SegmentationRow(SplitRow, TrainedRow):
+class SegmentationRow(DenseRow):
     """Segmenter on the image tower, trained whole on masks of a data set."""
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = SEGMENTATION_PRESETS
@@ -59,8 +58,6 @@ class SegmentationRow(SplitRow, TrainedRow):
     before: bool = False
     """Change: the image before the event goes through the tower too, and the decoder reads each patch's
     feature together with its difference from the one before."""
-    decay: Decay
-    """How the rate falls after the warm-up: `cosine`, `multistep` or `poly`."""
     input_size: int = Field(ge=16)
     """Side of the windows in pixels, a multiple of the patch: random ones to learn, sliding ones to test."""
     overlap: float = Field(ge=0, lt=1)
@@ -69,15 +66,3 @@ class SegmentationRow(SplitRow, TrainedRow):
     """Images are enlarged by this factor before windows are cut: finer masks, for more work."""
     layers: int = Field(ge=0)
     """Layers of the mask transformer."""
-    scales: Annotated[tuple[float, float], Field(min_length=2)]
-    """Training images are drawn larger or smaller by a random factor from this range, on top of `zoom`."""
-    gain: float = Field(ge=0, lt=1)
-    """Random gain of the amplitude within 1 - gain to 1 + gain, the same for before and after."""
-    flips: Flips
-    """Random flips: `horizontal` alone, or `all` eight flips and right-angle turns."""
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if not 0 < self.scales[0] <= self.scales[1]:
-            raise ValueError("scales must be two positive numbers, the smaller one first")
-        return self
