@@ -162,13 +162,14 @@ def test_leakage_is_reported(tmp_path: Path, data_folder: Path, write_suite: Mak
     assert said in Path(summary.report_html).read_text()
 
 
+@pytest.mark.parametrize("path", ["gone", "${NOT_SET}"])
 def test_a_missing_set_is_skipped_where_the_suite_allows_it(
-    tmp_path: Path, data_folder: Path, write_suite: Make, run: str
+    tmp_path: Path, data_folder: Path, write_suite: Make, run: str, path: str
 ) -> None:
     suite = write_suite('task = "finetune"\ndataset = "Chips"', 'task = "finetune"\ndataset = "Gone"')
     text = suite.read_text().replace('name = "small"', 'name = "small"\nmissing = "skip"')
     head, gone = text.split('task = "finetune"')
-    suite.write_text(head + 'task = "finetune"' + gone.replace('path = "chips"', 'path = "gone"', 1))
+    suite.write_text(head + 'task = "finetune"' + gone.replace('path = "chips"', f'path = "{path}"', 1))
     tasks = ["knn", "finetune"]
     summary = benchmark([run], tmp_path / "out", suite=suite, data=data_folder, tasks=tasks)
     assert summary.rows_run == 1

@@ -160,9 +160,10 @@ def _read_data(suite: Suite, data: Path) -> tuple[list[tuple[Row, TaskData]], li
     skipped: list[str] = []
     known: dict[tuple[Any, ...], TaskData] = {}
     for row in suite.rows:
-        task, path = TASKS[row.task], row_path(row, suite, data)
-        key = (task.read, path, *(getattr(row, name) for name in task.read_by))
+        task = TASKS[row.task]
         try:
+            path = row_path(row, suite, data)
+            key = (task.read, path, *(getattr(row, name) for name in task.read_by))
             if key not in known:
                 known[key] = task.read(row, path)
         except DatasetNotFoundError as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fusar_klip.benchmark.datasets.samples import DatasetNotFoundError
 from fusar_klip.benchmark.settings import Missing, Row
 from fusar_klip.benchmark.tasks import TASKS
 from fusar_klip.config import Settings, load_settings, validate_settings
@@ -72,12 +73,13 @@ def row_path(row: Row, suite: Suite, data: Path) -> Path:
     """Return where the row's data set is looked for (see `Row.path`).
 
     Raises:
-        DatasetError: The path names an environment variable that is not set.
+        DatasetNotFoundError: The path names an environment variable that is not set.
+        DatasetError: The path has a stray $.
     """
     try:
         path = Path(string.Template(row.path).substitute(os.environ))
     except KeyError as error:
-        raise DatasetError(
+        raise DatasetNotFoundError(
             f"the path of {row.dataset}, {row.path}, names the environment variable {error.args[0]}: set it"
         ) from None
     except ValueError:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from fusar_klip.models.dropout import attention
 
 # B texts, L longest text, M images, N keys of an image, H heads, C width of a head
 
@@ -93,12 +94,13 @@ class ImageMemory:
             # All texts of one image are one long query: its keys and values are read in place.
             length, heads, width = query.shape[1:]
             grouped = query.view(part.copies, part.images, length, heads, width).permute(1, 3, 0, 2, 4)
-            output = F.scaled_dot_product_attention(
+            output = attention(
                 grouped.reshape(part.images, heads, part.copies * length, width),
                 part.keys[layer],
                 part.values[layer],
-                attn_mask=part.mask_m11n,
-                dropout_p=dropout,
+                mask=part.mask_m11n,
+                causal=False,
+                share=dropout,
             )
             output = output.view(part.images, heads, part.copies, length, width).permute(2, 0, 3, 1, 4)
             outputs.append(output.reshape(part.texts, length, heads * width))

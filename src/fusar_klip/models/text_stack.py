@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fusar_klip.models.dropout import attention, dropout
 from fusar_klip.models.image_memory import ImageMemory
 
 # B texts, L longest text, K tokens of all texts without padding, T tokens written, D text width, H heads,
@@ -91,7 +92,7 @@ class Residual(nn.Module):
 
     def forward(self, new_kd: Tensor, before_kd: Tensor) -> Tensor:
         """Return (K, D)."""
-        new_kd = F.dropout(self.dense(new_kd), self.dropout, self.training)
+        new_kd = dropout(self.dense(new_kd), self.dropout, self.training)
         return self.LayerNorm(new_kd + before_kd)  # type: ignore[no-any-return]
 
 
@@ -142,14 +143,14 @@ class Attention(nn.Module):
         value = self._split(packing, self.self.value(states_kd)).transpose(1, 2)
         if cache is not None:
             key, value = cache.extend(key, value)
-        output = F.scaled_dot_product_attention(
+        output = attention(
             query.transpose(1, 2),
             key,
             value,
             # Padding stands at the end, where a causal look never reaches.
-            attn_mask=None if causal or cache is not None else packing.key_mask_b11l,
-            is_causal=causal and cache is None,
-            dropout_p=self.dropout if self.training else 0.0,
+            mask=None if causal or cache is not None else packing.key_mask_b11l,
+            causal=causal and cache is None,
+            share=self.dropout if self.training else 0.0,
         )
         output_bld = output.transpose(1, 2).flatten(2)
         output_kd = output_bld[:, 0] if first_only else packing.pack(output_bld)
@@ -243,7 +244,7 @@ class Embeddings(nn.Module):
         """Return (K, D); the first token of each text stands at position `start`."""
         ids_k, positions_k = packing.pack(ids_bl), packing.places_k % packing.longest + start
         states_kd = self.word_embeddings(ids_k) + self.position_embeddings(positions_k)
-        return F.dropout(self.LayerNorm(states_kd), self.dropout, self.training)
+        return dropout(self.LayerNorm(states_kd), self.dropout, self.training)
 
 
 class TextStack(nn.Module):
