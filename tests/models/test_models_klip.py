@@ -174,6 +174,32 @@ def test_bad_images(tmp_path: Path) -> None:
         preprocess(np.zeros((4, 4), np.float32))
 
 
+def test_whatever_the_damage_does_to_the_reader_one_sentence_says_it(tmp_path: Path) -> None:
+    """Pillow raises ValueError, SyntaxError and errors of its own, and not only OSError, for broken files."""
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "huge.bmp")
+    content = bytearray((tmp_path / "huge.bmp").read_bytes())
+    content[18:26] = b"\x00\x00\x01\x00\x00\x00\x01\x00"  # 65,536 x 65,536
+    (tmp_path / "huge.bmp").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"huge\.bmp is too large.*: cut it with fusar-klip build"):
+        Preprocess(32)(tmp_path / "huge.bmp")
+    (tmp_path / "odd.ppm").write_bytes(b"P5 4 x4 255 " + bytes(16))
+    for name in ("odd.ppm", "a\0b.png"):
+        with pytest.raises(DatasetError, match="cannot be read as an image .*: replace or remove it"):
+            Preprocess(32)(tmp_path / name)
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (20, 20), np.uint8)).save(tmp_path / "good.tif")
+    good = (tmp_path / "good.tif").read_bytes()
+    for _ in range(150):
+        damaged = bytearray(good)
+        for place in rng.integers(0, len(good), 8):
+            damaged[place] = rng.integers(256)
+        (tmp_path / "damaged.tif").write_bytes(damaged)
+        try:
+            assert Preprocess(32)(tmp_path / "damaged.tif").shape == (1, 32, 32)
+        except DatasetError:
+            pass
+
+
 def test_preprocess_averages_when_it_shrinks(tmp_path: Path) -> None:
     pixels = np.zeros((64, 64), np.uint8)
     pixels[::2, ::2] = 200

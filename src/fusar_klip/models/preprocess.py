@@ -9,7 +9,7 @@ from typing import Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from fusar_klip.errors import CheckpointError, DatasetError
@@ -96,9 +96,15 @@ def _grey(image: ImageInput) -> Image.Image:
     try:
         with Image.open(image) as file:
             return _as_grey(file, str(image))
+    except DatasetError:
+        raise
     except FileNotFoundError:
         raise DatasetError(f"no image at {image}: give the path of a tile, PNG or JPEG") from None
-    except (UnidentifiedImageError, OSError) as error:
+    except Image.DecompressionBombError as error:
+        raise DatasetError(
+            f"{image} is too large to be read whole, or damaged ({error}): cut it with fusar-klip build first"
+        ) from error
+    except Exception as error:  # Pillow raises what the damage happens to cause
         raise DatasetError(f"{image} cannot be read as an image ({error}): replace or remove it") from error
 
 
