@@ -160,6 +160,26 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_then_ends_the_run(
         pretrain(blobs, tmp_path / "bad", nano_settings(validate_every=100))
 
 
+def test_a_run_that_the_guard_ended_goes_on_as_its_message_says(
+    blobs: Path, nano_settings: MakeSettings, tmp_path: Path
+) -> None:
+    """Nothing is learnt here, and whatever is over the mean of the window is called a spike."""
+
+    def settings(**guard: float) -> PretrainSettings:
+        still = {"lr": 1e-9, "min_lr": 1e-9, "warmup_lr": 1e-9, "warmup_steps": 0}
+        return nano_settings(epochs=4, save_every=1, validate_every=100, optimizer=still, guard=guard)
+
+    run, touchy = tmp_path / "run", {"spike": 1e-9, "window": 10, "patience": 1}
+    with pytest.raises(SettingsError, match=r"is a spike.*go on with --resume and a higher guard\.spike"):
+        pretrain(blobs, run, settings(**touchy))
+    assert 10 <= RunFolder(run).read_metrics()[-1]["step"] < 24
+    with pytest.raises(SettingsError, match=r"guard\.window: 10 there, 20 here"):
+        pretrain(blobs, run, settings(**touchy | {"window": 20}), resume=True)
+    summary = pretrain(blobs, run, settings(**touchy | {"spike": 6.0}), resume=True)
+    assert (summary.steps, summary.skipped_steps) == (24, 0)
+    assert load_settings(PretrainSettings, run / "config.toml").guard.spike == 6
+
+
 def test_a_tile_that_cannot_be_read_is_left_out_counted_and_named(
     write_blobs: WriteBlobs, nano_settings: MakeSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

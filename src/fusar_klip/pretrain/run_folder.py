@@ -26,8 +26,9 @@ from fusar_klip.files import write_bytes, write_json
 from fusar_klip.models.checkpoint import PREPROCESS, TOKENIZER, WEIGHTS
 from fusar_klip.pretrain.settings import PretrainSettings
 
-# How the work is done, and not what comes out: a run may go on with others.
-_FREE_KEYS = frozenset({"workers", "parallel", "tensorboard"})
+# How the work is done, and not what comes out: a run may go on with others. And what the guard bears: it ends
+# a run with the advice to go on with more.
+_FREE_KEYS = frozenset({"workers", "parallel", "tensorboard", "guard.spike", "guard.patience"})
 
 
 @contextmanager
