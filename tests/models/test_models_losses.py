@@ -63,6 +63,21 @@ def test_itc_without_extras_is_the_symmetric_info_nce() -> None:
     assert float(value) == pytest.approx(float(expected), abs=1e-12)
 
 
+def test_under_autocast_itc_is_as_exact_as_without() -> None:
+    """At the least temperature, a bfloat16 product of the features would be off by several units."""
+    g = torch.Generator().manual_seed(0)
+    image, text = unit(g, 6, 32).float(), unit(g, 6, 32).float()
+    none, nobody = torch.empty(0, 32), torch.empty(0, dtype=torch.int64)
+
+    def loss() -> torch.Tensor:
+        ids = torch.arange(6)
+        return itc_loss(image, text, image, text, ids, none, none, nobody, temperature=0.001, alpha=0.4)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = loss()
+    assert torch.equal(rounded, loss())
+
+
 def test_a_queue_entry_of_the_same_image_attracts_and_another_repels() -> None:
     g = torch.Generator().manual_seed(1)
     image, text, queued = unit(g, 2, 8), unit(g, 2, 8), unit(g, 1, 8)

@@ -50,14 +50,24 @@ def itc_loss(
 
     def one_way(query_be: Tensor, momentum_query_be: Tensor, candidate_ne: Tensor) -> Tensor:
         with torch.no_grad():
-            soft_bn = F.softmax(momentum_query_be @ candidate_ne.T / temperature, dim=1)
+            soft_bn = F.softmax(similarities(momentum_query_be, candidate_ne) / temperature, dim=1)
             target_bn = alpha * soft_bn + (1 - alpha) * positive_bn
-        log_probability_bn = F.log_softmax(query_be @ candidate_ne.T / temperature, dim=1)
+        log_probability_bn = F.log_softmax(similarities(query_be, candidate_ne) / temperature, dim=1)
         return -(target_bn * log_probability_bn).sum(1).mean()
 
     image_to_text = one_way(image_be, momentum_image_be, candidate_text_ne)
     text_to_image = one_way(text_be, momentum_text_be, candidate_image_ne)
     return (image_to_text + text_to_image) / 2
+
+
+def similarities(query_be: Tensor, candidate_ne: Tensor) -> Tensor:
+    """Return s(., .) of eq. 4, (B, N), in the features' own precision.
+
+    Autocast would multiply in bfloat16, which tells cosines apart to 0.004: over the least temperature that is
+    a factor of 50 between candidates that are equally near.
+    """
+    with torch.autocast(query_be.device.type, enabled=False):
+        return query_be @ candidate_ne.T
 
 
 @torch.no_grad()

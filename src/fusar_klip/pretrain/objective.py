@@ -19,7 +19,14 @@ from fusar_klip.models.across_ranks import (
     processes,
 )
 from fusar_klip.models.image_memory import ImageMemory
-from fusar_klip.models.losses import IGNORED, hard_negatives, itc_loss, itm_loss, mlm_loss
+from fusar_klip.models.losses import (
+    IGNORED,
+    hard_negatives,
+    itc_loss,
+    itm_loss,
+    mlm_loss,
+    similarities,
+)
 from fusar_klip.models.momentum import MomentumTowers
 from fusar_klip.models.network import KlipNetwork
 from fusar_klip.models.queue import FeatureQueue
@@ -186,8 +193,8 @@ class Objective(nn.Module):
         if len(all_ids_a) == 1:
             return itm_loss(texts.match_logits(network, memory), true_b)
         with torch.no_grad():
-            image_to_text_ba = image_be @ gathered(text_be).T / network.temperature
-            text_to_image_ba = text_be @ gathered(image_be).T / network.temperature
+            image_to_text_ba = similarities(image_be, gathered(text_be)) / network.temperature
+            text_to_image_ba = similarities(text_be, gathered(image_be)) / network.temperature
             wrong_text_b = hard_negatives(image_to_text_ba, batch.tile_ids, all_ids_a, batch.draws[:, 0])
             wrong_image_b = hard_negatives(text_to_image_ba, batch.tile_ids, all_ids_a, batch.draws[:, 1])
             # Where all images of a batch are the same one there is no wrong pair.
