@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,8 +108,23 @@ def test_weights_that_cannot_be_had(network: KlipNetwork, tmp_path: Path) -> Non
     with pytest.raises(CheckpointError, match=r"init\.text: no weights from"):
         load_text_weights(network.text_tower, network.decoder, str(tmp_path / "nowhere"))
     (tmp_path / "bad.safetensors").write_bytes(b"no weights")
-    with pytest.raises(CheckpointError, match=r"init\.image: no weights from"):
-        load_image_weights(network.image_tower, str(tmp_path / "bad.safetensors"))
+    (tmp_path / "empty.pth").write_bytes(b"")
+    torch.save([1, 2], tmp_path / "list.pth")
+    for name in ("bad.safetensors", "empty.pth", "list.pth"):
+        with pytest.raises(CheckpointError, match=r"init\.image: no weights from"):
+            load_image_weights(network.image_tower, str(tmp_path / name))
+        with pytest.raises(CheckpointError, match=r"init\.text: no weights from"):
+            load_text_weights(network.text_tower, network.decoder, str(tmp_path / name))
+
+
+@pytest.mark.filterwarnings("ignore:'torch.load' received a zip file:UserWarning")
+def test_a_torchscript_archive_says_how_to_get_at_its_tensors(network: KlipNetwork, tmp_path: Path) -> None:
+    """OpenAI publishes CLIP so. The file is made without torch.jit, which warns that it will go."""
+    with zipfile.ZipFile(tmp_path / "clip.pt", "w") as archive:
+        for name in ("constants.pkl", "data.pkl", "version"):
+            archive.writestr(f"clip/{name}", "3\n")
+    with pytest.raises(CheckpointError, match=r"TorchScript archive.*torch\.jit\.load\(FILE\)\.state_dict"):
+        load_image_weights(network.image_tower, str(tmp_path / "clip.pt"))
 
 
 def mae_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -258,6 +274,8 @@ def whole_blip(network: KlipNetwork, added_words: int) -> dict[str, Tensor]:
         state[f"{name}.word_embeddings.weight"] = torch.cat([words, torch.ones(added_words, words.shape[1])])
         state[f"{name}.position_ids"] = torch.arange(512)[None]
     words = state["text_encoder.embeddings.word_embeddings.weight"]
+    bias = state["text_decoder.cls.predictions.bias"]
+    state["text_decoder.cls.predictions.bias"] = torch.cat([bias, torch.ones(added_words)])
     return state | {
         "text_decoder.cls.predictions.decoder.weight": words.clone(),
         "text_decoder.cls.predictions.decoder.bias": torch.zeros(len(words)),
@@ -267,12 +285,21 @@ def whole_blip(network: KlipNetwork, added_words: int) -> dict[str, Tensor]:
 
 
 def test_a_whole_blip_gives_its_text_side(
-    nano: ModelSettings, network: KlipNetwork, tokenizer: Tokenizer, tmp_path: Path
+    nano: ModelSettings,
+    network: KlipNetwork,
+    tokenizer: Tokenizer,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     torch.manual_seed(9)
     other = KlipNetwork(nano, tokenizer).eval()
+    torch.nn.init.normal_(other.decoder.cls.predictions.bias)
     torch.save({"model": whole_blip(other, added_words=2)}, tmp_path / "blip.pth")
-    load_text_weights(network.text_tower, network.decoder, str(tmp_path / "blip.pth"))
+    with caplog.at_level(logging.INFO):
+        load_text_weights(network.text_tower, network.decoder, str(tmp_path / "blip.pth"))
+    for part in ("text_decoder", "visual_encoder (1)", "itm_head (1)"):
+        assert part in caplog.text
+    assert "missing" not in caplog.text
     ids, mask = tokenizer.pad([tokenizer.encode("3 ships", 64), tokenizer.encode("a", 64)])
     with torch.no_grad():
         tokens = torch.randn(2, 17, 24)
@@ -280,8 +307,15 @@ def test_a_whole_blip_gives_its_text_side(
         torch.testing.assert_close(network.fuse(ids, mask, network.look(tokens)), fused)
     own = dict(network.decoder.named_parameters())
     for name, parameter in other.decoder.named_parameters():
-        if ".attention." in name or ".transform." in name:
-            assert torch.equal(own[name], parameter), name
+        assert torch.equal(own[name], parameter), name
+
+
+def test_a_deeper_text_side_is_refused(network: KlipNetwork, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    state = bert(tokenizer).state_dict()
+    deeper = {name.replace("layer.1.", "layer.2."): value for name, value in state.items()}
+    torch.save(deeper | state, tmp_path / "deep.bin")
+    with pytest.raises(CheckpointError, match=r"has \d+% weights too many \(encoder\.layer\.2\."):
+        load_text_weights(network.text_tower, network.decoder, str(tmp_path / "deep.bin"))
 
 
 def test_albefs_text_side_loads_where_fusion_is_late(

@@ -11,10 +11,8 @@ a file lacks or has too much is listed, and past a threshold it is an error.
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
 from timm.models import adapt_input_conv, create_model, load_state_dict
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor
@@ -24,9 +22,6 @@ from fusar_klip.errors import CheckpointError
 from fusar_klip.models.filling import fill
 from fusar_klip.models.text_stack import TextDecoder, TextStack
 from fusar_klip.models.towers import ImageTower
-
-# What timm, transformers, torch and safetensors raise for weights that are missing or damaged.
-_UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, TypeError, UnpicklingError, SafetensorError)
 
 _MEND = "choose the model and the tokenizer that the weights were made for"
 
@@ -54,7 +49,7 @@ def load_image_weights(tower: ImageTower, source: str) -> None:
         name = "patch_embed.proj.weight"
         if name in state:
             state[name] = adapt_input_conv(1, state[name])
-    except _UNREADABLE as error:
+    except Exception as error:  # timm, torch and safetensors raise what the damage happens to cause
         raise _no_weights("init.image", source, "a file or a timm model name", error) from error
     wanted = {key: value for key, value in state.items() if not key.startswith(_OTHER_IMAGE_PARTS)}
     fill(
@@ -81,9 +76,9 @@ def load_text_weights(encoder: TextStack, decoder: TextDecoder, source: str) -> 
             state = _read(source)
         else:
             state = dict(BertModel.from_pretrained(source).state_dict())
-    except _UNREADABLE as error:
+    except Exception as error:  # as above, and transformers
         raise _no_weights("init.text", source, "a file, a folder or a name of BERT's", error) from error
-    own_decoder = {
+    written = {
         key.removeprefix("text_decoder."): value
         for key, value in state.items()
         if key.startswith("text_decoder.")
@@ -97,26 +92,38 @@ def load_text_weights(encoder: TextStack, decoder: TextDecoder, source: str) -> 
     if any(key.startswith(_OTHER_TEXT_PARTS) for key in state):
         others += [key for key in state if key.startswith(_OTHER_TEXT_PARTS)]
         state = {key: value for key, value in state.items() if not key.startswith(_OTHER_TEXT_PARTS)}
-    if own_decoder:
-        state = _without_added_words(state, len(encoder.embeddings.word_embeddings.weight))
+    if written:
+        words = len(encoder.embeddings.word_embeddings.weight)
+        state = _without_added_words(state, "embeddings.word_embeddings.weight", words)
+        written = _without_added_words(written, "cls.predictions.bias", words)
+    own = {
+        name: written[name]
+        for name, parameter in decoder.named_parameters()
+        if name in written
+        and (".attention." in name or name.startswith("cls.predictions."))
+        and written[name].shape == parameter.shape
+    }
+    # What the decoder shares with the encoder is taken from there.
+    others += [f"text_decoder.{name}" for name in written if name not in own]
     fill(encoder, state, source, mend=_MEND, others=others, optional=lambda name: ".crossattention." in name)
     # The decoder's own self-attention starts from BERT's too; what is shared is copied onto itself.
     decoder.bert.load_state_dict(encoder.state_dict())
-    own = {
-        name: own_decoder[name]
-        for name, parameter in decoder.named_parameters()
-        if name in own_decoder
-        and (".attention." in name or name.startswith("cls.predictions.transform."))
-        and own_decoder[name].shape == parameter.shape
-    }
     decoder.load_state_dict(own, strict=False)
 
 
 def _read(source: str) -> dict[str, Tensor]:
     """Return the tensors of a file, taken out of "model" or "state_dict" and of a "module." prefix."""
     # Training states of MAE, ALBEF and BLIP hold the command line beside the weights; it is read, not run.
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        found = load_state_dict(source, weights_only=True)
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            found = load_state_dict(source, weights_only=True)
+    except RuntimeError as error:
+        if "TorchScript" not in str(error):
+            raise
+        raise ValueError(
+            "a TorchScript archive, as OpenAI's CLIP is published: make a file of its tensors by "
+            "torch.save(torch.jit.load(FILE).state_dict(), NEW)"
+        ) from error
     return {key: value for key, value in found.items() if isinstance(value, Tensor)}
 
 
@@ -157,9 +164,8 @@ def _text_part(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str
     return named, others
 
 
-def _without_added_words(state: dict[str, Tensor], words: int) -> dict[str, Tensor]:
-    """Cut the two words that BLIP added after BERT's, [DEC] and [ENC]."""
-    name = "embeddings.word_embeddings.weight"
+def _without_added_words(state: dict[str, Tensor], name: str, words: int) -> dict[str, Tensor]:
+    """Cut the two words that BLIP added after BERT's, [DEC] and [ENC], from the tensor of that name."""
     if name in state and len(state[name]) == words + 2:
         return state | {name: state[name][:words]}
     return state
