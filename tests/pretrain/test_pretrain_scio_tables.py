@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from scio_networks import write_run
@@ -111,6 +112,20 @@ def test_blocks_and_formats_agree(table: Path, klip: Klip, monkeypatch: pytest.M
     assert pd.read_parquet(parquet.decisions)["verdict"].tolist() == expected[1]
 
 
+def test_a_parquet_that_pandas_cut_rows_out_of_keeps_all_its_columns(table: Path, klip: Klip) -> None:
+    """Its index is a column of the file; and a large number beside a missing one is no float."""
+    frame = read(table).drop(columns="n")
+    frame["photo"] = pd.array([2**60 + 1, None, 3, 4, 5], "Int64")
+    path = table.with_name("cut.parquet")
+    frame[[True, True, False, True, True]].to_parquet(path)
+    before = pq.read_table(path)
+    assert "__index_level_0__" in before.column_names
+    after = pq.read_table(refined(path, klip).out)
+    assert after.schema.equals(before.schema, check_metadata=True)
+    assert after.drop_columns("caption").equals(before.drop_columns("caption"))
+    assert pd.read_parquet(path.with_name("cut.refined.parquet")).index.tolist() == [0, 1, 3, 4]
+
+
 def test_lists_of_sentences_stay_lists(table: Path, klip: Klip) -> None:
     frame = read(table).drop(columns="n")
     frame["caption"] = [split_sentences(caption) for caption in frame["caption"]]
@@ -150,6 +165,7 @@ def test_a_caption_without_end_is_judged_as_far_as_the_network_reads(table: Path
         ("image,caption\n", {}, "has no rows"),
         ("", {}, "cannot be read"),
         ('image,caption\na.png,"x\n', {}, "cannot be read"),
+        ("image,caption\na.png,x, y\n", {}, "more fields than its header: quote captions"),
         ("image,caption\nzz.png,x\n,y\n", {}, "no row with a caption and an image .*--images"),
         ("image,caption\na.png,x\n", {"images": Path("nowhere")}, "no folder at nowhere"),
         ("image,caption\na.png,x\n", {"out": Path("t.parquet")}, "must be another file"),

@@ -41,7 +41,9 @@ class CaptionTable:
         """Yield the rows in order, a block at a time, all columns."""
         if self.path.suffix.lower() == ".parquet":
             for batch in pq.ParquetFile(self.path).iter_batches(_ROWS_PER_READ):
-                yield batch.to_pandas()
+                # As they are: what pandas calls an index is a column too, and a missing number leaves the
+                # others whole.
+                yield batch.to_pandas(ignore_metadata=True, integer_object_nulls=True)
             return
         yield from _read_csv(self.path, chunksize=_ROWS_PER_READ)
 
@@ -111,7 +113,11 @@ def _read_csv(path: Path, chunksize: int) -> Iterator[pd.DataFrame]:
         encoding="utf-8-sig",
         chunksize=chunksize,
     ) as reader:
-        yield from reader
+        for block in reader:
+            if not isinstance(block.index, pd.RangeIndex):
+                # pandas takes the first column for an index where all rows are longer than the header.
+                raise ValueError("its rows have more fields than its header: quote captions that hold commas")
+            yield block
 
 
 class TableWriter(Protocol):
@@ -158,7 +164,9 @@ class ParquetWriter:
 
     def write(self, frame: pd.DataFrame) -> None:
         """Write further rows."""
-        self._writer.write_table(pa.Table.from_pandas(frame, schema=self._schema, preserve_index=False))
+        bare = self._schema.remove_metadata()  # which would name an index, where pandas wrote the table
+        table = pa.Table.from_pandas(frame, schema=bare, preserve_index=False)
+        self._writer.write_table(table.cast(self._schema))
 
 
 def table_writer(path: Path, kind: str, schema: pa.Schema) -> TableWriter:
