@@ -33,6 +33,10 @@ def test_segments_end_with_a_separator(tokenizer: Tokenizer) -> None:
     assert [place for place, token in enumerate(ids) if token == tokenizer.sep_id] == [2, 4]
     assert tokenizer.encode("", 64) == [tokenizer.cls_id, tokenizer.sep_id]
     assert tokenizer.encode([], 64) == [tokenizer.cls_id]
+    # More segments than there is room for: each one that is left says something.
+    many = tokenizer.encode(["a"] * 700, 64)
+    assert many == tokenizer.encode(["a"] * 31, 64)
+    assert len(many) == 63
 
 
 @given(
@@ -89,6 +93,9 @@ def test_a_vocab_txt_is_read(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
     tokenizer = Tokenizer.from_file(tmp_path / "vocab.txt")
     assert tokenizer.encode("Ships: 0.5", 64) == [3, 7, 8, 6, 9, 10, 11, 4]
+    # Other marks that end a line are tokens like all others, and move no id.
+    (tmp_path / "vocab.txt").write_text("\n".join([*words[:6], "\u2028", *words[6:]]) + "\n")
+    assert Tokenizer.from_file(tmp_path / "vocab.txt").vocabulary[7:] == tuple(words[6:])
 
 
 @pytest.mark.real_data

@@ -251,6 +251,7 @@ def test_the_verb_on_a_table(table: Path, run: Path) -> None:
         (("{dataset}", "--texts", "v009"), "no texts v009"),
         (("{dataset}", "--set", "screen=false", "--set", "reconstruct=false"), "both false"),
         (("{dataset}", "--set", "itm=sgement"), "itm"),
+        (("{dataset}", "--set", "max_new_tokens=513"), "max_new_tokens.*512"),
         (("{dataset}", "--set", "scren=false"), 'did you mean "screen"'),
     ],
 )

@@ -93,7 +93,8 @@ class Tokenizer:
         try:
             content = path.read_text(encoding="utf-8")
             if path.suffix != ".json":
-                return cls(content.splitlines())
+                # Not `splitlines`: a vocabulary may hold other marks that end a line, as a token.
+                return cls(content.removesuffix("\n").split("\n"))
             return cls(json.loads(content)["vocabulary"])
         except OSError as error:
             raise CheckpointError(f"cannot read the tokenizer {path}: {error.strerror}") from error
@@ -130,8 +131,12 @@ class Tokenizer:
         return ids
 
     def encode(self, text: str | Sequence[str], max_tokens: int) -> list[int]:
-        """Return the ids of one text: a string is one segment, a list of strings is its segments."""
-        parts = [text] if isinstance(text, str) else text
+        """Return the ids of one text: a string is one segment, a list of strings is its segments.
+
+        At most `max_tokens`: segments that would not get a token and a separator each are left out, the last
+        ones.
+        """
+        parts = [text] if isinstance(text, str) else text[: (max_tokens - 1) // 2]
         return self.join(self.segments(parts, max_tokens))
 
     def pad(self, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

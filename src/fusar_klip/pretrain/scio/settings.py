@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from fusar_klip.config import Settings
+from fusar_klip.models.settings import MAX_POSITIONS
 
 
 class ScioSettings(Settings):
@@ -26,7 +27,7 @@ class ScioSettings(Settings):
     """What a reconstruction has to beat: the text without noise (Algorithm 1), or the original (eq. 14)."""
     beams: int = Field(default=1, ge=1, le=16)
     """Width of the beam search that writes a segment; 1 takes the likeliest token each time."""
-    max_new_tokens: int = Field(default=48, ge=4)
+    max_new_tokens: int = Field(default=48, ge=4, le=MAX_POSITIONS)
     """Longest segment that is written, in tokens; one that has not ended by then is not used."""
     references: int = Field(default=1024, ge=1)
     """Images and texts that a pair is contrasted with, where there is no queue."""
