@@ -1,7 +1,7 @@
 """One process of a distributed run, for test_pretrain_ranks: one run after the other.
 
 RANK=0 WORLD_SIZE=2 ... python run_ranks.py DATASET JOBS, where JOBS is a JSON list of {run, port, settings,
-resume, stop: process 1 is told to stop in this step}.
+resume, stop: process 1 is told to stop in this step, dataset: another one}. A pass of SCIO has parts of 16 tiles.
 """
 
 import json
@@ -16,12 +16,14 @@ import torch
 from fusar_klip.config import validate_settings
 from fusar_klip.pretrain import PretrainSettings, pretrain
 from fusar_klip.pretrain.learner import Learner
+from fusar_klip.pretrain.scio import versions
 
 STEP = Learner.step
 
 
 def main() -> None:
     torch.set_num_threads(1)
+    versions._TILES_PER_PART = 16
     for job in json.loads(sys.argv[2]):
         # A port that has just been left may not be free yet.
         os.environ["MASTER_PORT"] = str(job["port"])
@@ -35,7 +37,8 @@ def main() -> None:
         Learner.step = step  # type: ignore[method-assign]
         settings = validate_settings(PretrainSettings, job["settings"])
         try:
-            pretrain(Path(sys.argv[1]), Path(job["run"]), settings, resume=job.get("resume", False))
+            dataset = Path(job.get("dataset", sys.argv[1]))
+            pretrain(dataset, Path(job["run"]), settings, resume=job.get("resume", False))
         except KeyboardInterrupt:
             print("stopped")
         except Exception as error:

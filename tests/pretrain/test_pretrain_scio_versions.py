@@ -130,6 +130,21 @@ def test_a_pass_that_was_killed_goes_on(dataset: Path, monkeypatch: pytest.Monke
     assert (dataset / "texts" / "v001.parquet").read_bytes() == resumed
 
 
+def test_a_pass_killed_as_soon_as_its_version_was_there_leaves_nothing(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dying(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(versions.shutil, "rmtree", dying)
+        with pytest.raises(KeyboardInterrupt):
+            refine(dataset)
+    assert list((dataset / "texts").glob(".scio-*"))
+    assert refine(dataset).version == "v001"
+    assert not list((dataset / "texts").glob(".scio-*"))
+
+
 def test_tiles_straddle_no_parts(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "_TILES_PER_PART", 7)
     parts = list(versions._parts(dataset, "v000"))

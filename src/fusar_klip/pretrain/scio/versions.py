@@ -120,24 +120,27 @@ def refine_texts(
         tiles = _Tiles.open(dataset, preprocess.size, splits)
         if references is None:
             references = _sample(dataset, version, tiles, network, tokenizer, preprocess, settings)
-        made_by = {
-            **maker,
-            "scio": settings.model_dump(mode="json"),
-            "splits": None if splits is None else sorted(splits),
-            "weights": _digest(dict(network.named_parameters())),
-            "references": _digest(vars(references)),
-        }
-        name = _made_before(dataset, version, made_by)
+        # The first process's word holds: rounding may differ from machine to machine, and all have to work in
+        # one folder.
+        made_by = ranks.first_does(
+            lambda: {
+                **maker,
+                "scio": settings.model_dump(mode="json"),
+                "splits": None if splits is None else sorted(splits),
+                "weights": _digest(dict(network.named_parameters())),
+                "references": _digest(vars(references)),
+            }
+        )
+        folder = dataset / "texts" / f".scio-{_key(dataset, version, made_by)}"
+        name = ranks.first_does(lambda: _made_before(dataset, version, made_by))
         if name is None:
-            folder = dataset / "texts" / f".scio-{_key(dataset, version, made_by)}"
             worker = _Worker(network, tokenizer, preprocess, settings, references, tiles, made_by["weights"])
             parts = _write_parts(dataset, version, folder, worker, ranks)
             ranks.wait()
-            if ranks.first:
-                name = _merge(dataset, version, folder, parts, made_by)
-            ranks.wait()
-            name = name or _made_before(dataset, version, made_by)
-            assert name is not None
+            name = ranks.first_does(lambda: _merge(dataset, version, folder, parts, made_by))
+        if ranks.first:
+            # It may be there from a pass that was killed as soon as its version was.
+            shutil.rmtree(folder, ignore_errors=True)
     finally:
         network.train(was_training)
     return _summary(dataset, version, name)
@@ -282,7 +285,6 @@ def _merge(dataset: Path, version: str, folder: Path, parts: int, made_by: Mappi
     write_texts(
         dataset, name, frames, parent=version, maker={**made_by, "counts": dict(sorted(counts.items()))}
     )
-    shutil.rmtree(folder)
     return name
 
 
