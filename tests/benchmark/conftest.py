@@ -1,6 +1,7 @@
 """A tiny run, a class-folder data set that a probe can learn, and a data set of tiles with texts."""
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,20 @@ SETTINGS = ModelSettings(
     max_tokens=64,
 )
 CLASSES = ("left", "right", "top")
+
+
+@pytest.fixture
+def java() -> None:
+    """Java; skips the test where there is none."""
+    if shutil.which("java") is None:
+        pytest.skip("there is no Java")
+
+
+@pytest.fixture(autouse=True)
+def _without_java(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let tests that do not ask for Java see none: METEOR's takes ten seconds to start."""
+    if "java" not in request.fixturenames:
+        monkeypatch.setattr("fusar_klip.benchmark.language.caption_metrics.java_there", lambda: False)
 
 
 @pytest.fixture(scope="session")

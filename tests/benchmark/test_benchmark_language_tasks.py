@@ -1,7 +1,6 @@
 """Captioning, questions and retrieval of captions on a tiny data set that can be learnt by heart."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +14,15 @@ from typer.testing import CliRunner
 import fusar_klip.models as models
 from fusar_klip import cli
 from fusar_klip.benchmark import benchmark
-from fusar_klip.benchmark.language.caption_metrics import bleu4, bleu_parts, cider, java_scores, tokenise
+from fusar_klip.benchmark.language.caption_metrics import (
+    bleu4,
+    bleu_parts,
+    cider,
+    java_parts,
+    meteor,
+    meteor_parts,
+    tokenise,
+)
 from fusar_klip.benchmark.language.captioning import caption_lessons, caption_scores, evaluate_captioning
 from fusar_klip.benchmark.language.decoding import rank
 from fusar_klip.benchmark.language.label_retrieval import evaluate_label_retrieval
@@ -314,25 +321,91 @@ def test_bleu_and_cider_are_pycocoevalcap_s() -> None:
     assert cider(written, references) == pytest.approx(expected, abs=1e-6)
 
 
-def test_bleu_and_cider_agree_with_the_installed_scorers() -> None:
+VOCABULARY = (
+    "two",
+    "ships",
+    "ship",
+    "vessel",
+    "are",
+    "in",
+    "the",
+    "upper",
+    "left",
+    "of",
+    "a",
+    "dry",
+    "water",
+)
+
+
+def random_captions(seed: int, images: int) -> tuple[list[str], list[list[str]]]:
+    """One caption an image, some empty, and one to four references, now and then the caption itself."""
+    rng = np.random.default_rng(seed)
+
+    def words(least: int) -> str:
+        return " ".join(rng.choice(VOCABULARY, rng.integers(least, 9)))
+
+    written = [words(0) for _ in range(images)]
+    references = [[words(1) for _ in range(rng.integers(1, 5))] for _ in range(images)]
+    for said, truths in zip(written, references, strict=True):
+        if said and rng.random() < 0.2:
+            truths.append(said)
+    return written, references
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_bleu_and_cider_agree_with_the_installed_scorers(seed: int) -> None:
     bleu = pytest.importorskip("pycocoevalcap.bleu.bleu_scorer")
     scorer = pytest.importorskip("pycocoevalcap.cider.cider_scorer").CiderScorer(n=4, sigma=6.0)
     theirs = bleu.BleuScorer(n=4)
-    for text, truths in zip(WRITTEN, REFERENCES, strict=True):
-        theirs += (text, list(truths))
-        scorer += (text, list(truths))
-    written = [text.split() for text in WRITTEN]
-    references = [[text.split() for text in each] for each in REFERENCES]
+    captions, truths = random_captions(seed, 1 + 7 * seed)
+    for text, each in zip(captions, truths, strict=True):
+        theirs += (text, each)
+        scorer += (text, each)
+    written = [text.split() for text in captions]
+    references = [[text.split() for text in each] for each in truths]
     sums = bleu_parts(written, references).sum(axis=0, keepdims=True)
-    assert bleu4(sums)[0] == pytest.approx(theirs.compute_score(option="closest")[0][3], abs=1e-4)
-    assert cider(written, references) == pytest.approx(scorer.compute_score()[1], abs=1e-4)
+    assert bleu4(sums)[0] == pytest.approx(theirs.compute_score(option="closest")[0][3], abs=1e-9)
+    assert cider(written, references) == pytest.approx(scorer.compute_score()[1], abs=1e-9)
+
+
+@pytest.mark.slow  # Java reads METEOR's paraphrases for ten seconds
+def test_meteor_of_the_sums_is_the_installed_one_s(java: None) -> None:
+    module = pytest.importorskip("pycocoevalcap.meteor.meteor")
+    written, references = random_captions(4, 25)
+    scorer = module.Meteor()
+    sums = meteor_parts(scorer, written, references)
+    whole, each = scorer.compute_score(dict(enumerate(references)), {n: [t] for n, t in enumerate(written)})
+    scorer.meteor_p.kill()
+    scorer.meteor_p.communicate()
+    assert meteor(sums) == pytest.approx(each, abs=1e-9)
+    assert meteor(sums.sum(axis=0, keepdims=True))[0] == pytest.approx(whole, abs=1e-9)
+    assert abs(whole - np.mean(each)) > 0.01  # METEOR of many captions is not the mean of theirs
+
+
+SENTENCES = (
+    "There is one ship, in the centre.",
+    "A left-hand turn: 3.5 m (about 70%)!",
+    "It isn't dry; it's flooded... It cannot be water?!",
+    '"Quoted" words -- here',
+    "Two targets of type A320/321 and one of type Boeing737, all on the left.",
+    "Ships' hulls [old], e.g. the U.S. ship's, at 10:30; no_data is {x}",
+    "1,234 boats - 100% of $5 * #3!!",
+    "",
+)
+
+
+def test_words_are_those_of_the_installed_ptb_tokenizer(java: None) -> None:
+    module = pytest.importorskip("pycocoevalcap.tokenizer.ptbtokenizer")
+    theirs = module.PTBTokenizer().tokenize({n: [{"caption": text}] for n, text in enumerate(SENTENCES)})
+    assert {n: [" ".join(tokenise(text))] for n, text in enumerate(SENTENCES)} == theirs
 
 
 @pytest.mark.parametrize(
     ("caption", "words"),
     [
         ("There is one ship, in the centre.", "there is one ship in the centre"),
-        ("A left-hand turn: 3.5 m (about 70%)!", "a left-hand turn 3.5 m about 70 %"),
+        ("A left-hand turn: 3.5 m (about 70%)!", "a left-hand turn 3.5 m -lrb- about 70 % -rrb-"),
         ("It isn't dry; it's flooded...", "it is n't dry it 's flooded"),
         ('"Quoted" words -- here', "quoted words here"),
         ("", ""),
@@ -358,23 +431,23 @@ def test_a_perfect_caption_and_an_empty_one() -> None:
 
 
 def test_missing_java_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pycocoevalcap")
+    assert java_parts([["a"]], [[["a"]]]) == ({}, ["METEOR and SPICE are left out: there is no Java."])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert java_scores([["a"]], [[["a"]]]) == (
+    assert java_parts([["a"]], [[["a"]]]) == (
         {},
         ["METEOR and SPICE are left out: pycocoevalcap is not installed."],
     )
 
 
-def test_java_that_answers_in_words_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    meteor = pytest.importorskip("pycocoevalcap.meteor.meteor")
-    if shutil.which("java") is None:
-        pytest.skip("there is no Java")
+def test_java_that_answers_in_words_is_said(java: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = pytest.importorskip("pycocoevalcap.meteor.meteor")
 
     def fail(*_: object) -> None:
         raise ValueError("could not convert string to float: 'Error'")
 
-    monkeypatch.setattr(meteor.Meteor, "compute_score", fail)
-    scores, missing = java_scores([["a"]], [[["a"]]])
+    monkeypatch.setattr(module.Meteor, "_stat", fail)
+    scores, missing = java_parts([["a"]], [[["a"]]])
     assert "meteor" not in scores
     assert "METEOR is left out: Java's answer cannot be read (could not convert" in missing[0]
 

@@ -3,7 +3,7 @@
 BLEU and CIDEr are ours, because intervals need what each image adds, and because pycocoevalcap is not
 everywhere; they follow its `bleu_scorer.py` and `cider_scorer.py` (tylin/coco-caption) to the constants.
 METEOR and SPICE need pycocoevalcap and Java, and SPICE a CoreNLP download beside it: where something is
-missing, they are left out and the report says so.
+missing, they are left out and the report says so. Of METEOR, Java counts, and the score of the sums is ours.
 
 Letters: N images, B resamples.
 """
@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fusar_klip.benchmark.metrics import Statistic, mean_of_sums
+
 Floats = NDArray[np.float64]
 Tokens = list[str]
 Ngrams = Counter[tuple[str, ...]]
@@ -31,25 +33,42 @@ logger = logging.getLogger(__name__)
 ORDER = 4
 _SIGMA = 6.0
 _SMALL, _TINY = 1e-9, 1e-15
-# What the PTB tokenizer of pycocoevalcap leaves out of its words.
-_DROPPED = re.compile(r"\.\.\.|[.?!,:;'`\"()\[\]{}]|--+|(?<!\w)-|-(?!\w)")
+# Brackets as the PTB tokenizer writes them. pycocoevalcap means to leave some out, but looks for them in
+# capitals where all is in lower case, so that they stay words.
+_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
+# What pycocoevalcap leaves out of the words. Several marks in a row ("?!") are a word of their own, and stay.
+_DROPPED = re.compile(r"\.\.\.|(?<![?!])[?!](?![?!])|[.,:;'`\"]|--+|(?<!\w)-|-(?!\w)")
+_MARKS = re.compile(r"(?<=[^\s?!])(?=[?!]{2})")
 _CONTRACTION = re.compile(r"(?<=\w)(n't|'(?:s|re|ve|ll|d|m))\b")
-_UNITS = re.compile(r"(?<=\d)%")
+_ALONE = re.compile(r"(?<=\d)%|[$#*]")
+_CANNOT = re.compile(r"\bcannot\b")
+_ABBREVIATION = re.compile(r"[a-z](?:\.[a-z])+\.?")
+# METEOR 1.5, English: weights of the four stages, of content words against function words, of recall, and of
+# pieces.
+_STAGES = np.array([1.0, 0.6, 0.8, 0.6])
+_CONTENT, _RECALL, _FRAGMENTS, _PENALTY = 0.75, 0.85, 0.2, 0.6
+_COUNTS = 23
+"""Numbers that METEOR's Java gives for a caption."""
 
 
 def tokenise(caption: str) -> Tokens:
     """Return lower-case words without punctuation, as the PTB tokenizer gives them for plain sentences.
 
-    "3.5" and "left-hand" are one word, "70%" is two.
+    "3.5" and "left-hand" are one word, "70%" is two, a bracket is the word "-lrb-". Its longer lists
+    (abbreviations such as "no.", fractions, currencies) are not ours.
     """
-    text = _UNITS.sub(" % ", caption.lower().replace("’", "'"))
-    text = _CONTRACTION.sub(lambda found: f" {found[1].replace(chr(39), chr(0))}", text)
+    text = _CANNOT.sub("can not", _ALONE.sub(r" \g<0> ", caption.lower().replace("’", "'")))
+    text = _CONTRACTION.sub(lambda found: f" {found[1].replace(chr(39), chr(0))}", _MARKS.sub(" ", text))
+    text = "".join(f" {mark} " if mark in _BRACKETS else mark for mark in text)
     words = []
     for word in text.split():
+        if word in _BRACKETS:
+            words.append(_BRACKETS[word])
         # Inside a number, points and commas stay.
-        if re.fullmatch(r"\W*\d+(?:[.,:]\d+)*\W*", word):
-            word = word.strip(".?!,:;'`\"()[]{}")
-            words.append(word)
+        elif re.fullmatch(r"\W*\d+(?:[.,:]\d+)*\W*", word):
+            words.append(word.strip(".?!,:;'`\""))
+        elif _ABBREVIATION.fullmatch(bare := word.strip(",:;?!'`\"")):
+            words.append(bare)
         else:
             words += _DROPPED.sub(" ", word).split()
     return [word.replace(chr(0), "'") for word in words if word]
@@ -120,34 +139,89 @@ def cider(written: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> 
     return np.array(scores, dtype=np.float64)
 
 
-def java_scores(
+def java_parts(
     written: Sequence[Tokens], references: Sequence[Sequence[Tokens]]
-) -> tuple[dict[str, tuple[float, Floats]], list[str]]:
-    """Return METEOR and SPICE, each with its value and each image's, and why one of them is missing."""
+) -> tuple[dict[str, tuple[Floats, Statistic]], list[str]]:
+    """Return what each image adds to METEOR and SPICE, and why one of them is missing.
+
+    Returns:
+        By name, (N, M) sums and the statistic of them that is the score; and sentences.
+    """
     if importlib.util.find_spec("pycocoevalcap") is None:
         return {}, ["METEOR and SPICE are left out: pycocoevalcap is not installed."]
-    if shutil.which("java") is None:
+    if not java_there():
         return {}, ["METEOR and SPICE are left out: there is no Java."]
-    truths = {n: [" ".join(words) for words in each] for n, each in enumerate(references)}
-    given = {n: [" ".join(words)] for n, words in enumerate(written)}
-    scores: dict[str, tuple[float, Floats]] = {}
+    truths = [[" ".join(words) for words in each] for each in references]
+    given = [" ".join(words) for words in written]
+    parts: dict[str, tuple[Floats, Statistic]] = {}
     missing = []
-    for name, jars in (("meteor", "meteor-*.jar"), ("spice", "lib/stanford-corenlp-*.jar")):
+    for name, jars, measure in (
+        ("meteor", "meteor-*.jar", meteor_parts),
+        ("spice", "lib/stanford-corenlp-*.jar", spice_parts),
+    ):
         module: Any = importlib.import_module(f"pycocoevalcap.{name}.{name}")
         if not any(Path(module.__file__).parent.glob(jars)):
             missing.append(f"{name.upper()} is left out: {jars} is not beside pycocoevalcap's {name}.")
             continue
         scorer = getattr(module, name.capitalize())()
         try:
-            value, each = scorer.compute_score(truths, given)
-        except (OSError, ValueError) as error:  # Java has ended, or answers in words
+            parts[name] = measure(scorer, given, truths), meteor if name == "meteor" else mean_of_sums
+        except (OSError, ValueError, IndexError) as error:  # Java has ended, or answers in words
             missing.append(f"{name.upper()} is left out: Java's answer cannot be read ({error}).")
-            continue
         finally:
             _end_process(scorer)
-        single = [e["All"]["f"] if isinstance(e, dict) else e for e in each]
-        scores[name] = float(value), np.array(single, dtype=np.float64)
-    return scores, missing
+    return parts, missing
+
+
+def java_there() -> bool:
+    """Tell whether there is a Java to call."""
+    return shutil.which("java") is not None
+
+
+def meteor(sums: Floats) -> Floats:
+    """Return METEOR 1.5 of (B, 23) sums of what its Java counts for each image, (B,) in 0 to 1.
+
+    METEOR of many captions is that of their sums, not the mean of theirs, so a resample needs the sums. The
+    parameters are those of English (`-l en`), with which pycocoevalcap calls it; tests compare with Java.
+    """
+    (own, other), (own_function, other_function) = sums[:, :2].T, sums[:, 2:4].T
+    # By stage (same word, stem, synonym, paraphrase): content words of caption and reference, then function
+    # words of both.
+    stages = sums[:, 4:20].reshape(-1, len(_STAGES), 4)
+    matched = np.einsum("s,bsw->bw", _STAGES, _CONTENT * stages[..., :2] + (1 - _CONTENT) * stages[..., 2:])
+    chunks, matched_words = sums[:, 20], sums[:, 21:].mean(axis=1)
+    lengths = np.stack(
+        [
+            _CONTENT * (all_words - function) + (1 - _CONTENT) * function
+            for all_words, function in ((own, own_function), (other, other_function))
+        ],
+        axis=1,
+    )
+    precision, recall = (matched / np.maximum(lengths, _TINY)).T
+    both = (1 - _RECALL) * recall + _RECALL * precision
+    mean = precision * recall / np.maximum(both, _TINY)
+    pieces = (chunks / np.maximum(matched_words, 1)) ** _FRAGMENTS
+    return np.asarray(mean * (1 - _PENALTY * pieces))
+
+
+def meteor_parts(scorer: Any, written: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
+    """Return (N, 23) counts; a caption that is its reference has no pieces, in sums neither."""
+    counts = np.array(
+        [
+            [float(number) for number in scorer._stat(said, truths).split()]
+            for said, truths in zip(written, references, strict=True)
+        ]
+    ).reshape(len(written), _COUNTS)
+    same = (counts[:, 20] == 1) & (counts[:, 21:] == counts[:, :2]).all(axis=1)
+    counts[same, 20] = 0
+    return counts
+
+
+def spice_parts(scorer: Any, written: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
+    """Return (N, 2): each image's F-score, and 1."""
+    truths = {n: list(each) for n, each in enumerate(references)}
+    _, scores = scorer.compute_score(truths, {n: [said] for n, said in enumerate(written)})
+    return np.array([[each["All"]["f"], 1.0] for each in scores])
 
 
 def _end_process(scorer: Any) -> None:

@@ -112,12 +112,11 @@ def caption_scores(
     blind = [caption_metrics.tokenise(usual)] * len(words)
     chance = float(caption_metrics.bleu4(caption_metrics.bleu_parts(blind, truths).sum(0, keepdims=True))[0])
     scores = [score_of_sums("bleu4", parts, caption_metrics.bleu4, groups, chance, seed)]
-    measured, missing = caption_metrics.java_scores(words, truths)
-    each = {name: values for name, (_, values) in measured.items()}
-    each["cider"] = caption_metrics.cider(words, truths)
+    each, missing = caption_metrics.java_parts(words, truths)
+    of_image = caption_metrics.cider(words, truths)
+    each["cider"] = np.stack([of_image, np.ones(len(words))], axis=1), mean_of_sums
     for name in ("meteor", "cider", "spice"):
         if name in each:
-            sums = np.stack([each[name], np.ones(len(words))], axis=1)
             guess = float(caption_metrics.cider(blind, truths).mean()) if name == "cider" else None
-            scores.append(score_of_sums(name, sums, mean_of_sums, groups, guess, seed))
+            scores.append(score_of_sums(name, *each[name], groups, guess, seed))
     return scores, missing
