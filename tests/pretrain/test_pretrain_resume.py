@@ -22,6 +22,7 @@ from fusar_klip.errors import CheckpointError, SettingsError
 from fusar_klip.models import load
 from fusar_klip.pretrain import PretrainSettings, PretrainSummary, pretrain
 from fusar_klip.pretrain.learner import Learner
+from fusar_klip.pretrain.scio import versions
 
 MakeSettings = Callable[..., PretrainSettings]
 
@@ -129,9 +130,13 @@ def test_a_crash_at_any_step_resumes_to_the_same_bits(
             pretrain(blobs, run, settings)
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 99, "los')
+    halves = [run / ".best.safetensors.0a.partial", run / "state" / ".training.pt.0a.partial"]
+    for half in halves:
+        half.write_bytes(b"half of it")
     summary = pretrain(blobs, run, settings, resume=True)
     assert_equal_runs(run, whole[0])
     assert replace(summary, run="", last={}) == replace(whole[1], run="", last={})
+    assert not any(half.exists() for half in halves)
 
 
 def test_a_run_that_ended_is_left_alone(
@@ -183,7 +188,9 @@ import torch
 import torch._dynamo  # seconds, which the first optimiser would take in each run
 from fusar_klip.config import validate_settings
 from fusar_klip.pretrain import PretrainSettings, pretrain
+from fusar_klip.pretrain.scio import versions
 torch.set_num_threads(1)
+versions._TILES_PER_PART = 16
 settings = validate_settings(PretrainSettings, json.loads(sys.argv[3]))
 dataset, run, moments, kills = Path(sys.argv[1]), Path(sys.argv[2]), random.Random(sys.argv[4]), 0
 metrics = run / "metrics.jsonl"
@@ -215,16 +222,41 @@ def test_kills_at_any_moment_resume_to_the_same_bits(
     often = settings.model_copy(update={"save_every": 1})
     plain, run = tmp_path / "plain", tmp_path / "run"
     pretrain(blobs, plain, often)
-    arguments = [str(blobs), str(run), often.model_dump_json(), str(seed)]
+    assert kill_again_and_again(blobs, run, often, seed) > 0
+    assert_equal_runs(run, plain)
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment_of_scio_s_stages_resume_to_the_same_bits(
+    blobs: Path, nano_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also within a pass, some of whose parts are there, and between a pass and the next save."""
+    stages = {"enabled": True, "align_epochs": 1, "screen_epochs": 1, "reconstruct_epochs": 1, "every": 1}
+    settings = nano_settings(
+        epochs=3, batch_size=16, save_every=2, validate_every=100, scio=stages | {"max_new_tokens": 8}
+    )
+    monkeypatch.setattr(versions, "_TILES_PER_PART", 16)
+    plain, run = tmp_path / "plain", tmp_path / "run"
+    data, of_plain = (shutil.copytree(blobs, tmp_path / name) for name in ("data", "of_plain"))
+    pretrain(of_plain, plain, settings)
+    assert kill_again_and_again(data, run, settings, seed=3) > 0
+    assert_equal_runs(run, plain)
+    assert catalog.text_versions(data) == [f"v{number:03d}" for number in range(7)]
+    for path in (of_plain / "texts").glob("v*"):
+        assert (data / "texts" / path.name).read_bytes() == path.read_bytes()
+    assert not list((data / "texts").glob(".scio-*"))
+
+
+def kill_again_and_again(dataset: Path, run: Path, settings: PretrainSettings, seed: int) -> int:
+    """Let a run end in spite of SIGKILLs at random moments; return how many it was."""
     killer = subprocess.run(
-        [sys.executable, "-c", KILLER, *arguments],
+        [sys.executable, "-c", KILLER, str(dataset), str(run), settings.model_dump_json(), str(seed)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert int(killer.stdout) > 0
-    assert_equal_runs(run, plain)
+    return int(killer.stdout)
 
 
 def test_a_full_disk_ends_the_run_and_leaves_no_half_file(

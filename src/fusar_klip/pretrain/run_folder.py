@@ -142,6 +142,9 @@ class RunFolder:
 
     def set_up(self, settings: PretrainSettings, data: Mapping[str, str]) -> None:
         """Write checksums and settings; config.toml, the last, says that the run is set up."""
+        # Half a state is gigabytes, and what was killed while it wrote one cannot take it away.
+        for half_written in (*self.path.glob(".*.partial"), *self.data.parent.glob(".*.partial")):
+            half_written.unlink(missing_ok=True)
         write_json(self.data, dict(data))
         dump_settings(settings, self.config)
 
