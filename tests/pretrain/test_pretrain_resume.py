@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from fusar_klip import catalog
 from fusar_klip.errors import CheckpointError, SettingsError
-from fusar_klip.models import load
+from fusar_klip.models import checkpoint, load
 from fusar_klip.pretrain import PretrainSettings, PretrainSummary, pretrain
 from fusar_klip.pretrain.learner import Learner
 from fusar_klip.pretrain.scio import versions
@@ -309,3 +310,26 @@ def test_a_full_disk_after_a_good_state(
     assert {path.name for path in (run / "state").iterdir()} == {"data.json", "training.pt"}
     pretrain(blobs, run, settings, resume=True)
     assert_equal_runs(run, whole[0])
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "model.safetensors"])
+def test_a_full_disk_while_weights_are_written(
+    blobs: Path, nano_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    settings, run, plain = nano_settings(max_steps=6), tmp_path / "run", tmp_path / "plain"
+    save_file = checkpoint.save_file
+
+    def full(state: Any, path: Path, about: Any) -> None:
+        if name in path.name:
+            path.write_bytes(b"half of it")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        save_file(state, path, about)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", full)
+        with pytest.raises(CheckpointError, match=rf"cannot write .*{name} \(.*No space left.*--resume"):
+            pretrain(blobs, run, settings)
+    assert not [*run.glob("*model*"), *run.glob(".*")]
+    pretrain(blobs, run, settings, resume=True)
+    pretrain(blobs, plain, settings)
+    assert_equal_runs(run, plain)

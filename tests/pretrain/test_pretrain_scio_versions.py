@@ -1,5 +1,7 @@
 """A pass over a data set: what the new text version holds, and that it can be stopped and repeated."""
 
+import errno
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -128,6 +130,31 @@ def test_a_pass_that_was_killed_goes_on(dataset: Path, monkeypatch: pytest.Monke
     (dataset / "texts" / "v001.parquet").unlink()
     refine(dataset)
     assert (dataset / "texts" / "v001.parquet").read_bytes() == resumed
+
+
+def test_a_full_disk_ends_a_pass_that_goes_on_when_there_is_room(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "_TILES_PER_PART", 16)
+    write, calls = versions.pq.write_table, list[Path]()
+
+    def full(table: object, path: Path, **options: object) -> None:
+        calls.append(path)
+        if len(calls) == 3:
+            path.write_bytes(b"half of it")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(table, path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(versions.pq, "write_table", full)
+        with pytest.raises(OSError, match="No space left"):
+            refine(dataset)
+        assert catalog.text_versions(dataset) == ["v000"]
+        (folder,) = (dataset / "texts").glob(".scio-*")
+        assert sorted(path.name for path in folder.iterdir()) == ["part_000000.parquet", "part_000001.parquet"]
+        refine(dataset)
+    assert len(calls) == 5
+    assert catalog.text_versions(dataset) == ["v000", "v001"]
 
 
 def test_a_pass_killed_as_soon_as_its_version_was_there_leaves_nothing(
