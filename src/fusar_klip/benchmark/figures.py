@@ -1,6 +1,7 @@
 """The report's figures as PNG bytes; the same input gives the same bytes."""
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,10 @@ RIGHT, WRONG, INK = "#1a7f5a", "#c0392b", "#22303c"
 MODEL_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _DPI = 110
 _CHIPS_A_ROW = 6
+_SPOKE_LETTERS = 24
+"""Letters in a line of a radar chart's labels."""
+_UPRIGHT = 0.2
+"""Cosine of a spoke that stands upright, or sine of one that lies flat, up to which its label is centred."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +84,27 @@ def radar(bars: Sequence[Bar], models: Sequence[str]) -> bytes:
         colour = MODEL_COLOURS[m % len(MODEL_COLOURS)]
         axes.plot([*angles, angles[0]], closed, color=colour, label=model, linewidth=1.6)
         axes.fill([*angles, angles[0]], closed, color=colour, alpha=0.08)
-    labels = [f"{bar.label}\n{100 * top:.1f}" for bar, top in zip(bars, best, strict=True)]
-    axes.set_xticks(angles, labels, fontsize=7)
+    axes.set_xticks(angles, [])
+    for angle, bar, top in zip(angles, bars, best, strict=True):
+        lines = [line for part in bar.label.split("\n") for line in textwrap.wrap(part, _SPOKE_LETTERS)]
+        # Beside the circle, not across it: what stands on the left ends at its spoke.
+        side = "center" if abs(np.cos(angle)) < _UPRIGHT else "left" if np.cos(angle) > 0 else "right"
+        axes.text(
+            angle, 1.08, "\n".join([*lines, f"{100 * top:.1f}"]), fontsize=7, ha=side, va=_beside(angle)
+        )
     axes.set_yticks([0.25, 0.5, 0.75, 1.0], [])
     axes.set_ylim(0, 1.02)
-    axes.tick_params(axis="x", pad=30)
     axes.grid(color="#dddddd")
     figure.legend(loc="upper center", ncols=min(4, len(models)), frameon=False, fontsize=9)
     figure.text(0.5, 0.01, "each spoke ends at its best model's value, in per cent", ha="center", fontsize=8)
     figure.tight_layout(rect=(0, 0.03, 1, 0.95))
     return png(figure)
+
+
+def _beside(angle: float) -> str:
+    if abs(np.sin(angle)) < _UPRIGHT:
+        return "center"
+    return "bottom" if np.sin(angle) > 0 else "top"
 
 
 def confusion(matrix: Confusion) -> bytes:

@@ -111,7 +111,10 @@ class _Figures:
     written: set[str] = field(default_factory=set)
 
     def add(self, name: str, content: bytes, alt: str, caption: str, text: str = "") -> Picture:
-        file = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + ".png"
+        stem = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        # Models such as a_b and a-b come to one name: the second one's file gets a number.
+        stems = (stem, *(f"{stem}-{number}" for number in range(2, len(self.written) + 3)))
+        file = next(f"{free}.png" for free in stems if f"{free}.png" not in self.written)
         write_bytes(self.folder / file, content)
         self.written.add(file)
         picture = base64.b64encode(content).decode("ascii")
@@ -131,10 +134,10 @@ def write_report(
     models = list(sections[0].outcomes)
     bars = [
         figures.Bar(
-            f"{section.row.dataset}\n{_task_title(section)}, {_short(section.headline)}",
-            {name: _score(outcome, section.headline) for name, outcome in section.outcomes.items()},
+            f"{set_name}\n{_task_title(section)}, {_short(section.headline)}",
+            {name: _headline(section, name) for name in section.outcomes},
         )
-        for section in sections
+        for section, set_name in zip(sections, _told_apart(sections), strict=True)
     ]
     alt = "Each row's headline metric for each model, with its interval, and chance"
     context = {
@@ -149,8 +152,8 @@ def write_report(
             ),
         ],
         "summary_columns": [
-            f"{s.row.dataset} ({s.row.split}), {_task_title(s).lower()}, {_short(s.headline)}"
-            for s in sections
+            f"{set_name}, {_task_title(s).lower()}, {_short(s.headline)}"
+            for s, set_name in zip(sections, _told_apart(sections, split=True), strict=True)
         ],
         "summary": _summary(sections, models),
         "sections": [
@@ -179,7 +182,7 @@ def metric_title(metric: str) -> tuple[str, str]:
 def _section_context(section: Section, number: int, drawn: _Figures) -> dict[str, Any]:
     row = section.row
     outcomes = section.outcomes
-    scores = next(iter(outcomes.values())).scores
+    scores = _scores(outcomes)
     units = {score.ci_unit for score in scores}
     notes = [*section.notes]
     # What is true of all models is said once, and of none by name.
@@ -216,13 +219,13 @@ def _section_context(section: Section, number: int, drawn: _Figures) -> dict[str
 def _lines(outcomes: Mapping[str, RowOutcome]) -> list[Line]:
     """Return a line for each scoring and model, and one for chance after each scoring."""
     lines = []
-    first = next(iter(outcomes.values())).scores
-    for scoring in dict.fromkeys(metric_title(score.metric)[1] for score in first):
-        metrics = [score.metric for score in first if metric_title(score.metric)[1] == scoring]
+    scores = _scores(outcomes)
+    for scoring in dict.fromkeys(metric_title(score.metric)[1] for score in scores):
+        metrics = [score.metric for score in scores if metric_title(score.metric)[1] == scoring]
         lines += [
             Line(model, scoring, [_cell(outcomes, model, metric) for metric in metrics]) for model in outcomes
         ]
-        guess = {score.metric: Cell(_percent(score.chance), "") for score in first}
+        guess = {score.metric: Cell(_percent(score.chance), "") for score in scores}
         chance = [guess[metric] for metric in metrics]
         if any(cell.value for cell in chance):
             lines.append(Line("chance", scoring, chance))
@@ -234,15 +237,17 @@ def _summary(sections: Sequence[Section], models: Sequence[str]) -> list[Line]:
         Line(
             "chance",
             "",
-            [Cell(_percent(_score(s.outcomes[models[0]], s.headline).chance), "") for s in sections],
+            [Cell(_percent(_headline(s, models[0]).chance), "") for s in sections],
         )
     ]
 
 
 def _cell(outcomes: Mapping[str, RowOutcome], model: str, metric: str) -> Cell:
     score = _score(outcomes[model], metric)
-    values = sorted({_score(outcome, metric).value for outcome in outcomes.values()}, reverse=True)
-    place = values.index(score.value) + 1 if len(outcomes) > 1 else 0
+    if score is None:
+        return Cell("", "")
+    there = [other.value for outcome in outcomes.values() if (other := _score(outcome, metric))]
+    place = sorted(set(there), reverse=True).index(score.value) + 1 if len(outcomes) > 1 else 0
     interval = ""
     if score.ci_low is not None and score.ci_high is not None:
         interval = f"{_percent(score.ci_low)} to {_percent(score.ci_high)}"
@@ -290,8 +295,44 @@ def _chosen(model: str, outcome: RowOutcome) -> str:
     return f"{model}: {name} = {value}, chosen on {images} held-out training images (top-1 {tried})"
 
 
-def _score(outcome: RowOutcome, metric: str) -> Score:
-    return next(score for score in outcome.scores if score.metric == metric)
+def _scores(outcomes: Mapping[str, RowOutcome]) -> list[Score]:
+    """Return one score of each metric that any model has: an outcome from before Java came has no METEOR."""
+    found: dict[str, Score] = {}
+    for outcome in outcomes.values():
+        for score in outcome.scores:
+            found.setdefault(score.metric, score)
+    return [*found.values()]
+
+
+def _score(outcome: RowOutcome, metric: str) -> Score | None:
+    return next((score for score in outcome.scores if score.metric == metric), None)
+
+
+def _headline(section: Section, model: str) -> Score:
+    score = _score(section.outcomes[model], section.headline)
+    assert score is not None, f"{model} has no {section.headline}"
+    return score
+
+
+def _told_apart(sections: Sequence[Section], split: bool = False) -> list[str]:
+    """Return each row's data set, with what tells rows of one task on it apart: split, preset, seed.
+
+    Args:
+        sections: The rows.
+        split: Whether the split is said in any case.
+    """
+    rows = [section.row for section in sections]
+    said = [f"{row.dataset} ({row.split})" if split else row.dataset for row in rows]
+    splits = [] if split else [[f"({row.split})" for row in rows]]
+    for more in (*splits, [row.preset_label for row in rows], [f"seed {row.seed}" for row in rows]):
+        words: dict[tuple[str, str], set[str]] = {}
+        for row, name, word in zip(rows, said, more, strict=True):
+            words.setdefault((row.task, name), set()).add(word)
+        said = [
+            f"{name} {word}" if len(words[row.task, name]) > 1 else name
+            for row, name, word in zip(rows, said, more, strict=True)
+        ]
+    return said
 
 
 def _task_title(section: Section) -> str:
