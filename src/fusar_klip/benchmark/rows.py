@@ -8,6 +8,7 @@ file, whichever other checkpoints and rows a command names.
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 """Raised whenever the same row would come out otherwise, so that outcomes of older code are not reused."""
+REVISIONS: Mapping[str, int] = {"captioning": 1}
+"""The same for the rows of one task. Captioning, 1: METEOR of all captions together, not the mean of each."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,23 @@ class RowOutcome:
 _OUTCOME = TypeAdapter(RowOutcome)
 
 
-def row_identity(row: Row, checkpoint_digest: str, data_digest: str) -> str:
-    """Return the 64 hexadecimal digits that name an outcome: no path of this machine goes into them."""
+def row_identity(
+    row: Row, checkpoint_digest: str, data_digest: str, text_side_digest: str | None = None
+) -> str:
+    """Return the 64 hexadecimal digits that name an outcome: no path of this machine goes into them.
+
+    Args:
+        row: Its values.
+        checkpoint_digest: The checkpoint's content.
+        data_digest: The data set's content.
+        text_side_digest: The content of the RUN that lends the row its text side, where one does.
+    """
     values = row.model_dump(mode="json", exclude={"path"})
     parts = {"format": FORMAT, "checkpoint": checkpoint_digest, "data": data_digest, "row": values}
+    if revision := REVISIONS.get(row.task):
+        parts["revision"] = revision
+    if text_side_digest is not None:
+        values["text_side"] = text_side_digest
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -9,6 +9,7 @@ by itself: two checkpoints in one command give the same figures as one by one.
 import csv
 import io
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from fusar_klip.benchmark.datasets.samples import (
     SegmentationData,
 )
 from fusar_klip.benchmark.language.records import LanguageData
+from fusar_klip.benchmark.language.settings import LanguageRow
+from fusar_klip.benchmark.language.tuning import kept_folder
 from fusar_klip.benchmark.plain_vit import refuse_other_towers
 from fusar_klip.benchmark.report import Section, write_report
 from fusar_klip.benchmark.rows import RowOutcome, read_outcome, row_identity, write_outcome
@@ -28,6 +31,7 @@ from fusar_klip.benchmark.settings import Row
 from fusar_klip.benchmark.splits import write_split
 from fusar_klip.benchmark.subject import (
     Subject,
+    language_model,
     refuse_language_models,
     refuse_without_decoder,
     refuse_without_texts,
@@ -36,7 +40,7 @@ from fusar_klip.benchmark.subject import (
 )
 from fusar_klip.benchmark.suite import DATA_VARIABLE, Suite, data_folder, load_suite, row_path
 from fusar_klip.benchmark.tasks import TASKS, TaskData
-from fusar_klip.errors import CheckpointError, DatasetError
+from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.files import write_bytes, write_json
 
 logger = logging.getLogger(__name__)
@@ -79,7 +83,7 @@ def benchmark(
         base_url: The server of language models; None for OPENAI_BASE_URL or OpenAI's own.
 
     Raises:
-        SettingsError: The suite is wrong, or a task is unknown.
+        SettingsError: The suite is wrong, a task is unknown, or two models would be kept in one folder.
         DatasetError: A data set is missing, empty or wrong.
         CheckpointError: A checkpoint is missing or is none, none is given, one is given twice, or one
             cannot run a task of the suite.
@@ -88,17 +92,18 @@ def benchmark(
     loaded = load_suite(suite, tasks)
     names = subject_names(checkpoints)
     _refuse_what_cannot_run(checkpoints, loaded.rows)
+    _refuse_one_folder_for_two(names, loaded.rows)
     digests = [subject_digest(checkpoint) for checkpoint in checkpoints]
-    if len(set(digests)) < len(digests):
-        raise CheckpointError("two of the checkpoints have the same content: name each once")
+    _tell_of_equal_ones(names, digests)
     plan, skipped = _read_data(loaded, data_folder(data))
+    lenders = [_text_side_digest(row) for row, _ in plan]
     outcomes: list[list[RowOutcome]] = [[] for _ in plan]
     run = 0
     for checkpoint, name, digest in zip(checkpoints, names, digests, strict=True):
         subject = Subject(checkpoint, name, out, base_url)
         for place, (row, read) in enumerate(plan):
-            identity = row_identity(row, digest, read.digest)
-            outcome = read_outcome(out, identity)
+            identity = row_identity(row, digest, read.digest, lenders[place])
+            outcome = None if _lost(out, name, row) else read_outcome(out, identity)
             if outcome is None:
                 logger.info("%s: %s on %s (%s)", name, row.task, row.dataset, row.split)
                 outcome = TASKS[row.task].evaluate(row, read, subject)
@@ -143,8 +148,50 @@ def _refuse_what_cannot_run(checkpoints: Sequence[str], rows: Sequence[Row]) -> 
     for row, task in tasks:
         if task.needs_plain_vit:
             refuse_other_towers(checkpoints, row.task)
-        if task.needs_decoder and getattr(row, "text_side", None) is None:
-            refuse_without_decoder(checkpoints, row.task)
+        if task.needs_decoder:
+            lender: str | None = getattr(row, "text_side", None)
+            refuse_without_decoder(checkpoints if lender is None else [lender], row.task)
+
+
+def _refuse_one_folder_for_two(names: Sequence[str], rows: Sequence[Row]) -> None:
+    """Refuse rows that would keep two models in one folder, before anything runs.
+
+    Raises:
+        SettingsError: Two would.
+    """
+    kept = Counter(
+        kept_folder(Path(), name, row)
+        for row in rows
+        if isinstance(row, LanguageRow) and row.save
+        for name in names
+        if language_model(name) is None
+    )
+    if twice := next((folder.name for folder, count in kept.items() if count > 1), None):
+        raise SettingsError(
+            f"two models would be kept as models/{twice}: set save = true in one of its rows alone, or give "
+            "the rows' data sets, and the RUNs, names that differ in more than marks"
+        )
+
+
+def _lost(out: Path, name: str, row: Row) -> bool:
+    """Tell whether a row keeps its model, and it is not there: then the row is run again."""
+    if not (isinstance(row, LanguageRow) and row.save) or language_model(name) is not None:
+        return False
+    return not kept_folder(out, name, row).is_dir()
+
+
+def _tell_of_equal_ones(names: Sequence[str], digests: Sequence[str]) -> None:
+    """Warn of checkpoints with the same content, which have the same figures: rows are known by content."""
+    first: dict[str, str] = {}
+    for name, digest in zip(names, digests, strict=True):
+        if (other := first.setdefault(digest, name)) != name:
+            logger.warning("%s and %s have the same content, and so the same figures", other, name)
+
+
+def _text_side_digest(row: Row) -> str | None:
+    """Return the digest of the RUN that lends a row its text side; None where none does."""
+    lender: str | None = getattr(row, "text_side", None)
+    return None if lender is None else subject_digest(lender)
 
 
 def _write_splits(out: Path, plan: Sequence[tuple[Row, TaskData]]) -> None:

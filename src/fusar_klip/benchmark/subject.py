@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fusar_klip import models
@@ -35,15 +36,22 @@ class Subject:
         name: How the results call it.
         results: Folder that keeps a language model's answers.
         base_url: A language model's server; None for OPENAI_BASE_URL or OpenAI's own.
+        device: Where it computes; None for the GPU where torch sees one, else the CPU.
     """
 
     def __init__(
-        self, checkpoint: str, name: str, results: Path = Path(), base_url: str | None = None
+        self,
+        checkpoint: str,
+        name: str,
+        results: Path = Path(),
+        base_url: str | None = None,
+        device: str | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.name = name
         self.results = results
         self.base_url = base_url
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._features: dict[str, NDArray[np.float32]] = {}
 
     @property
@@ -55,9 +63,11 @@ class Subject:
     def model(self) -> models.Klip | ZooEncoder:
         """The loaded model."""
         if split_name(self.checkpoint):
-            return load_zoo(self.checkpoint)
+            return load_zoo(self.checkpoint, self.device)
         objective = models.image_objective(self.checkpoint)
-        return load_image_run(self.checkpoint, objective) if objective else models.load(self.checkpoint)
+        if objective:
+            return load_image_run(self.checkpoint, objective, self.device)
+        return models.load(self.checkpoint, self.device)
 
     def features(self, data: ClassificationData) -> NDArray[np.float32]:
         """Return (N, W) CLS features of all images of a data set, before the projection."""

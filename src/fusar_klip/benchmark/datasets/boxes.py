@@ -289,6 +289,8 @@ def _yolo_image(
             if not values:
                 continue
             index, shares = int(values[0]), np.array(values[1:])
+            if index < 0:
+                raise IndexError(index)
             category = names[index] if names else f"class_{index}"
             boxes.append(_yolo_box(category, shares, width, height))
         except (ValueError, IndexError):

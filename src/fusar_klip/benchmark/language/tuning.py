@@ -17,6 +17,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -156,13 +157,17 @@ def tokenizer_for(model: Klip | ZooEncoder, row: LanguageRow) -> models.Tokenize
 
 
 def keep(learner: Klip, subject: Subject, row: LanguageRow) -> None:
-    """Write the fine-tuned model to RESULTS/models/MODEL-TASK-DATASET, if the row says so."""
-    if not row.save:
-        return
-    plain = re.sub(r"[^a-z0-9]+", "-", f"{subject.name} {row.task} {row.dataset}".lower()).strip("-")
-    folder = subject.results / "models" / plain
-    save_run(learner, folder)
-    logger.warning("the fine-tuned model is %s", folder)
+    """Write the fine-tuned model to its folder, if the row says so."""
+    if row.save:
+        folder = kept_folder(subject.results, subject.name, row)
+        save_run(learner, folder)
+        logger.warning("the fine-tuned model is %s", folder)
+
+
+def kept_folder(results: Path, name: str, row: LanguageRow) -> Path:
+    """Return RESULTS/models/MODEL-TASK-DATASET, where a row keeps what it has made of the model `name`."""
+    plain = re.sub(r"[^a-z0-9]+", "-", f"{name} {row.task} {row.dataset}".lower()).strip("-")
+    return results / "models" / plain
 
 
 @dataclass(frozen=True)
