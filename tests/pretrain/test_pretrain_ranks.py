@@ -202,6 +202,12 @@ def test_a_mistake_is_said_once(runs: tuple[Mapping[str, Path], list[str]]) -> N
     assert "batch_size 9 cannot be divided into accumulate x processes = 1 x 2" in first
 
 
+def test_only_the_gpu_that_computes_is_touched() -> None:
+    """What forks the random state of all GPUs takes memory of each, in each process."""
+    assert Ranks.alone().gpus == []
+    assert Ranks(1, 2, torch.device("cuda", 1)).gpus == [torch.device("cuda", 1)]
+
+
 def test_alone_nobody_is_asked() -> None:
     ranks = Ranks.alone()
     assert ranks.first

@@ -104,6 +104,28 @@ def test_a_killed_run_resumes_to_the_same_bits(
     assert summary.steps == 36
 
 
+def test_a_signal_to_all_processes_of_a_run_saves_it_too(
+    blobs: Path, settings: PretrainSettings, whole: tuple[Path, PretrainSummary], tmp_path: Path
+) -> None:
+    """Ctrl-C and schedulers signal the processes that make batches ahead as well: none of them may end first."""
+    run, ahead = tmp_path / "run", settings.model_copy(update={"workers": 1, "save_every": 1000})
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(blobs), str(run), ahead.model_dump_json()],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    path = run / "metrics.jsonl"
+    while process.poll() is None and (not path.is_file() or path.read_bytes().count(b"\n") < 5):
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait() != 0, "the run ended before it was told to stop"
+    steps = [line["step"] for line in metrics(run) if "loss" in line]
+    assert torch.load(run / "state" / "training.pt", weights_only=True)["step"] == steps[-1] < 36
+    pretrain(blobs, run, settings.model_copy(update={"save_every": 1000}), resume=True)
+    assert metrics(run) == metrics(whole[0])
+
+
 class PowerCutError(Exception):
     """Nothing catches it."""
 

@@ -1,11 +1,14 @@
 """SCIO inside a run: what the stages show, and that a run goes on exactly within and between them."""
 
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fusar_klip import catalog
 from fusar_klip.errors import CheckpointError
@@ -14,6 +17,7 @@ from fusar_klip.pretrain import PretrainSettings, PretrainSummary, pretrain
 from fusar_klip.pretrain.corpus import read_segments, read_split, with_version
 from fusar_klip.pretrain.learner import Learner
 from fusar_klip.pretrain.run_folder import RunFolder
+from fusar_klip.pretrain.scio import versions
 from fusar_klip.pretrain.stages import Place
 from fusar_klip.pretrain.text_versions import TextVersions, entered
 
@@ -99,6 +103,34 @@ def test_a_crash_between_and_within_stages_resumes_to_the_same_bits(
     for version in ("v001", "v002", "v003"):
         name = f"texts/{version}.parquet"
         assert (data / name).read_bytes() == (whole[0] / name).read_bytes()
+
+
+def test_sigterm_ends_a_pass_at_once_and_costs_no_step(
+    settings: PretrainSettings,
+    whole: tuple[Path, Path, PretrainSummary],
+    blobs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever `save_every` says: a pass may take as long as an epoch."""
+    data, run, done = shutil.copytree(blobs, tmp_path / "data"), tmp_path / "run", []
+    refine = versions.refine_block
+
+    def told_to_stop(*arguments: Any) -> Any:
+        done.append(refine(*arguments))
+        os.kill(os.getpid(), signal.SIGTERM)
+        return done[-1]
+
+    rarely = settings.model_copy(update={"save_every": 1000})
+    with monkeypatch.context() as patch:
+        patch.setattr(versions, "refine_block", told_to_stop)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(data, run, rarely)
+    assert len(done) == 1
+    assert torch.load(run / "state" / "training.pt", weights_only=True)["step"] == 3
+    pretrain(data, run, rarely, resume=True)
+    assert numbers(run) == numbers(whole[1])
+    assert (run / "model.safetensors").read_bytes() == (whole[1] / "model.safetensors").read_bytes()
 
 
 def test_texts_that_changed_under_a_run_are_refused(

@@ -63,6 +63,9 @@ class Course(Protocol):
     def stage(self, step: int) -> dict[str, int]:
         """Return what the log says of where `step` stands."""
 
+    def looks_at_texts(self, step: int) -> bool:
+        """Return whether `before` will work long. It can then be ended anywhere, and goes on where it stood."""
+
     def before(self, step: int) -> tuple[bool, dict[str, Any]]:
         """Do what comes before `step`; return whether the batches are others now, and what to log."""
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end training between two steps, never within one."""
+"""Ctrl-C and SIGTERM end training between two steps, never within one; work of another kind they end at once."""
 
 import signal
 import threading
@@ -10,7 +10,20 @@ from types import FrameType
 class StopRequest:
     """Whether somebody has asked to stop."""
 
-    made = False
+    def __init__(self) -> None:
+        self.made = False
+        self.interrupts = False
+
+    @contextmanager
+    def at_once(self, on: bool) -> Iterator[None]:
+        """If `on`, stop within what is done here, and not after it: it must be safe to end anywhere."""
+        self.interrupts = on
+        try:
+            if on and self.made:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self.interrupts = False
 
 
 @contextmanager
@@ -25,7 +38,7 @@ def stop_requests() -> Iterator[StopRequest]:
         return
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if request.made:
+        if request.made or request.interrupts:
             raise KeyboardInterrupt
         request.made = True
 

@@ -80,10 +80,11 @@ def pretrain(
         DatasetError: The data set is missing, has no texts, or fewer than two training tiles.
         CheckpointError: Weights to start from do not fit, the data set has changed since the run began, or
             the disk is full.
-        KeyboardInterrupt: On SIGINT or SIGTERM, after the state was saved.
+        KeyboardInterrupt: On SIGINT or SIGTERM, after the state was saved: between two steps, or at once within
+            a pass of SCIO.
     """
     folder, objective = RunFolder(run), OBJECTIVES[settings.objective]
-    with joined_ranks(settings.device) as ranks, torch.random.fork_rng():
+    with joined_ranks(settings.device) as ranks, torch.random.fork_rng(ranks.gpus):
 
         def begin() -> dict[str, str]:
             folder.check_free(resume=resume)
@@ -103,6 +104,7 @@ def _train(
     train, learner, per_epoch = course.train, course.learner, course.train.steps_per_epoch
     total = settings.total_steps(per_epoch)
     done, best = _resumed(folder, course)
+    saved = done
     pace = Pace(learner.device, train.batch_size, learner.flops(train.at(done)), matrix_rate(learner.device))
     feed: Iterator[list[Any]] | None = None
     with (
@@ -117,7 +119,12 @@ def _train(
             done = step + 1
             at = {"step": done, "epoch": step // per_epoch, **course.stage(step)}
 
-            changed, found = course.before(step)
+            takes_long = course.looks_at_texts(step)
+            if takes_long and saved != step:
+                # A pass may take as long as an epoch: whatever ends it shall cost no step.
+                learner.save(folder.training, step, {"best": best, **course.state()})
+            with stop.at_once(takes_long):
+                changed, found = course.before(step)
             if found:
                 log.add({**at, **found})
             if changed or feed is None:
@@ -142,6 +149,7 @@ def _train(
             stopping = ranks.any(stop.made)
             if done % settings.save_every == 0 or done == total or stopping:
                 learner.save(folder.training, done, {"best": best, **course.state()})
+                saved = done
             if stopping:
                 raise KeyboardInterrupt
     if not course.validates:

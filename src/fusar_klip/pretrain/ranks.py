@@ -54,6 +54,11 @@ class Ranks:
         """Whether it computes on a GPU."""
         return self.device.type == "cuda"
 
+    @property
+    def gpus(self) -> list[torch.device]:
+        """The GPU that it computes on, if it does: whatever else is there stays untouched."""
+        return [self.device] if self.on_gpu else []
+
     def wait(self) -> None:
         """Return when every process has come here."""
         if self.world > 1:

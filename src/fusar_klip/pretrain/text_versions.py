@@ -85,6 +85,10 @@ class RunTexts:
         """Return the number of the step's stage for the log; nothing without SCIO."""
         return {"stage": STAGES.index(self._place(step).stage) + 1} if self._settings.scio.enabled else {}
 
+    def looks(self, step: int) -> bool:
+        """Return whether SCIO makes a pass before `step`."""
+        return self._place(step).refines
+
     def before(self, step: int) -> tuple[bool, dict[str, Any]]:
         """Do what SCIO does before `step`; return whether the texts are others now, and what a pass found."""
         place = self._place(step)

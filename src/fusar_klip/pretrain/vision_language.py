@@ -67,6 +67,10 @@ class VisionLanguage:
         """Return the number of SCIO's stage; nothing without SCIO."""
         return self._texts.stage(step)
 
+    def looks_at_texts(self, step: int) -> bool:
+        """Return whether a pass of SCIO is due."""
+        return self._texts.looks(step)
+
     def before(self, step: int) -> tuple[bool, dict[str, Any]]:
         """Let SCIO look at the texts where it is due."""
         return self._texts.before(step)

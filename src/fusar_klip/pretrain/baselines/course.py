@@ -143,6 +143,10 @@ class ImageCourse:
         """Return nothing: there is one stage."""
         return {}
 
+    def looks_at_texts(self, step: int) -> bool:
+        """Return False: there are none."""
+        return False
+
     def before(self, step: int) -> tuple[bool, dict[str, Any]]:
         """Change nothing: the tiles stay the same."""
         return False, {}
