@@ -1,5 +1,6 @@
 """Every reader on a small made copy of its layout, and on real files where they are."""
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -19,8 +20,11 @@ from fusar_klip.benchmark.datasets.catalogue import (
     read_detection,
     read_segmentation,
 )
+from fusar_klip.benchmark.datasets.masks import BINARY
 from fusar_klip.benchmark.datasets.pixels import read_grey
 from fusar_klip.benchmark.datasets.samples import IGNORED, DatasetNotFoundError, read_mask
+from fusar_klip.benchmark.language.llm import picture_of
+from fusar_klip.benchmark.pictures import decode, thumbnail
 from fusar_klip.errors import DatasetError
 
 DOCS = Path(__file__).parents[2] / "docs" / "benchmark.md"
@@ -55,6 +59,17 @@ def coco(images: list[str], categories: tuple[str, ...] = ("ship",)) -> str:
             "categories": [{"id": i, "name": name} for i, name in enumerate(categories, start=1)],
         }
     )
+
+
+def coco_of(old: str, new: str) -> str:
+    """Return a COCO file of val.png with something changed."""
+    text = coco(["val.png"], ("ship", "aircraft"))
+    assert old in text
+    return text.replace(old, new)
+
+
+HALF_A_BOX = "<object><name>a</name><robndbox><cx>1</cx><cy>1</cy><w>2</w><h>2</h></robndbox></object>"
+BROKEN_RING = "<object><name>a</name><points>" + 4 * "<point>1</point>" + "</points></object>"
 
 
 # ---- classification
@@ -270,6 +285,17 @@ def test_yolo_names(tmp_path: Path, names: str) -> None:
         ("coco", lay_sardet, "Annotations/val.json", coco(["val.png"], ("tank",)), "calls category 1 tank"),
         ("voc", lay_voc, "Annotations/val.xml", "<annotation>", "no VOC label"),
         ("voc", lay_voc, "Annotations/val.xml", voc("<object><name>a</name></object>"), "without a box"),
+        ("coco", lay_sardet, "Annotations/val.json", coco_of('"width": 20, ', ""), "KeyError('width')"),
+        ("coco", lay_sardet, "Annotations/val.json", coco_of("[2, 3, 6, 4]", "[2, 3, -6, 4]"), "-6, 4"),
+        ("coco", lay_sardet, "Annotations/val.json", coco_of("[2, 3, 6, 4]", "[2, NaN, 6, 4]"), "2, nan"),
+        ("voc", lay_voc, "Annotations/val.xml", voc(BNDBOX.replace("<xmin>2", "<xmin>9")), "9, 3, -1, 4"),
+        ("voc", lay_voc, "Annotations/val.xml", voc(HALF_A_BOX), "no VOC label (KeyError('angle'))"),
+        ("voc", lay_voc, "Annotations/val.xml", voc(BROKEN_RING), "points of 1 numbers"),
+        ("voc", lay_voc, "JPEGImages/val.jpg", "no image", "val.jpg is no image that can be read"),
+        ("yolo", lay_yolo_parts, "images/val/val.jpg", "no image", "val.jpg is no image that can be read"),
+        ("yolo", lay_yolo_parts, "labels/val/val.txt", "0 10 5 6 4", "line 1 is no YOLO line"),
+        ("yolo", lay_yolo_parts, "labels/val/val.txt", "0 nan 0.5 0.3 0.4", "line 1 is no YOLO line"),
+        ("yolo", lay_yolo_parts, "labels/val/val.txt", "-1 0.5 0.5 0.3 0.4", "line 1 is no YOLO line"),
         ("yolo", lay_yolo_parts, "labels/val/val.txt", "0 0.5 0.5", "line 1 is no YOLO line"),
         ("yolo", lay_yolo_parts, "classes.txt", "", None),
     ],
@@ -376,9 +402,33 @@ def test_wrong_masks_say_where(tmp_path: Path) -> None:
     (tmp_path / "val" / "masks" / "val.png").unlink()
     with pytest.raises(DatasetError, match="has no mask"):
         read_segmentation("mask_folders", tmp_path, "D")
-    text(tmp_path / "classes.csv", "value,name\n#12,road\n")
-    with pytest.raises(DatasetError, match="#RRGGBB"):
+    for table, words in (
+        ("value,name\n#12,road\n", "#RRGGBB"),
+        ("value,name\n\n", "a row for each class"),
+        ("value\n1\n", "columns value and name"),
+        ("value,name\n1\n", "a row for each class"),
+        ("value,name\n1,ignored\n", "a row for each class"),
+        ("value,name\n1,road\n1,rail\n", "the value 1 twice"),
+        ("value,name\n" + "".join(f"{n},class {n}\n" for n in range(256)), "256 classes, and at most 255"),
+    ):
+        text(tmp_path / "classes.csv", table)
+        with pytest.raises(DatasetError, match=words):
+            read_segmentation("mask_folders", tmp_path, "D")
+    (tmp_path / "classes.csv").write_bytes(b"value,name\n1,\xff\n")
+    with pytest.raises(DatasetError, match="no CSV in UTF-8"):
         read_segmentation("mask_folders", tmp_path, "D")
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_damaged_pictures_are_named(tmp_path: Path, cut: bool) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (60, 60), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2] if cut else b"no image")
+    for read in (read_grey, lambda file: read_mask(file, BINARY)):
+        with pytest.raises(DatasetError, match=r"a\.png is no image that can be read") as caught:
+            read(tmp_path / "a.png")
+        assert "\n" not in str(caught.value)
 
 
 # ---- all
@@ -427,6 +477,12 @@ def test_grey_of_any_depth(tmp_path: Path) -> None:
     text(tmp_path / "broken.png", "no image")
     with pytest.raises(DatasetError, match="no image"):
         read_grey(tmp_path / "broken.png")
+    # Pictures for reports and language models are mapped alike: converted as they are they would be white.
+    for file in ("uint16.tif", "db.tif", "uint16.png"):
+        shown = np.asarray(decode(thumbnail(tmp_path / file)))
+        assert np.abs(shown.astype(int) - grey[0].astype(int)).max() <= 1
+        asked = Image.open(io.BytesIO(picture_of(tmp_path / file, 512).png))
+        assert np.array_equal(np.asarray(asked), shown)
 
 
 @pytest.mark.real_data

@@ -220,6 +220,15 @@ def test_other_people_s_files_are_read_and_checked(boxes: Path, tmp_path: Path) 
         (texts / json.loads(line)["image"]).parent.mkdir(exist_ok=True)
         Image.new("L", (8, 8)).save(texts / json.loads(line)["image"])
     assert read_records(texts, "T").names == ("ship",)
+    whole = (texts / "captions.jsonl").read_text()
+    (texts / "captions.jsonl").write_text(whole + lines[0] + "\n")
+    with pytest.raises(DatasetError, match="lists images/train0.png more than once"):
+        read_records(texts, "T")
+    # A single text would come apart into letters.
+    (texts / "captions.jsonl").write_text(json.dumps(json.loads(lines[0]) | {"captions": "one ship"}) + "\n")
+    with pytest.raises(DatasetError, match="captions, a list of texts"):
+        read_records(texts, "T")
+    (texts / "captions.jsonl").write_text(whole)
     (texts / "questions.jsonl").write_text('{"image": "images/train0.png"}\n')
     with pytest.raises(DatasetError, match="kind"):
         read_records(texts, "T")

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from PIL import Image
 
+from fusar_klip.benchmark.datasets.pixels import read_grey
+
 SIDE = 128
 """Pixels on a picture's longer side at most."""
 
 
 def thumbnail(path: Path) -> str:
-    """Return a grey PNG of an 8-bit image, base64, at most `SIDE` pixels a side, its aspect kept."""
-    with Image.open(path) as image:
-        grey = image.convert("L")
+    """Return a grey PNG of an image, base64, at most `SIDE` pixels a side, its aspect kept."""
+    grey = Image.fromarray(read_grey(path))
     grey.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     grey.save(buffer, format="PNG", optimize=True)

@@ -31,6 +31,7 @@ from fusar_klip.benchmark.datasets.samples import (
     LabelledImage,
     MaskedImage,
     SegmentationData,
+    table_rows,
 )
 from fusar_klip.benchmark.leaks import find_near_duplicates, group_numbers
 from fusar_klip.errors import DatasetError
@@ -92,11 +93,10 @@ def with_parts(images: Sequence[S], split_file: Path) -> tuple[S, ...]:
     Raises:
         DatasetError: A column is missing, a file is listed twice, or is no image of the data set.
     """
-    with split_file.open(newline="", encoding="utf-8") as file:
-        table = csv.DictReader(file)
-        if missing := {"file", "split"} - set(table.fieldnames or ()):
-            raise DatasetError(f"{split_file} has no column {', '.join(sorted(missing))}: add it")
-        entries = [entry for entry in table if entry["split"] in ("train", "test")]
+    columns, rows = table_rows(split_file)
+    if missing := {"file", "split"} - set(columns):
+        raise DatasetError(f"{split_file} has no column {', '.join(sorted(missing))}: add it")
+    entries = [entry for entry in rows if entry["split"] in ("train", "test")]
     if repeated := [name for name, count in Counter(e["file"] for e in entries).items() if count > 1]:
         raise DatasetError(f"{split_file} lists {repeated[0]} more than once: keep one row for each file")
     named = {image.name: image for image in images}

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from fusar_klip.benchmark.datasets.pixels import image_size
 from fusar_klip.benchmark.datasets.samples import (
     IMAGE_SUFFIXES,
     AnnotatedImage,
@@ -36,6 +36,9 @@ PART_NAMES: Mapping[str, Part] = {
     "test": "test",
     "test2017": "test",
 }
+
+_LARGEST_SHARE = 2.0
+"""Boxes may reach beyond their image, but not by a whole one."""
 
 
 def read_coco(path: Path, name: str) -> DetectionData:
@@ -125,7 +128,8 @@ def _coco_file(
             x, y, width, height = (float(value) for value in a["bbox"])
             difficult = bool(a.get("iscrowd")) or bool(a.get("ignore"))
             box = Box(named[a["category_id"]], x, y, width, height, difficult=difficult)
-            by_image[a["image_id"]].append(box)
+            by_image[a["image_id"]].append(_checked(box))
+        images = [(i["id"], str(i["file_name"]), int(i["width"]), int(i["height"])) for i in table["images"]]
     except (KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"{file} is no COCO file ({error!r}): name another, or mend it") from None
     for number, category in named.items():
@@ -134,16 +138,10 @@ def _coco_file(
                 f"{file} calls category {number} {category}, and another file {categories[number]}: give "
                 "each number one name"
             )
-    for image in table["images"]:
-        picture = _image_named(path, image["file_name"], part)
-        yield AnnotatedImage(
-            picture,
-            picture.relative_to(path).as_posix(),
-            tuple(by_image[image["id"]]),
-            int(image["width"]),
-            int(image["height"]),
-            part,
-        )
+    for number, file_name, width, height in images:
+        picture = _image_named(path, file_name, part)
+        name = picture.relative_to(path).as_posix()
+        yield AnnotatedImage(picture, name, tuple(by_image[number]), width, height, part)
 
 
 def _image_named(path: Path, file_name: str, part: Part | None) -> Path:
@@ -192,7 +190,7 @@ def _voc_image(path: Path, label: Path, folders: Sequence[Path], part: Part | No
     try:
         root = ET.parse(label).getroot()
         boxes = tuple(_voc_box(entry) for entry in (*root.iter("object"), *root.iter("HRSC_Object")))
-    except (ET.ParseError, ValueError, TypeError, AttributeError) as error:
+    except (ET.ParseError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise DatasetError(f"{label} is no VOC label ({error!r}): mend it, or take it out") from None
     candidates = (f / f"{label.stem}{suffix}" for f in folders for suffix in sorted(IMAGE_SUFFIXES))
     picture = next((file for file in candidates if file.is_file()), None)
@@ -201,7 +199,7 @@ def _voc_image(path: Path, label: Path, folders: Sequence[Path], part: Part | No
             f"the image of {label} was looked for in {', '.join(str(f) for f in folders)}, and it is not "
             "there: complete the data set, or take the label out"
         )
-    width, height = _size(picture)
+    height, width = image_size(picture)
     return AnnotatedImage(picture, picture.relative_to(path).as_posix(), boxes, width, height, part)
 
 
@@ -223,7 +221,19 @@ def _voc_box(entry: ET.Element) -> Box:
         )
     else:
         raise ValueError(f"an object {category} without a box")
-    return Box(category, left, top, right - left, bottom - top, corners, difficult)
+    return _checked(Box(category, left, top, right - left, bottom - top, corners, difficult))
+
+
+def _checked(box: Box) -> Box:
+    """Return a box that has a place and a size.
+
+    Raises:
+        ValueError: It has none: a number is missing, or its ends are the wrong way round.
+    """
+    sides = (box.x, box.y, box.width, box.height)
+    if not all(map(math.isfinite, sides)) or min(box.width, box.height) < 0:
+        raise ValueError(f"a box of x, y, width and height {', '.join(f'{side:g}' for side in sides)}")
+    return box
 
 
 def _corners(entry: ET.Element) -> tuple[float, ...] | None:
@@ -240,6 +250,8 @@ def _corners(entry: ET.Element) -> tuple[float, ...] | None:
     points = [
         [float(value) for value in (point.text or "").split(",")] for point in entry.iterfind("points/point")
     ]
+    if any(len(point) != 2 for point in points):
+        raise ValueError(f"points of {len(points[0])} numbers")
     # Five points close the ring.
     return tuple(value for point in points[:4] for value in point) if len(points) >= 4 else None
 
@@ -280,22 +292,24 @@ def _yolo_names(path: Path) -> tuple[str, ...]:
 def _yolo_image(
     path: Path, image: Path, label: Path, part: Part | None, names: Sequence[str]
 ) -> AnnotatedImage:
-    width, height = _size(image)
+    height, width = image_size(image)
     boxes = []
-    lines = label.read_text(encoding="utf-8").split("\n") if label.is_file() else []
+    # What is no text has lines that are no YOLO lines.
+    lines = label.read_text(encoding="utf-8", errors="replace").split("\n") if label.is_file() else []
     for number, line in enumerate(lines, start=1):
         try:
             values = [float(word) for word in line.split()]
             if not values:
                 continue
             index, shares = int(values[0]), np.array(values[1:])
-            if index < 0:
-                raise IndexError(index)
+            # Pixels instead of shares are the usual mistake.
+            if index < 0 or np.abs(shares).max(initial=0) > _LARGEST_SHARE:
+                raise ValueError(line)
             category = names[index] if names else f"class_{index}"
-            boxes.append(_yolo_box(category, shares, width, height))
+            boxes.append(_checked(_yolo_box(category, shares, width, height)))
         except (ValueError, IndexError):
             raise DatasetError(
-                f"{label}, line {number} is no YOLO line of a known class: {line.strip()!r}"
+                f"{label}, line {number} is no YOLO line of a known class, in shares of 1: {line.strip()!r}"
             ) from None
     return AnnotatedImage(image, image.relative_to(path).as_posix(), tuple(boxes), width, height, part)
 
@@ -310,8 +324,3 @@ def _yolo_box(category: str, shares: np.ndarray[Any, np.dtype[np.float64]], widt
     (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
     corners = tuple(float(value) for value in points.ravel())
     return Box(category, left, top, right - left, bottom - top, corners)
-
-
-def _size(image: Path) -> tuple[int, int]:
-    with Image.open(image) as opened:
-        return opened.size

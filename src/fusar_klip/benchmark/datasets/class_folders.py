@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fusar_klip.benchmark.datasets.samples import LabelledImage, Part, images_in
+from fusar_klip.benchmark.datasets.samples import LabelledImage, Part, images_in, table_rows
 from fusar_klip.errors import DatasetError
 
 # The folders of the public copy are numbered; the numbers follow the names' alphabetical order.
@@ -64,11 +64,10 @@ def read_split_file(path: Path, split_file: Path) -> list[LabelledImage]:
     Raises:
         DatasetError: A column is missing, a file is listed twice or is not there.
     """
-    with split_file.open(newline="", encoding="utf-8") as file:
-        table = csv.DictReader(file)
-        if missing := {"file", "class", "split"} - set(table.fieldnames or ()):
-            raise DatasetError(f"{split_file} has no column {', '.join(sorted(missing))}: add it")
-        entries = [entry for entry in table if entry["split"] in ("train", "test")]
+    columns, rows = table_rows(split_file)
+    if missing := {"file", "class", "split"} - set(columns):
+        raise DatasetError(f"{split_file} has no column {', '.join(sorted(missing))}: add it")
+    entries = [entry for entry in rows if entry["split"] in ("train", "test")]
     if repeated := [name for name, count in Counter(e["file"] for e in entries).items() if count > 1]:
         raise DatasetError(f"{split_file} lists {repeated[0]} more than once: keep one row for each file")
     if gone := [entry["file"] for entry in entries if not (path / entry["file"]).is_file()]:

@@ -16,6 +16,7 @@ from fusar_klip.benchmark.datasets.samples import (
     Part,
     SegmentationData,
     images_in,
+    table_rows,
 )
 from fusar_klip.errors import DatasetError
 
@@ -232,11 +233,13 @@ def _existing(mask: Path, image: Path) -> Path:
 
 
 def _class_table(file: Path) -> ClassTable:
-    with file.open(newline="", encoding="utf-8") as opened:
-        rows = list(csv.DictReader(opened))
-    if not rows or {"value", "name"} - set(rows[0]):
+    columns, rows = table_rows(file)
+    known = {"value", "name"} <= set(columns)
+    names = tuple(dict.fromkeys(row["name"] for row in rows if row["name"] != "ignored")) if known else ()
+    if not names or not all(names):
         raise DatasetError(f"{file} needs the columns value and name, and a row for each class")
-    names = tuple(dict.fromkeys(row["name"] for row in rows if row["name"] != "ignored"))
+    if len(names) > IGNORED:
+        raise DatasetError(f"{file} has {len(names)} classes, and at most {IGNORED} can be told apart")
     values: dict[int | tuple[int, int, int], int] = {}
     for row in rows:
         try:
@@ -247,5 +250,7 @@ def _class_table(file: Path) -> ClassTable:
             raise DatasetError(
                 f"{file} gives the value {row['value']!r}: write a grey value, or a colour as #RRGGBB"
             ) from None
+        if value in values:
+            raise DatasetError(f"{file} gives the value {row['value']} twice: give each value one class")
         values[value] = names.index(row["name"]) if row["name"] != "ignored" else IGNORED
     return ClassTable(names, values)

@@ -29,9 +29,9 @@ def read_grey(file: Path, band: int = 0) -> NDArray[np.uint8]:
                 return np.asarray(image.convert("L"))
             if not file.suffix.lower().startswith(".tif"):
                 return _mapped(np.asarray(image, dtype=np.float32))
-    except UnidentifiedImageError:
+    except OSError as error:  # no image, or one that was cut off
         if not file.suffix.lower().startswith(".tif"):
-            raise _no_image(file) from None
+            raise no_image(file, error) from None
     return _mapped(_tiff_band(file, band))
 
 
@@ -44,15 +44,19 @@ def image_size(file: Path) -> tuple[int, int]:
     try:
         with Image.open(file) as image:
             return image.height, image.width
-    except UnidentifiedImageError:
+    except OSError as error:
         if not file.suffix.lower().startswith(".tif"):
-            raise _no_image(file) from None
+            raise no_image(file, error) from None
     height, width = _tiff_band(file, 0).shape
     return height, width
 
 
-def _no_image(file: Path) -> DatasetError:
-    return DatasetError(f"{file} is no image that can be read: take it out of the data set")
+def no_image(file: Path, error: OSError) -> DatasetError:
+    """Return what is said of a file that is no image, or not a whole one."""
+    why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+    return DatasetError(
+        f"{file} is no image that can be read{why}: fetch it again, or take it out of the set"
+    )
 
 
 def _tiff_band(file: Path, band: int) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 Letters: N images, H and W an image's height and width.
 """
 
+import csv
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fusar_klip.benchmark.datasets.pixels import no_image
 from fusar_klip.errors import DatasetError
 from fusar_klip.files import sha256
 
@@ -226,11 +228,14 @@ def read_mask(file: Path, table: ClassTable) -> NDArray[np.uint8]:
     """Return (H, W) uint8 of a mask: an index into `table.names`, or `IGNORED`.
 
     Raises:
-        DatasetError: The mask has a value that the table does not list.
+        DatasetError: The mask cannot be read, or has a value that the table does not list.
     """
-    with Image.open(file) as image:
-        coloured = any(isinstance(value, tuple) for value in table.values)
-        pixels = np.asarray(image.convert("RGB") if coloured else image)
+    coloured = any(isinstance(value, tuple) for value in table.values)
+    try:
+        with Image.open(file) as image:
+            pixels = np.asarray(image.convert("RGB") if coloured else image)
+    except OSError as error:
+        raise no_image(file, error) from None
     if pixels.ndim == 3 and not coloured:
         pixels = pixels[..., 0]
     classes = np.full(pixels.shape[:2], IGNORED, dtype=np.uint8)
@@ -246,6 +251,21 @@ def read_mask(file: Path, table: ClassTable) -> NDArray[np.uint8]:
             f"which its class table does not list ({', '.join(str(value) for value in table.values)})"
         )
     return classes
+
+
+def table_rows(file: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the column names and the rows of a CSV.
+
+    Raises:
+        DatasetError: It is no CSV in UTF-8.
+    """
+    try:
+        # Spreadsheets put a mark in front of UTF-8.
+        with file.open(newline="", encoding="utf-8-sig") as opened:
+            table = csv.DictReader(opened, restval="")
+            return list(table.fieldnames or ()), list(table)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{file} is no CSV in UTF-8 ({error}): save it as one") from None
 
 
 def images_in(folder: Path, pattern: str = "*") -> list[Path]:

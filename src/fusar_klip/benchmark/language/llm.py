@@ -14,10 +14,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from fusar_klip.benchmark.datasets.pixels import read_grey
 from fusar_klip.benchmark.language.records import NONE, LanguageData, Question
 from fusar_klip.benchmark.language.settings import VqaRow
 from fusar_klip.benchmark.subject import Subject
-from fusar_klip.errors import DatasetError, ProviderError
+from fusar_klip.errors import ProviderError
 from fusar_klip.progress import progress_bar
 from fusar_klip.texts.answer_cache import AnswerCache
 from fusar_klip.texts.asking import Asker
@@ -91,16 +92,12 @@ def turn_of(question: Question, names: Sequence[str]) -> Turn:
 
 
 def picture_of(file: Path, longest_px: int) -> Picture:
-    """Return an image as a grey PNG, its longer side at most `longest_px`.
+    """Return an image of any depth as a grey PNG, its longer side at most `longest_px`.
 
     Raises:
         DatasetError: It cannot be read.
     """
-    try:
-        with Image.open(file) as image:
-            grey = image.convert("L")
-    except OSError as error:
-        raise DatasetError(f"{file} cannot be read as an image ({error}): replace or remove it") from error
+    grey = Image.fromarray(read_grey(file))
     grey.thumbnail((longest_px, longest_px), Image.Resampling.BOX)
     buffer = io.BytesIO()
     grey.save(buffer, format="PNG")

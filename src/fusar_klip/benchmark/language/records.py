@@ -182,12 +182,12 @@ def read_records(folder: Path, name: str) -> LanguageData:
         raise DatasetError(f"{folder / CAPTIONS} is missing or empty: it lists the images")
     try:
         images = tuple(
-            CaptionedImage(root / c["image"], c["image"], c["part"], c["group"], tuple(c["captions"]))
+            CaptionedImage(root / c["image"], c["image"], c["part"], c["group"], _words(c, "captions"))
             for c in captions
         )
         place = {image.name: index for index, image in enumerate(images)}
         asked = tuple(
-            Question(place[q["image"]], q["kind"], q["question"], tuple(q["answers"]), q["answer_type"])
+            Question(place[q["image"]], q["kind"], q["question"], _words(q, "answers"), q["answer_type"])
             for q in questions
         )
     except (KeyError, TypeError) as error:
@@ -198,10 +198,24 @@ def read_records(folder: Path, name: str) -> LanguageData:
     return LanguageData(images, asked, tuple(known.get("names") or _names(asked)))
 
 
+def _words(line: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Return a line's list of texts.
+
+    Raises:
+        KeyError: It has none: a single text would come apart into letters.
+    """
+    said = line[key]
+    if not isinstance(said, list) or not said or not all(isinstance(text, str) for text in said):
+        raise KeyError(f"{key}, a list of texts")
+    return tuple(said)
+
+
 def _check(folder: Path, images: Sequence[CaptionedImage], questions: Iterable[Question]) -> None:
     gone = next((image.file for image in images if not image.file.is_file()), None)
     if gone is not None:
         raise DatasetError(f"{folder} tells of {gone}, which is not there: put the images back")
+    if twice := [name for name, count in Counter(i.name for i in images).items() if count > 1]:
+        raise DatasetError(f"{folder / CAPTIONS} lists {twice[0]} more than once: keep one line an image")
     captions = {len(image.captions) for image in images}
     if len(captions) > 1 or 0 in captions:
         raise DatasetError(
