@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -14,8 +15,8 @@ from tensorboard.backend.event_processing import event_accumulator
 from fusar_klip import catalog
 from fusar_klip.config import load_settings, validate_settings
 from fusar_klip.errors import CheckpointError, DatasetError, SettingsError
-from fusar_klip.models import MODELS, KlipNetwork, load
-from fusar_klip.pretrain import PretrainSettings, learner, pretrain
+from fusar_klip.models import MODELS, Klip, KlipNetwork, load
+from fusar_klip.pretrain import PretrainSettings, learner, pretrain, validation
 from fusar_klip.pretrain.batches import Batch
 from fusar_klip.pretrain.corpus import read_segments
 from fusar_klip.pretrain.materials import read_materials, set_up
@@ -221,6 +222,30 @@ def test_accumulating_is_the_mean_of_the_parts(
         assert getattr(both, name) == pytest.approx(mean, rel=1e-6)
     assert both.gradient_norm < (first.gradient_norm + second.gradient_norm) / 2
     assert after.queue.ids_q.tolist() == torch.cat([part.tile_ids for part in parts]).tolist()
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_validation_tells_the_tower_the_ground_spacing_as_training_does(
+    blobs: Path, nano_settings: MakeSettings, tmp_path: Path, listens: bool
+) -> None:
+    nano = nano_settings().architecture.model_dump() | {"gsd_embedding": listens}
+    folder, settings = RunFolder(tmp_path), nano_settings(architecture=nano)
+    texts = read_segments(blobs, "v000")
+    set_up(blobs, folder, settings, texts)
+    materials = read_materials(blobs, folder, settings, texts, Ranks.alone())
+    network, tiles = KlipNetwork(settings.architecture, materials.tokenizer), materials.train.tiles
+    klip = Klip(network, materials.preprocess, materials.tokenizer)
+    if network.image_tower.gsd_embedding is not None:
+        torch.nn.init.normal_(network.image_tower.gsd_embedding.linear.weight)
+    spacing = torch.from_numpy(tiles.gsd_m)
+    assert 0 < spacing.isnan().sum() < len(tiles)
+    with torch.no_grad():
+        pixels = klip.preprocess.standardise(tiles.images[tiles.rows])
+        expected = network.image_features(network.image_tokens(pixels, spacing)).numpy()
+    found = validation._embed_images(klip, tiles, len(tiles))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    if not listens:
+        np.testing.assert_array_equal(found, klip.embed_image(list(tiles.images[tiles.rows])))
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(

@@ -16,6 +16,8 @@ from fusar_klip.pretrain.objective import Objective, batch_losses
 MAX_TILES = 1000
 # Batches whose losses are averaged.
 _LOSS_BATCHES = 8
+# Tiles or texts that are embedded at a time.
+_EMBEDDED = 64
 
 
 def validate(learner: Learner, materials: Materials) -> dict[str, float]:
@@ -39,8 +41,7 @@ def validate(learner: Learner, materials: Materials) -> dict[str, float]:
 def _recalls(klip: Klip, tiles: TextedTiles) -> dict[str, float]:
     values: dict[str, float] = {}
     count = min(len(tiles), MAX_TILES)
-    image_ne = klip.embed_image(list(tiles.images[tiles.rows[:count]]))
-    text_ne = _embed_texts(klip, tiles, count)
+    image_ne, text_ne = _embed_images(klip, tiles, count), _embed_texts(klip, tiles, count)
     recalls = []
     for name, similarity_nn in (("i2t", image_ne @ text_ne.T), ("t2i", text_ne @ image_ne.T)):
         for k, value in recall_at(similarity_nn).items():
@@ -67,10 +68,25 @@ def _losses(learner: Learner, network: KlipNetwork, batches: Batches) -> dict[st
 
 
 @torch.inference_mode()
+def _embed_images(klip: Klip, tiles: TextedTiles, count: int) -> np.ndarray:
+    """As `Klip.embed_image`, but that a tower which listens is told the ground spacing, as in training."""
+    parts = []
+    for start in range(0, count, _EMBEDDED):
+        chosen = slice(start, min(start + _EMBEDDED, count))
+        pixels = klip.preprocess.standardise(tiles.images[tiles.rows[chosen]])
+        class_bw = klip.network.image_tower.class_tokens(
+            pixels.to(klip.device), torch.from_numpy(tiles.gsd_m[chosen]).to(klip.device)
+        )
+        parts.append(klip.network.image_features(class_bw[:, None]).float().cpu())
+    features: np.ndarray = torch.cat(parts).numpy()
+    return features
+
+
+@torch.inference_mode()
 def _embed_texts(klip: Klip, tiles: TextedTiles, count: int) -> np.ndarray:
     parts = []
-    for start in range(0, count, 64):
-        texts = [klip.tokenizer.join(tiles.segments[i]) for i in range(start, min(start + 64, count))]
+    for start in range(0, count, _EMBEDDED):
+        texts = [klip.tokenizer.join(tiles.segments[i]) for i in range(start, min(start + _EMBEDDED, count))]
         ids_bl, mask_bl = klip.tokenizer.pad(texts)
         parts.append(
             klip.network.text_features(ids_bl.to(klip.device), mask_bl.to(klip.device)).float().cpu()
