@@ -1,3 +1,4 @@
+import contextlib
 import json
 import subprocess
 import sys
@@ -184,7 +185,7 @@ def test_whatever_the_damage_does_to_the_reader_one_sentence_says_it(tmp_path: P
         Preprocess(32)(tmp_path / "huge.bmp")
     (tmp_path / "odd.ppm").write_bytes(b"P5 4 x4 255 " + bytes(16))
     for name in ("odd.ppm", "a\0b.png"):
-        with pytest.raises(DatasetError, match="cannot be read as an image .*: replace or remove it"):
+        with pytest.raises(DatasetError, match=r"cannot be read as an image .*: replace or remove it"):
             Preprocess(32)(tmp_path / name)
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (20, 20), np.uint8)).save(tmp_path / "good.tif")
@@ -194,10 +195,8 @@ def test_whatever_the_damage_does_to_the_reader_one_sentence_says_it(tmp_path: P
         for place in rng.integers(0, len(good), 8):
             damaged[place] = rng.integers(256)
         (tmp_path / "damaged.tif").write_bytes(damaged)
-        try:
+        with contextlib.suppress(DatasetError):
             assert Preprocess(32)(tmp_path / "damaged.tif").shape == (1, 32, 32)
-        except DatasetError:
-            pass
 
 
 def test_preprocess_averages_when_it_shrinks(tmp_path: Path) -> None:

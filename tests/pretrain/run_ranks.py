@@ -1,7 +1,7 @@
 """One process of a distributed run, for test_pretrain_ranks: one run after the other.
 
 RANK=0 WORLD_SIZE=2 ... python run_ranks.py DATASET JOBS, where JOBS is a JSON list of {run, port, settings,
-resume, stop: process 1 is told to stop in this step, dataset: another one}. A pass of SCIO has parts of 16 tiles.
+resume, stop: process 1 is told to stop in this step, dataset: another one}. Parts of SCIO have 16 tiles.
 """
 
 import json

@@ -114,6 +114,10 @@ def test_a_text_that_hides_nothing_has_no_loss_of_its_own() -> None:
     assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
     nothing = ranks.losses_of(network, replace(batch, decoder_labels=torch.full_like(labels, IGNORED)))
     assert nothing.mlm.item() == 0
+    # Each weight has a gradient all the same: the other processes wait for it.
+    network.zero_grad()
+    (nothing.itc + nothing.itm + nothing.mlm).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
 def test_a_label_that_does_not_count_is_still_read() -> None:

@@ -149,8 +149,8 @@ def test_two_processes_are_one(runs: tuple[Mapping[str, Path], list[str]], one: 
     assert_close(runs[0][two], runs[0][one])
     mine, of_one = (dict(load(runs[0][name]).network.named_parameters()) for name in (two, one))
     for name, weight in of_one.items():
-        # Adam's first steps are as long however small a gradient is, so that rounding shows in some weights: in
-        # a key's bias, which a softmax does not see, there is nothing else.
+        # Adam's first steps are as long however small a gradient is, so that rounding shows in some weights:
+        # in a key's bias, which a softmax does not see, there is nothing else.
         assert name.endswith(".key.bias") or (mine[name] - weight).abs().mean() < 1e-5, name
 
 

@@ -107,7 +107,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
 def test_a_signal_to_all_processes_of_a_run_saves_it_too(
     blobs: Path, settings: PretrainSettings, whole: tuple[Path, PretrainSummary], tmp_path: Path
 ) -> None:
-    """Ctrl-C and schedulers signal the processes that make batches ahead as well: none of them may end first."""
+    """Ctrl-C and schedulers signal the processes that make batches ahead, too: none of them may end first."""
     run, ahead = tmp_path / "run", settings.model_copy(update={"workers": 1, "save_every": 1000})
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(blobs), str(run), ahead.model_dump_json()],

@@ -151,7 +151,10 @@ def test_a_full_disk_ends_a_pass_that_goes_on_when_there_is_room(
             refine(dataset)
         assert catalog.text_versions(dataset) == ["v000"]
         (folder,) = (dataset / "texts").glob(".scio-*")
-        assert sorted(path.name for path in folder.iterdir()) == ["part_000000.parquet", "part_000001.parquet"]
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "part_000000.parquet",
+            "part_000001.parquet",
+        ]
         refine(dataset)
     assert len(calls) == 5
     assert catalog.text_versions(dataset) == ["v000", "v001"]

@@ -63,8 +63,8 @@ def itc_loss(
 def similarities(query_be: Tensor, candidate_ne: Tensor) -> Tensor:
     """Return s(., .) of eq. 4, (B, N), in the features' own precision.
 
-    Autocast would multiply in bfloat16, which tells cosines apart to 0.004: over the least temperature that is
-    a factor of 50 between candidates that are equally near.
+    Autocast would multiply in bfloat16, which tells cosines apart to 0.004: over the least temperature that
+    is a factor of 50 between candidates that are equally near.
     """
     with torch.autocast(query_be.device.type, enabled=False):
         return query_be @ candidate_ne.T

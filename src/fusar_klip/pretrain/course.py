@@ -64,7 +64,7 @@ class Course(Protocol):
         """Return what the log says of where `step` stands."""
 
     def looks_at_texts(self, step: int) -> bool:
-        """Return whether `before` will work long. It can then be ended anywhere, and goes on where it stood."""
+        """Return whether `before` will work long. It can then be ended anywhere, and goes on from there."""
 
     def before(self, step: int) -> tuple[bool, dict[str, Any]]:
         """Do what comes before `step`; return whether the batches are others now, and what to log."""

@@ -172,7 +172,8 @@ class Descent:
             CheckpointError: The file is damaged.
         """
         try:
-            state: dict[str, Any] = torch.load(path, map_location=self._ranks.device, weights_only=True)
+            # Not onto the device: what each process keeps a share of need not fit there whole.
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             for name, module in modules.items():
                 values = state.pop(name)
                 for parameter_name, parameter in module.named_parameters():

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end training between two steps, never within one; work of another kind they end at once."""
+"""Ctrl-C and SIGTERM end training between two steps, never within one; long work between them at once."""
 
 import signal
 import threading

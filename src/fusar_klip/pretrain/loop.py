@@ -80,8 +80,8 @@ def pretrain(
         DatasetError: The data set is missing, has no texts, or fewer than two training tiles.
         CheckpointError: Weights to start from do not fit, the data set has changed since the run began, or
             the disk is full.
-        KeyboardInterrupt: On SIGINT or SIGTERM, after the state was saved: between two steps, or at once within
-            a pass of SCIO.
+        KeyboardInterrupt: On SIGINT or SIGTERM, after the state was saved: between two steps, or at once
+            within a pass of SCIO.
     """
     folder, objective = RunFolder(run), OBJECTIVES[settings.objective]
     with joined_ranks(settings.device) as ranks, torch.random.fork_rng(ranks.gpus):

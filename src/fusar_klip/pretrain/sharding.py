@@ -128,5 +128,6 @@ def fill_optimizer(
                 continue
             own = optimizer.state[parameter] = {}
             for key, value in state[names[parameter]].items():
-                own[key] = torch.zeros_like(parameter) if value.ndim else torch.zeros_like(value)
+                like = {"dtype": value.dtype, "device": parameter.device}
+                own[key] = torch.zeros_like(parameter) if value.ndim else torch.zeros((), **like)
                 fill(own[key], value)
