@@ -69,7 +69,11 @@ def split_as(images: Sequence[S], row: SplitWish, path: Path) -> tuple[S, ...]:
     split = split_images(images, method, row.split_seed, row.dataset)
     for part in ("train", "test"):
         if not any(image.part == part for image in split):
-            raise DatasetError(f"{row.dataset} at {path} has no {part} images: check its split")
+            there = ", ".join(sorted({str(image.part) for image in split})) or "none"
+            raise DatasetError(
+                f"{row.dataset} at {path} has no {part} images: check its split (its parts: {there}), name "
+                'another split_file, or have one made with split_by = "paper" or "grouped"'
+            )
     return split
 
 
