@@ -48,6 +48,8 @@ def test_other_attention_is_not_drawn(run: str) -> None:
     tower: Any = IrpeTower(size=32, patch=8, width=32, depth=2, heads=2)
     model.network.image_tower = tower
     assert draw_heat_maps(model, [], 0) == []
+    model.network.image_tower = torch.nn.Identity()  # type: ignore[assignment]
+    assert draw_heat_maps(model, [], 0) == []
 
 
 def test_a_sheet_is_drawn_the_same_twice(run: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from zoo_checkpoints import MAKERS
 
 import fusar_klip.models as models
 from fusar_klip.benchmark import benchmark, subject
@@ -100,6 +101,20 @@ def test_a_revision_of_a_task_asks_for_its_rows_again(monkeypatch: pytest.Monkey
     monkeypatch.delitem(REVISIONS, "knn")  # type: ignore[arg-type]
     monkeypatch.setitem(REVISIONS, "vqa", 7)  # type: ignore[arg-type]
     assert row_identity(row, "model", "data") == before
+
+
+def test_a_zoo_model_answers_with_a_lent_text_side_wherever_that_lies(
+    land: Path, run: str, tmp_path: Path
+) -> None:
+    source, _ = MAKERS["mae"]("mae", tmp_path)
+    reports = []
+    for number, lender in enumerate((run, str(shutil.copytree(run, tmp_path / "moved")))):
+        file = suite(land, f'task = "vqa"\ntext_side = "{lender}"')
+        summary = benchmark([f"mae:{source}"], land / "out", suite=file, data=land)
+        assert (summary.rows_run, summary.rows_reused) == (1 - number, number)
+        reports.append(Path(summary.results).read_bytes())
+    assert reports[0] == reports[1]
+    assert "heat-maps.png" in Path(summary.report_md).read_text()
 
 
 @pytest.mark.parametrize("lender", ["nowhere", "mae:weights.pth"])

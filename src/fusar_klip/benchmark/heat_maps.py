@@ -13,7 +13,10 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
-from timm.models.vision_transformer import Attention  # type: ignore[attr-defined]
+from timm.models.vision_transformer import (
+    Attention,  # type: ignore[attr-defined]
+    VisionTransformer,
+)
 from torch import Tensor
 
 from fusar_klip.benchmark.datasets.pixels import read_grey
@@ -30,7 +33,12 @@ _TITLES = ("image", "attention, last block", "attention, rolled out", "size of f
 
 
 def draw_heat_maps(model: Klip | ZooEncoder, files: Sequence[Path], seed: int) -> list[Drawing]:
-    """Return one sheet of some images, drawn at random, three maps each; none without class token."""
+    """Return one sheet of some images, drawn at random, three maps each.
+
+    There is none of models whose tower is no plain ViT or has no class token.
+    """
+    if not isinstance(model.network.image_tower, VisionTransformer):
+        return []
     patch = patch_of(model)
     backbone = PlainViT(model, max(1, model.preprocess.size // patch) * patch).to(model.device).eval()
     plain = all(isinstance(block.attn, Attention) for block in backbone.tower.blocks)

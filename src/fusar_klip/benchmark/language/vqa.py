@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from fusar_klip.benchmark.heat_maps import draw_heat_maps
 from fusar_klip.benchmark.language.answers import is_right, unwrapped
 from fusar_klip.benchmark.language.captioning import Lessons
 from fusar_klip.benchmark.language.decoding import rank, write
@@ -50,7 +51,11 @@ def evaluate_vqa(row: VqaRow, data: LanguageData, subject: Subject) -> RowOutcom
         "training part, without a look at the image.",
         *notes,
     ]
-    return RowOutcome(scores=scores, notes=notes, drawings=[_drawing(questions, said, right, data, row.seed)])
+    drawings = [_drawing(questions, said, right, data, row.seed)]
+    if subject.language_model is None:
+        shown = [data.images[i].file for i in sorted({question.image for question in questions})]
+        drawings += draw_heat_maps(subject.model, shown, row.seed)
+    return RowOutcome(scores=scores, notes=notes, drawings=drawings)
 
 
 class UsualAnswers:
