@@ -13,8 +13,8 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
-from timm.models.vision_transformer import (
-    Attention,  # type: ignore[attr-defined]
+from timm.models.vision_transformer import (  # type: ignore[attr-defined]
+    Attention,
     VisionTransformer,
 )
 from torch import Tensor
