@@ -4,7 +4,8 @@ It is read once at the start; batches are drawn from it (`batches`).
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,11 +30,15 @@ class SegmentTable:
     A million texts of 160 tokens take 0.65 GB so; as lists of numbers they would take ten times that.
     """
 
-    def __init__(self, texts: Sequence[Segments]) -> None:
-        segments = [segment for text in texts for segment in text]
-        self._ids = np.array([token for segment in segments for token in segment], np.int32)
-        self._segment_ends = np.cumsum([len(segment) for segment in segments], dtype=np.int64)
-        self._text_ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+    def __init__(self, texts: Iterable[Segments]) -> None:
+        ids, segment_ends, text_ends = array("i"), array("q"), array("q")
+        for text in texts:
+            for segment in text:
+                ids.extend(segment)
+                segment_ends.append(len(ids))
+            text_ends.append(len(segment_ends))
+        self._ids = np.array(ids, np.int32)
+        self._segment_ends, self._text_ends = np.array(segment_ends, np.int64), np.array(text_ends, np.int64)
 
     def __len__(self) -> int:
         """Return the number of texts."""
@@ -120,7 +125,7 @@ def read_split(
         cache.images,
         np.array([cache.rows[tile_id] for tile_id in tiles["tile_id"]], np.int64),
         input_gsd_m(tiles, image_size),
-        SegmentTable([tokenizer.segments(segments[tile_id], max_tokens) for tile_id in tiles["tile_id"]]),
+        SegmentTable(tokenizer.segments(segments[tile_id], max_tokens) for tile_id in tiles["tile_id"]),
         tiles["tile_id"].to_numpy(object),
         noise={},
     )
@@ -154,7 +159,7 @@ def with_version(
     noise: dict[str, set[int]] = {}
     for tile_id, place in zip(shown["tile_id"].to_numpy()[is_noise], places[is_noise], strict=True):
         noise.setdefault(tile_id, set()).add(int(place))
-    table = SegmentTable([tokenizer.segments(segments[t], max_tokens) for t in tiles.tile_ids])
+    table = SegmentTable(tokenizer.segments(segments[t], max_tokens) for t in tiles.tile_ids)
     by_place = {place: frozenset(noise[t]) for place, t in enumerate(tiles.tile_ids) if t in noise}
     return replace(tiles, segments=table, noise=by_place)
 
