@@ -448,6 +448,9 @@ def _saratr_x(name: str, folder: Path) -> Made:
         linear(f"blocks.{number}.attn.proj", WIDTH, WIDTH)
         mlp(f"blocks.{number}", WIDTH, 4)
     beside = {"norm.weight": torch.ones(7 * WIDTH), "norm.bias": torch.zeros(7 * WIDTH), **decoder()}
+    beside |= {f"sarfeature{n}.weight_x1": torch.zeros(1, 1, 19, 19) for n in (1, 2, 3)}
+    # A buffer of fine-tuned files: classification/model/hivit.py.
+    beside |= {f"blocks.{n}.attn.relative_position_index": torch.zeros(16, 16).long() for n in (10, 11, 12)}
     torch.save({"model": state | beside}, folder / "checkpoint-800.pth")
 
     def of(key: str, value: Tensor) -> Tensor:

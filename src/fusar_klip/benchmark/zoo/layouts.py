@@ -210,10 +210,14 @@ def _irpe(model: ZooModel, state: Mapping[str, Tensor]) -> Read:
 
 
 def _hivit(model: ZooModel, state: Mapping[str, Tensor]) -> Read:
-    """HiViT's names are its module's own; the norm over all stages belongs to the decoder's input."""
-    beside = ("norm.weight", "norm.bias", "relative_position_index")
-    kept = {key: value for key, value in state.items() if key not in beside}
-    return kept, [key for key in beside if key in state]
+    """HiViT's names are its module's own; the norm over all stages belongs to the decoder's input.
+
+    The index of positions is a buffer, in HiViT's own files of the whole, in SARATR-X's of each attention.
+    """
+    beside = [
+        key for key in state if key in ("norm.weight", "norm.bias") or key.endswith("relative_position_index")
+    ]
+    return {key: value for key, value in state.items() if key not in beside}, beside
 
 
 READERS: Mapping[Layout, Callable[[ZooModel, Mapping[str, Tensor]], Read]] = {
