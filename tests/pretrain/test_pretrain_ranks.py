@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from fusar_klip import catalog
-from fusar_klip.config import validate_settings
+from fusar_klip.config import dump_settings, validate_settings
 from fusar_klip.models import load
 from fusar_klip.pretrain import PretrainSettings, pretrain
 from fusar_klip.pretrain.ranks import Ranks
@@ -189,6 +189,27 @@ def test_one_process_that_is_told_to_stop_stops_all_and_the_run_goes_on(
     assert numbers(found["moved"])[-1]["step"] == 3
     pretrain(blobs, found["moved"], settings, resume=True)
     assert_close(found["moved"], found["alone"])
+
+
+@pytest.mark.slow
+def test_torchrun_takes_the_same_command(blobs: Path, nano_settings: MakeSettings, tmp_path: Path) -> None:
+    settings, config = nano_settings(max_steps=2), tmp_path / "config.toml"
+    dump_settings(settings, config)
+    command = [str(Path(sys.executable).with_name("fusar-klip")), "pretrain", str(blobs), "--json"]
+    command += ["--config", str(config), "--out", str(tmp_path / "run"), "--set", "parallel=fsdp"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, "--no-python", *command],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    summary = json.loads(done.stdout)
+    assert (summary["run"], summary["steps"]) == (str(tmp_path / "run"), 2)
+    alone = pretrain(blobs, tmp_path / "alone", settings)
+    for name in ("loss", "loss_itc", "loss_itm", "loss_mlm"):
+        assert summary["last"][name] == pytest.approx(alone.last[name], abs=1e-5)
 
 
 @pytest.mark.slow
