@@ -13,8 +13,9 @@ import torch
 from fusar_klip import catalog
 from fusar_klip.errors import CheckpointError
 from fusar_klip.models import Tokenizer
-from fusar_klip.pretrain import PretrainSettings, PretrainSummary, pretrain
+from fusar_klip.pretrain import PretrainSettings, PretrainSummary, pretrain, text_versions
 from fusar_klip.pretrain.corpus import read_segments, read_split, with_version
+from fusar_klip.pretrain.guard import Guard
 from fusar_klip.pretrain.learner import Learner
 from fusar_klip.pretrain.run_folder import RunFolder
 from fusar_klip.pretrain.scio import versions
@@ -67,6 +68,38 @@ def test_a_run_goes_through_the_stages(whole: tuple[Path, Path, PretrainSummary]
     val = set(range(5, 60, 6))
     is_val = judged["tile_id"].isin([f"tile{number:04d}" for number in val])
     assert set(judged.loc[is_val, "verdict"]) == {"original"}, "validation texts stay as they are"
+
+
+def test_a_second_round_goes_on_from_the_texts_of_the_first(
+    nano_settings: MakeSettings, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each pass asks the queue as it is for its negatives, and each stage begins a new window of losses."""
+    data, references, forgotten = shutil.copytree(blobs, tmp_path / "data"), [], []
+    refine, forget = text_versions.refine_texts, Guard.forget
+
+    def seen(*arguments: Any, **options: Any) -> Any:
+        references.append(options["references"].ids_q.tolist())
+        return refine(*arguments, **options)
+
+    def counted(guard: Guard) -> None:
+        forgotten.append(guard)
+        forget(guard)
+
+    monkeypatch.setattr(text_versions, "refine_texts", seen)
+    monkeypatch.setattr(Guard, "forget", counted)
+    stages = STAGES | {"screen_epochs": 1, "max_iter": 2}
+    settings = nano_settings(epochs=6, batch_size=16, scio=stages, validate_every=100)
+    summary = pretrain(data, tmp_path / "run", settings)
+    steps = [line for line in numbers(tmp_path / "run") if "loss" in line]
+    assert [line["stage"] for line in steps] == [1, 1, 1, 2, 2, 2, 3, 3, 3] * 2
+    versions_of = ("v001", "v002", "v003", "v004")
+    parents = [catalog.read_text_metadata(data, version)["parent"] for version in versions_of]
+    assert parents == ["v000", "v001", "v002", "v003"]
+    assert summary.texts == "v004"
+    # 48 pairs after three steps, and 50 at most.
+    assert [len(ids) for ids in references] == [48, 50, 50, 50]
+    assert len({*references[0]}) == 48
+    assert len(forgotten) == 6
 
 
 class PowerCutError(Exception):
