@@ -191,7 +191,7 @@ def test_a_tile_that_cannot_be_read_is_left_out_counted_and_named(
     run = tmp_path / "run"
     with caplog.at_level(logging.WARNING):
         summary = pretrain(data, run, nano_settings(max_steps=3))
-    assert "tile0003.tif" in caplog.text
+    assert [record.getMessage().count("tile0003.tif cannot be read") for record in caplog.records] == [1]
     assert summary.unreadable_tiles == ["tile0003"]
     assert RunFolder(run).read_metrics()[0] == {"step": 0, "epoch": 0, "unreadable_tiles": ["tile0003"]}
     # A run goes on with the tiles that it began with, or not at all.
@@ -261,6 +261,12 @@ def test_a_batch_that_cannot_be_divided_is_refused(
 def test_a_batch_of_one_says_why_not(nano_settings: MakeSettings) -> None:
     with pytest.raises(SettingsError, match=r"batch_size: .*contrast needs two tiles in a step"):
         nano_settings(batch_size=1)
+
+
+def test_a_seed_that_no_generator_takes_is_refused(nano_settings: MakeSettings) -> None:
+    """Each step's own seed follows from it, and has 64 bits."""
+    with pytest.raises(SettingsError, match=r"seed: .*less than 4294967296"):
+        nano_settings(seed=20_240_101_123_456)
 
 
 def test_workers_checkpointed_activations_and_tensorboard_change_no_loss(

@@ -22,6 +22,7 @@ from fusar_klip import catalog
 from fusar_klip.errors import CheckpointError, SettingsError
 from fusar_klip.models import checkpoint, load
 from fusar_klip.pretrain import PretrainSettings, PretrainSummary, pretrain
+from fusar_klip.pretrain.descent import Descent
 from fusar_klip.pretrain.learner import Learner
 from fusar_klip.pretrain.scio import versions
 
@@ -280,6 +281,41 @@ def kill_again_and_again(dataset: Path, run: Path, settings: PretrainSettings, s
         check=True,
     )
     return int(killer.stdout)
+
+
+@pytest.mark.parametrize("objective", ["klip", "mae"])
+def test_weights_to_start_from_and_broken_tiles_are_not_asked_for_or_told_twice(
+    write_blobs: Callable[[Path, int], Path],
+    nano_settings: MakeSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    objective: str,
+) -> None:
+    """A run that was killed before and after its first save, and whose `init.image` is gone by then."""
+    data, first = write_blobs(tmp_path / "data", 14), tmp_path / "first"
+    (data / "tiles" / "scene" / "tile0003.tif").write_bytes(b"broken")
+    pretrain(data, first, nano_settings(max_steps=1))
+    init = shutil.copy(first / "model.safetensors", tmp_path / "init.safetensors")
+    settings = nano_settings(epochs=8, objective=objective, init={"image": str(init)})
+    pretrain(data, tmp_path / "plain", settings)
+    run, take = tmp_path / "run", Descent.take
+
+    for at in (1, 5):
+
+        def crash(self: Descent, step: int, *arguments: Any, at: int = at) -> Any:
+            if step == at:
+                raise PowerCutError
+            return take(self, step, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Descent, "take", crash)
+            with pytest.raises(PowerCutError):
+                pretrain(data, run, settings, resume=True)
+    init.unlink()
+    pretrain(data, run, settings, resume=True)
+    assert metrics(run)[0]["unreadable_tiles"] == ["tile0003"]
+    assert metrics(run) == metrics(tmp_path / "plain")
+    assert (run / "model.safetensors").read_bytes() == (tmp_path / "plain/model.safetensors").read_bytes()
 
 
 def test_a_full_disk_ends_the_run_and_leaves_no_half_file(

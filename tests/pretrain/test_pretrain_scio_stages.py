@@ -1,5 +1,6 @@
 """SCIO inside a run: what the stages show, and that a run goes on exactly within and between them."""
 
+import math
 import os
 import shutil
 import signal
@@ -100,6 +101,30 @@ def test_a_second_round_goes_on_from_the_texts_of_the_first(
     assert [len(ids) for ids in references] == [48, 50, 50, 50]
     assert len({*references[0]}) == 48
     assert len(forgotten) == 6
+
+
+def test_odd_texts_and_a_broken_tile_go_through_all_stages(
+    nano_settings: MakeSettings, blobs: Path, tmp_path: Path
+) -> None:
+    """Texts that say nothing, of a single segment, without end, and a broken tile in the middle."""
+    data = shutil.copytree(blobs, tmp_path / "data")
+    texts = catalog.read_texts(data)
+    texts.loc[texts["tile_id"].isin(["tile0000", "tile0005"]), "text"] = ""
+    texts.loc[texts["tile_id"] == "tile0001", "text"] = "bright water north of the quay " * 60
+    texts = texts[(texts["tile_id"] != "tile0002") | (texts["field"] == "Size")]
+    (data / "texts" / "v000.parquet").unlink()
+    catalog.write_texts(data, "v000", texts, parent=None, maker={})
+    (data / "tiles" / "scene" / "tile0020.tif").write_bytes(b"II*\0 broken")
+    stages = STAGES | {"screen_epochs": 1}
+    settings = nano_settings(epochs=3, batch_size=16, scio=stages, texts={"vocab_size": 256})
+    summary = pretrain(data, tmp_path / "run", settings)
+    assert summary.unreadable_tiles == ["tile0020"]
+    assert summary.skipped_steps == 0
+    assert all(math.isfinite(line["loss"]) for line in numbers(tmp_path / "run") if "loss" in line)
+    judged = catalog.read_texts(data, "v002", in_use=False).set_index("tile_id")
+    # Whoever has one segment keeps it, and whoever has no picture is not judged.
+    assert judged.loc["tile0002", "verdict"] == "kept"
+    assert set(judged.loc["tile0020", "verdict"]) == {"original"}
 
 
 class PowerCutError(Exception):

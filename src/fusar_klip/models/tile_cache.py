@@ -109,11 +109,16 @@ class TileCache:
     unreadable: Mapping[str, str]
 
 
-def open_tile_cache(dataset: Path, size: int) -> TileCache:
+def open_tile_cache(dataset: Path, size: int, *, tell: bool = True) -> TileCache:
     """Return the tiles of `dataset` at `size` x `size` pixels; make the shards that are missing or stale.
 
     A shard is stale when the catalog says something else about its tiles, or when a tile that could not be
-    read now can. A tile that cannot be read is named in the log and left out.
+    read now can. A tile that cannot be read is left out, and named in the log.
+
+    Args:
+        dataset: The data set.
+        size: Side of the tiles in pixels.
+        tell: Whether the log names them; it need not where it has done so a moment ago.
 
     Raises:
         DatasetError: The data set is missing or unfinished, or the cache cannot be written.
@@ -135,7 +140,7 @@ def open_tile_cache(dataset: Path, size: int) -> TileCache:
             path.unlink()
     except OSError as error:
         raise DatasetError(f"cannot write the tile cache {folder} ({error.strerror}): make room") from error
-    for sentence in unreadable.values():
+    for sentence in unreadable.values() if tell else ():
         _log.warning("left out: %s", sentence)
     readable = {tile_id: row for row, tile_id in enumerate(tiles["tile_id"]) if tile_id not in unreadable}
     return TileCache(TileImages(blocks, size), _Rows(readable, unreadable), unreadable)

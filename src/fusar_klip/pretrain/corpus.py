@@ -106,7 +106,7 @@ def texted_tiles(
 def kept_tiles(dataset: Path, split: str, image_size: int) -> pd.DataFrame:
     """Return the catalog's rows of the kept tiles of `split` that can be read, with a text or without."""
     tiles = read_tiles(dataset, ["tile_id", "split", "kept", "gsd_m", "width", "height"])
-    known = tiles["tile_id"].isin(list(open_tile_cache(dataset, image_size).rows))
+    known = tiles["tile_id"].isin(list(open_tile_cache(dataset, image_size, tell=False).rows))
     return tiles[(tiles["split"] == split) & tiles["kept"] & known]
 
 
@@ -120,7 +120,8 @@ def read_split(
     max_tokens: int,
 ) -> TextedTiles:
     """Return the kept tiles of `split` that have a text and can be read, in the catalog's order."""
-    tiles, cache = texted_tiles(dataset, split, segments, image_size), open_tile_cache(dataset, image_size)
+    tiles = texted_tiles(dataset, split, segments, image_size)
+    cache = open_tile_cache(dataset, image_size, tell=False)
     return TextedTiles(
         cache.images,
         np.array([cache.rows[tile_id] for tile_id in tiles["tile_id"]], np.int64),
@@ -187,7 +188,7 @@ def measure_preprocess(dataset: Path, image_size: int) -> Preprocess:
         DatasetError: There is no training tile with a valid pixel.
     """
     tiles = read_tiles(dataset, ["tile_id", "split", "kept"])
-    cache = open_tile_cache(dataset, image_size)
+    cache = open_tile_cache(dataset, image_size, tell=False)
     train = tiles.loc[(tiles["split"] == "train") & tiles["kept"], "tile_id"]
     rows = [cache.rows[tile_id] for tile_id in train if tile_id in cache.rows]
     rows = rows[:: max(1, len(rows) // _STATISTICS_TILES)]
@@ -208,6 +209,8 @@ def measure_preprocess(dataset: Path, image_size: int) -> Preprocess:
 
 def fingerprint(dataset: Path, version: str | None, image_size: int) -> dict[str, str]:
     """Return the checksums of what a run depends on; a resumed run must find the same.
+
+    It comes first, and so it is here that the log names the tiles that cannot be read.
 
     Args:
         dataset: The data set.

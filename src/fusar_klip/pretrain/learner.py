@@ -55,17 +55,20 @@ class Learner:
         settings: The run's settings.
         tokenizer: The run's tokenizer.
         ranks: The processes that learn together.
+        goes_on: `restore` comes next, so that `settings.init` is not asked for: it may be gone by now.
 
     Raises:
         CheckpointError: The weights to start from do not fit.
     """
 
-    def __init__(self, settings: PretrainSettings, tokenizer: Tokenizer, ranks: Ranks) -> None:
+    def __init__(
+        self, settings: PretrainSettings, tokenizer: Tokenizer, ranks: Ranks, *, goes_on: bool = False
+    ) -> None:
         torch.manual_seed(settings.seed)
         network = KlipNetwork(settings.architecture, tokenizer)
-        if settings.init.image:
+        if settings.init.image and not goes_on:
             load_image_weights(network.image_tower, settings.init.image)
-        if settings.init.text:
+        if settings.init.text and not goes_on:
             load_text_weights(network.text_tower, network.decoder, settings.init.text)
         self.settings = settings
         self.ranks = ranks

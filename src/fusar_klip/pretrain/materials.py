@@ -81,7 +81,7 @@ def read_materials(
         read_split(dataset, split, texts, tokenizer, image_size=model.image_size, max_tokens=model.max_tokens)
         for split in ("train", "val")
     )
-    unreadable = tuple(sorted(open_tile_cache(dataset, model.image_size).unreadable))
+    unreadable = tuple(sorted(open_tile_cache(dataset, model.image_size, tell=False).unreadable))
 
     def batches(tiles: TextedTiles, accumulate: int, min_segments: int | None) -> Batches:
         return Batches(

@@ -162,8 +162,11 @@ class RunFolder:
         return [json.loads(line) for line in lines[:-1]]
 
     def forget_metrics_after(self, step: int) -> None:
-        """Take out the lines of steps that the saved state does not know: they will be made again."""
-        kept = [line for line in self.read_metrics() if line["step"] <= step]
+        """Take out the lines of steps that the saved state does not know: they will be made again.
+
+        Before the first state, 0, nothing is known: what is told of the start is told again.
+        """
+        kept = [line for line in self.read_metrics() if line["step"] <= step] if step else []
         write_bytes(self.metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def settings(self) -> PretrainSettings:

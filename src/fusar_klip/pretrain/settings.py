@@ -139,7 +139,7 @@ class PretrainSettings(Settings):
     """Passes over the training tiles. With SCIO: the sum of its stages' epochs."""
     max_steps: int | None = Field(default=None, ge=1)
     """Stop after this many steps, if epochs have not ended before."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Every draw of a step follows from this number and the step's."""
     log_every: int = Field(default=50, ge=1)
     """Steps between two lines in metrics.jsonl."""

@@ -45,7 +45,7 @@ class VisionLanguage:
     def __init__(self, dataset: Path, folder: RunFolder, settings: PretrainSettings, ranks: Ranks) -> None:
         texts = read_segments(dataset, settings.texts.version)
         self.materials = read_materials(dataset, folder, settings, texts, ranks)
-        self.learner = Learner(settings, self.materials.tokenizer, ranks)
+        self.learner = Learner(settings, self.materials.tokenizer, ranks, goes_on=folder.training.is_file())
         self._texts = RunTexts(dataset, self.materials, self.learner)
 
     @property

@@ -63,7 +63,8 @@ def _open_mae(dataset: Path, folder: RunFolder, settings: PretrainSettings, rank
         return MaskedBatches(tiles, preprocess, settings.mae, patches, changes=changes, **options)
 
     materials = _read(dataset, settings, ranks, batches)
-    return ImageCourse(MaeLearner(settings, ranks), materials, ("val_loss",))
+    learner = MaeLearner(settings, ranks, goes_on=folder.training.is_file())
+    return ImageCourse(learner, materials, ("val_loss",))
 
 
 def _open_mocov3(dataset: Path, folder: RunFolder, settings: PretrainSettings, ranks: Ranks) -> "ImageCourse":
@@ -74,7 +75,8 @@ def _open_mocov3(dataset: Path, folder: RunFolder, settings: PretrainSettings, r
         return ViewsBatches(tiles, preprocess, settings.mocov3, **options)
 
     materials = _read(dataset, settings, ranks, batches)
-    return ImageCourse(MocoV3Learner(settings, ranks), materials, ("val_loss", "val_match"))
+    learner = MocoV3Learner(settings, ranks, goes_on=folder.training.is_file())
+    return ImageCourse(learner, materials, ("val_loss", "val_match"))
 
 
 def _read(
@@ -105,7 +107,7 @@ def _read(
 
     training = of(train, settings.accumulate, True)
     validates = can_validate(len(train), training.batch_size, len(val), settings, ranks)
-    unreadable = tuple(sorted(open_tile_cache(dataset, image_size).unreadable))
+    unreadable = tuple(sorted(open_tile_cache(dataset, image_size, tell=False).unreadable))
     return _Materials(training, of(val, 1, False) if validates else None, unreadable)
 
 

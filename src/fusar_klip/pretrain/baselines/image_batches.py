@@ -43,7 +43,8 @@ class ImageTiles:
 
 def read_image_tiles(dataset: Path, split: str, image_size: int) -> ImageTiles:
     """Return the kept tiles of `split` that can be read, in the catalog's order."""
-    tiles, cache = kept_tiles(dataset, split, image_size), open_tile_cache(dataset, image_size)
+    tiles = kept_tiles(dataset, split, image_size)
+    cache = open_tile_cache(dataset, image_size, tell=False)
     rows = np.array([cache.rows[tile_id] for tile_id in tiles["tile_id"]], np.int64)
     return ImageTiles(cache.images, rows, input_gsd_m(tiles, image_size))
 

@@ -70,17 +70,18 @@ class _ImageLearner(ABC, Generic[ModelT, BatchT]):
     Args:
         settings: The run's settings.
         ranks: The processes that learn together.
+        goes_on: `restore` comes next, so that `settings.init` is not asked for: it may be gone by now.
 
     Raises:
         CheckpointError: The weights to start from do not fit.
     """
 
-    def __init__(self, settings: PretrainSettings, ranks: Ranks) -> None:
+    def __init__(self, settings: PretrainSettings, ranks: Ranks, *, goes_on: bool = False) -> None:
         self.settings, self.ranks, self.device = settings, ranks, ranks.device
         torch.manual_seed(settings.seed)
         tower = ImageTower(settings.architecture)
         fix_positions(tower, settings.architecture)
-        if settings.init.image:
+        if settings.init.image and not goes_on:
             load_image_weights(tower, settings.init.image)
         self.model = self._around(tower)
         self.model.to(self.device)
