@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 from fusar_klip.errors import CheckpointError
-from fusar_klip.models import KlipNetwork, ModelSettings, Tokenizer
+from fusar_klip.models import KlipNetwork, ModelSettings, Tokenizer, weights
 from fusar_klip.models.weights import load_image_weights, load_text_weights
 
 
@@ -44,6 +44,20 @@ def test_a_colour_vit_s_weights_load(network: KlipNetwork, tmp_path: Path, size:
     summed = state["patch_embed.proj.weight"].sum(1, keepdim=True)
     torch.testing.assert_close(tower.patch_embed.proj.weight.data, summed)
     assert tower.pos_embed.shape == (1, 17, 24)
+
+
+def test_a_name_of_timm_s_loads(network: KlipNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, published = [], vit(48)
+
+    def create(name: str, *, pretrained: bool) -> VisionTransformer:
+        asked.append((name, pretrained))
+        return published
+
+    monkeypatch.setattr(weights, "create_model", create)
+    load_image_weights(network.image_tower, "vit_base_patch16_224")
+    assert asked == [("vit_base_patch16_224", True)]
+    assert torch.equal(network.image_tower.blocks[0].attn.proj.weight, published.blocks[0].attn.proj.weight)
+    assert network.image_tower.pos_embed.shape == (1, 17, 24)
 
 
 def test_bert_s_weights_give_bert_s_states(

@@ -19,6 +19,7 @@ from fusar_klip.pretrain.scio import (
     References,
     ScioSettings,
     Screening,
+    refine_block,
     screen,
 )
 
@@ -132,6 +133,25 @@ def test_decisions_are_those_of_the_literal_algorithm(fusion_layers: int | None)
         if screening.itm_score is not None:
             assert screening.itm_score == pytest.approx(score(everything), abs=2e-5)
     assert verdicts == {True, False}
+
+
+def test_an_image_is_encoded_and_looked_at_once_whatever_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, tokenizer = make_network(seed=0)
+    calls: list[str] = []
+    for name in ("image_tokens", "look"):
+        work = getattr(KlipNetwork, name)
+
+        def counted(*arguments: object, name: str = name, work: Callable[..., object] = work) -> object:
+            calls.append(name)
+            return work(*arguments)
+
+        monkeypatch.setattr(KlipNetwork, name, counted)
+    images = torch.randn(6, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    texts, references = make_texts(tokenizer, 6, seed=1), make_references(network, 9, seed=2)
+    scorer = PairScorer(network, tokenizer, ImageBlock(images, range(6)), references, texts_per_batch=5)
+    refined = refine_block(scorer, texts, ScioSettings(max_new_tokens=6))
+    assert any(one.attempts for one in refined)
+    assert calls == ["image_tokens", "look"]
 
 
 def test_a_pair_depends_on_nothing_else() -> None:
