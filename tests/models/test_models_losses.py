@@ -214,3 +214,17 @@ def test_the_largest_and_the_smallest_draw_choose_a_candidate_that_counts() -> N
 def test_without_another_image_there_is_no_hard_negative() -> None:
     drawn = hard_negatives(torch.zeros(3, 3), torch.tensor([5, 5, 5]), torch.tensor([5, 5, 5]), torch.rand(3))
     assert drawn.tolist() == [-1, -1, -1]
+
+
+def test_what_fits_is_no_hard_negative() -> None:
+    fits = torch.tensor([[False, True, False, True], [True, True, True, True]])
+    uniform = torch.arange(1000) / 1000
+    for row, expected in ((0, {2}), (1, {-1})):
+        drawn = hard_negatives(
+            torch.zeros(1000, 4),
+            torch.zeros(1000, dtype=torch.int64),
+            torch.arange(4),
+            uniform,
+            fits[row].expand(1000, 4),
+        )
+        assert set(drawn.tolist()) == expected

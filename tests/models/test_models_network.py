@@ -32,6 +32,16 @@ def test_shapes_and_norms(network: KlipNetwork, batch: tuple[Tensor, Tensor, Ten
 
 
 @torch.no_grad()
+def test_fresh_towers_tell_texts_apart(tokenizer: Tokenizer) -> None:
+    torch.manual_seed(0)
+    texts = ["3 ships at sea", "a", "no open water, many buildings", "runways and aprons"]
+    batch = tokenizer.pad([tokenizer.encode(text, 64) for text in texts])
+    features = KlipNetwork(MODELS["tiny"], tokenizer).eval().text_features(*batch)
+    # 0.998 with BERT's fresh weights, which the image tower then takes as its example.
+    assert (features @ features.T).tril(-1).sum() / 6 < 0.97
+
+
+@torch.no_grad()
 def test_padding_changes_nothing(
     network: KlipNetwork, tokenizer: Tokenizer, batch: tuple[Tensor, Tensor, Tensor]
 ) -> None:

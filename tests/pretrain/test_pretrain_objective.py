@@ -56,6 +56,19 @@ def test_the_losses_are_those_of_each_pair_by_itself(fusion_layers: int | None) 
     assert float(losses.total(weights)) == pytest.approx(expected)
 
 
+@torch.no_grad()
+def test_equal_texts_of_other_images_are_no_wrong_pairs() -> None:
+    network, batch = ranks.make_network(None).eval(), ranks.make_batch(IDS)
+    queue = FeatureQueue(0, 8)
+    # All six say what the first says: nothing is left that could be wrong.
+    alike = replace(batch, text=batch.text[:1].expand(6, -1), text_mask=batch.text_mask[:1].expand(6, -1))
+    tokens = network.image_tokens(batch.images)
+    logits = network.match_logits(alike.text, alike.text_mask, network.look(tokens))
+    expected = F.cross_entropy(logits, torch.ones(6, dtype=torch.int64))
+    found = ranks.losses_of(network, alike, alpha=0.0, queue=queue)
+    torch.testing.assert_close(found.itm, expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fusion_layers", [0, 1])
 def test_two_processes_are_one(fusion_layers: int, tmp_path: Path) -> None:

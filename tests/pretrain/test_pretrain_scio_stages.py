@@ -115,6 +115,7 @@ def test_odd_texts_and_a_broken_tile_go_through_all_stages(
     (data / "texts" / "v000.parquet").unlink()
     catalog.write_texts(data, "v000", texts, parent=None, maker={})
     (data / "tiles" / "scene" / "tile0020.tif").write_bytes(b"II*\0 broken")
+    shutil.rmtree(data / "cache", ignore_errors=True)
     stages = STAGES | {"screen_epochs": 1}
     settings = nano_settings(epochs=3, batch_size=16, scio=stages, texts={"vocab_size": 256})
     summary = pretrain(data, tmp_path / "run", settings)

@@ -72,7 +72,11 @@ def similarities(query_be: Tensor, candidate_ne: Tensor) -> Tensor:
 
 @torch.no_grad()
 def hard_negatives(
-    similarity_bn: Tensor, ids_b: Tensor, candidate_ids_n: Tensor, uniform_b: Tensor
+    similarity_bn: Tensor,
+    ids_b: Tensor,
+    candidate_ids_n: Tensor,
+    uniform_b: Tensor,
+    fits_bn: Tensor | None = None,
 ) -> Tensor:
     """Choose for each row one candidate of another image, the likelier the more similar.
 
@@ -86,12 +90,15 @@ def hard_negatives(
         ids_b: int64, the image of each row.
         candidate_ids_n: int64, the image of each candidate.
         uniform_b: Drawn from [0, 1).
+        fits_bn: bool, further candidates that are no wrong pair, such as equal texts of other images.
 
     Returns:
-        (B,) int64, places among the candidates; -1 where all are of the row's own image.
+        (B,) int64, places among the candidates; -1 where none is a wrong pair.
     """
     order_n = candidate_ids_n.argsort(stable=True)
     other_bn = ids_b[:, None] != candidate_ids_n[order_n]
+    if fits_bn is not None:
+        other_bn = other_bn & ~fits_bn[:, order_n]
     logits_bn = similarity_bn[:, order_n].double().masked_fill(~other_bn, -torch.inf)
     weight_bn = F.softmax(logits_bn, dim=1)
     usable_b1 = weight_bn.isfinite().all(1, keepdim=True) & (weight_bn.sum(1, keepdim=True) > 0)

@@ -19,6 +19,11 @@ from fusar_klip.models.tokenizer import Tokenizer
 # nothing of its input, and tells nothing apart for its first hundred steps.
 _INIT_STD, _INIT_WIDTH = 0.02, 768
 
+# With BERT's fresh weights [CLS] passes on itself: all texts' features are alike (mean cosine 0.998), and the
+# first steps of ITC teach the image tower to answer all images alike, too. So fresh attention passes on more of
+# the words, and positions, which all texts share, less (0.96 then).
+_ATTENTION_GAIN, _POSITION_GAIN = 2.5, 0.2
+
 # Waves of the spacing's logarithm: from half an octave to 32 octaves, more than any two sensors differ.
 _GSD_WAVES, _GSD_SHORTEST, _GSD_LONGEST = 16, 0.5, 32.0
 
@@ -150,6 +155,11 @@ def text_towers(settings: ModelSettings, tokenizer: Tokenizer) -> tuple[TextStac
     decoder = TextDecoder(TextStack(embeddings, own, settings.memory_layers))
     for module in (encoder, decoder):
         _draw_fresh(module, settings.text_width)
+    with torch.no_grad():
+        embeddings.position_embeddings.weight.mul_(_POSITION_GAIN)
+        for layer in (*layers, *own):
+            layer.attention.self.value.weight.mul_(_ATTENTION_GAIN)
+            layer.attention.output.dense.weight.mul_(_ATTENTION_GAIN)
     return encoder, decoder
 
 

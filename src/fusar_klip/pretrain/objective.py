@@ -37,6 +37,10 @@ from fusar_klip.pretrain.settings import LossSettings
 # K tokens of all texts without padding, W image width, D text width, E embed_dim, Q queue
 
 
+_KEY_BASE = 1_099_511_628_211
+"""Odd, so that none of its powers is 0 modulo 2^64; FNV's prime."""
+
+
 @dataclass(frozen=True)
 class Losses:
     """The losses of a batch (scalars), and what goes into the queue after the step.
@@ -195,9 +199,15 @@ class Objective(nn.Module):
         with torch.no_grad():
             image_to_text_ba = similarities(image_be, gathered(text_be)) / network.temperature
             text_to_image_ba = similarities(text_be, gathered(image_be)) / network.temperature
-            wrong_text_b = hard_negatives(image_to_text_ba, batch.tile_ids, all_ids_a, batch.draws[:, 0])
-            wrong_image_b = hard_negatives(text_to_image_ba, batch.tile_ids, all_ids_a, batch.draws[:, 1])
-            # Where all images of a batch are the same one there is no wrong pair.
+            key_b = _text_keys(batch.text, batch.text_mask)
+            fits_ba = key_b[:, None] == gathered(key_b)
+            wrong_text_b, wrong_image_b = (
+                hard_negatives(similarity_ba, batch.tile_ids, all_ids_a, uniform_b, fits_ba)
+                for similarity_ba, uniform_b in zip(
+                    (image_to_text_ba, text_to_image_ba), batch.draws.unbind(1), strict=True
+                )
+            )
+            # Where all images of a batch are the same one, or say the same, there is no wrong pair.
             labels_p = torch.cat([true_b, *(_no_match(wrong_b) for wrong_b in (wrong_text_b, wrong_image_b))])
             wrong_text_b, wrong_image_b = wrong_text_b.clamp(min=0), wrong_image_b.clamp(min=0)
             count = mean_of_all((labels_p != IGNORED).sum().float())
@@ -223,6 +233,15 @@ class Objective(nn.Module):
         )
         labels_k = batch.decoder_labels[read_bt.bool()]
         return mlm_loss(logits_kv, labels_k, mean_of_all(counts_bt.sum().float()))
+
+
+def _text_keys(ids_bl: Tensor, mask_bl: Tensor) -> Tensor:
+    """Return a number (B,) int64 for each text, equal for equal texts, whatever their padding.
+
+    A polynomial of the ids modulo 2^64: that two other texts share one is next to impossible.
+    """
+    powers_l = torch.full_like(ids_bl[0], _KEY_BASE).cumprod(0)
+    return ((ids_bl + 1) * mask_bl * powers_l).sum(1)
 
 
 def _no_match(wrong_b: Tensor) -> Tensor:
