@@ -42,6 +42,9 @@ class Script:
     def itc(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
         return [5 - self._liking(ids) for ids in texts]
 
+    def itc_alone(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
+        return [-self._liking(ids) for ids in texts]
+
     def itm(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
         return [0.5 + self._liking(ids) / 10 for ids in texts]
 
@@ -115,6 +118,17 @@ def test_the_baseline_decides(tokenizer: Tokenizer) -> None:
     likes = {"3 ships": 2.0, "5 ships": 1.0}
     assert run(tokenizer, ["5 ships"], likes, (0,))[0][0].refusal is None
     assert run(tokenizer, ["5 ships"], likes, (0,), baseline="original")[0][0].refusal == "ITC"
+
+
+def test_alone_the_new_segment_is_what_is_tested(tokenizer: Tokenizer) -> None:
+    """The rest of the text does not count, and without the matching score nothing else does."""
+    likes = {"3 ships": 2.0, "5 ships": 1.0, "40 m": 9.0, "80 m": -1.0}
+    alone = {"judge": "alone", "itm": "off", "baseline": "original"}
+    written, script = run(tokenizer, ["5 ships", "80 m long"], likes, (0, 1), **alone)
+    assert [one.refusal for one in written] == [None, "ITC"]
+    assert [one.delta_itc for one in written] == [-1, 1]
+    assert [(one.delta_itm, one.itm_score) for one in written] == [(None, None)] * 2
+    assert script.masked[1].startswith("count: 5 ships")
 
 
 def test_what_no_reader_would_want_is_refused(tokenizer: Tokenizer) -> None:

@@ -188,6 +188,35 @@ def test_the_own_image_is_no_negative() -> None:
     assert only_own.itc([ids], [0]) == [0.0]
 
 
+@torch.inference_mode()
+def test_alone_a_segment_is_compared_with_saying_nothing() -> None:
+    network, tokenizer = make_network(seed=0)
+    images = torch.randn(5, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    image_be = network.image_features(network.image_tokens(images)).double()
+    # Opposite images: what speaks for one speaks against the others.
+    rivals = -image_be[torch.arange(9) % 5].float()
+    texts, references = make_texts(tokenizer, 5, seed=1), References(rivals, rivals, torch.arange(9))
+    scorer = PairScorer(network, tokenizer, ImageBlock(images, range(5)), references, texts_per_batch=3)
+    found = screen(scorer, texts, ScioSettings(judge="alone", itm="off"))
+    tau, signs = float(network.temperature), set()
+    for row, (text, screening) in enumerate(zip(texts, found, strict=True)):
+        assert screening.delta_itm == {}
+        assert screening.itm_score is None
+        for place, delta in screening.delta_itc.items():
+            alone = tokenizer.pad([tokenizer.join([text.segments[place]])])
+            text_e = network.text_features(*alone)[0].double()
+            others = [references.image_qe[q].double() for q in range(9) if q != row]
+            candidates = torch.stack([image_be[row], *others])
+            loss = -torch.log_softmax(candidates @ text_e / tau, 0)[0]
+            assert delta == pytest.approx(math.log(9) - float(loss), abs=2e-5)
+            signs.add(delta < 0)
+        against = sorted(p for p, delta in screening.delta_itc.items() if delta < 0)
+        if len(against) < len(text.whole):
+            assert list(screening.noise) == against
+        assert len(screening.noise) < len(text.whole)
+    assert signs == {True, False}
+
+
 def test_the_queue_is_frozen() -> None:
     queue = FeatureQueue(4, 2)
     queue.enqueue(torch.eye(2), torch.eye(2), torch.tensor([7, 8]))
@@ -218,6 +247,9 @@ class Table:
     def itc(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
         return [self.loss(ids) for ids in texts]
 
+    def itc_alone(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
+        return [self.loss(ids) - 0.5 for ids in texts]
+
     def itm(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
         return [self.score(ids) for ids in texts]
 
@@ -247,6 +279,32 @@ def test_whatever_the_losses_the_literal_algorithm_agrees(seed: int, tilt: float
         expected = literal_noise(text, lambda p: table.loss(ids(p)), lambda p: table.score(ids(p)))
         assert list(found.noise) == expected
         assert len(found.noise) < count
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.integers(2, 8))
+def test_with_the_score_off_the_loss_decides_alone(seed: int, count: int) -> None:
+    table = Table(seed, 0.05)
+    (found,) = screened(table, [count], itm="off")
+    text = ImageText([[place] for place in range(count)], (True,) * count)
+    # A score that always rises confirms everything.
+    expected = literal_noise(text, table.loss, lambda places: -len(places))
+    assert list(found.noise) == expected
+    assert found.delta_itm == {}
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.integers(2, 8))
+def test_alone_the_score_still_confirms_each_and_the_whole(seed: int, count: int) -> None:
+    table = Table(seed, 0.0)
+    (found,) = screened(table, [count], judge="alone")
+    everything = list(range(count))
+    against = {p for p in everything if table.loss([p]) > 0.5}
+    assert {p for p, delta in found.delta_itc.items() if delta < 0} == against
+    assert set(found.noise) <= {p for p in against if found.delta_itm[p] > 0}
+    if len(found.noise) > 1:
+        left = [p for p in everything if p not in found.noise]
+        assert table.score(left) > table.score(everything)
 
 
 @settings(deadline=None, max_examples=100)

@@ -20,8 +20,8 @@ from fusar_klip.models.tokenizer import Tokenizer
 _INIT_STD, _INIT_WIDTH = 0.02, 768
 
 # With BERT's fresh weights [CLS] passes on itself: all texts' features are alike (mean cosine 0.998), and the
-# first steps of ITC teach the image tower to answer all images alike, too. So fresh attention passes on more of
-# the words, and positions, which all texts share, less (0.96 then).
+# first steps of ITC teach the image tower to answer all images alike, too. So fresh attention passes on more
+# of the words, and positions, which all texts share, less (0.96 then).
 _ATTENTION_GAIN, _POSITION_GAIN = 2.5, 0.2
 
 # Waves of the spacing's logarithm: from half an octave to 32 octaves, more than any two sensors differ.

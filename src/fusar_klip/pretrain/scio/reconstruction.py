@@ -2,7 +2,8 @@
 
 A noise segment becomes its name and one [MASK]; the decoder writes it from the image and from T'. Segments
 are rebuilt one at a time, and each is accepted on its own: the text with it must have the lower ITC loss and
-the higher matching score. Where it fails, T' stays.
+the higher matching score. Where it fails, T' stays. With `judge = "alone"` the ITC test is whether the new
+segment by itself fits the image better than others; with `itm = "off"` there is no second test.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,8 @@ class Reconstruction:
         place: Which segment.
         text: What the decoder wrote, without the segment's name.
         refusal: Why it is not used; None where it is.
-        delta_itc: ITC loss with it minus the baseline's (eq. 14); None where the text itself was refused.
+        delta_itc: ITC loss with it minus the baseline's (eq. 14), or with `alone` that of the segment minus that
+            of saying nothing; None where the text itself was refused.
         delta_itm: Matching score with it minus the baseline's (eq. 15); None where an earlier test failed.
         itm_score: Matching score of the text with it; None where an earlier test failed.
     """
@@ -103,8 +105,12 @@ def _set_baselines(
     whole = settings.baseline == "original"
     baselines = [scorer.tokenizer.join(texts[d.row].segments) if whole else d.ids(scorer) for d in drafts]
     rows = [draft.row for draft in drafts]
-    for draft, itc, itm in zip(drafts, scorer.itc(baselines, rows), scorer.itm(baselines, rows), strict=True):
-        draft.itc, draft.itm = itc, itm
+    if settings.judge == "left_out":
+        for draft, itc in zip(drafts, scorer.itc(baselines, rows), strict=True):
+            draft.itc = itc
+    if settings.itm != "off":
+        for draft, itm in zip(drafts, scorer.itm(baselines, rows), strict=True):
+            draft.itm = itm
 
 
 def _write(
@@ -164,29 +170,31 @@ def _loops(words: list[str]) -> bool:
 def _judge(scorer: PairScorer, proposals: Sequence[_Proposal], settings: ScioSettings) -> None:
     """Test each proposal against its draft's baseline, and take up what passes (eqs. 14 and 15)."""
     sound = [p for p in proposals if p.refusal is None]
+    rows = [p.draft.row for p in sound]
     candidates = [p.draft.ids_with(scorer, p.place, p.segment) for p in sound]
-    losses = scorer.itc(candidates, [p.draft.row for p in sound])
-    better = [i for i, p in enumerate(sound) if losses[i] < p.draft.itc]
-    scores = scorer.itm([candidates[i] for i in better], [sound[i].draft.row for i in better])
-    score_of = dict(zip(better, scores, strict=True))
+    if settings.judge == "alone":
+        deltas = scorer.itc_alone([scorer.tokenizer.join([p.segment]) for p in sound], rows)
+    else:
+        losses = scorer.itc(candidates, rows)
+        deltas = [loss - p.draft.itc for p, loss in zip(sound, losses, strict=True)]
+    better = [i for i, delta in enumerate(deltas) if delta < 0]
+    score_of: dict[int, float] = {}
+    if settings.itm != "off":
+        scores = scorer.itm([candidates[i] for i in better], [rows[i] for i in better])
+        score_of = dict(zip(better, scores, strict=True))
     for proposal in proposals:
         if proposal.refusal is not None:
             proposal.draft.done.append(Reconstruction(proposal.place, proposal.text, proposal.refusal))
-    for i, (proposal, loss) in enumerate(zip(sound, losses, strict=True)):
-        draft = proposal.draft
-        delta_itc = loss - draft.itc
-        if i not in score_of:
-            draft.done.append(Reconstruction(proposal.place, proposal.text, "ITC", delta_itc))
-            continue
-        score = score_of[i]
-        delta_itm = score - draft.itm
-        accepted = delta_itm > 0
-        draft.done.append(
-            Reconstruction(
-                proposal.place, proposal.text, None if accepted else "ITM", delta_itc, delta_itm, score
-            )
-        )
-        if accepted:
+    for i, (proposal, delta_itc) in enumerate(zip(sound, deltas, strict=True)):
+        draft, score = proposal.draft, score_of.get(i)
+        delta_itm = None if score is None else score - draft.itm
+        refusal: Refusal | None = None
+        if delta_itc >= 0:
+            refusal = "ITC"
+        elif delta_itm is not None and delta_itm <= 0:
+            refusal = "ITM"
+        draft.done.append(Reconstruction(proposal.place, proposal.text, refusal, delta_itc, delta_itm, score))
+        if refusal is None:
             draft.shown[proposal.place] = proposal.segment
             if settings.baseline == "filtered":
-                draft.itc, draft.itm = loss, score
+                draft.itc, draft.itm = draft.itc + delta_itc, draft.itm if score is None else score

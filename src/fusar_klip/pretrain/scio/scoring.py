@@ -148,6 +148,24 @@ class PairScorer:
         return list(loss_n.tolist())
 
     @torch.inference_mode()
+    def itc_alone(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
+        """Return what each text adds to the ITC loss of saying nothing, with the image at its place in `rows`.
+
+        The text-to-image half of eq. 4 minus the logarithm of the candidates, which is the loss of a text that
+        tells no image apart: under 0 where the text fits this image better than the references' on average.
+        The other half contrasts with the references' texts, which are whole and so no measure for a part.
+        """
+        loss_n = torch.empty(len(texts), device=self._device)
+        for places, ids_nl, mask_nl in self._batches(texts):
+            of = [rows[place] for place in places]
+            text_ne = self._text_features([texts[place] for place in places], ids_nl, mask_nl)
+            own_n = (self._image_be[of] * text_ne).sum(1) / self._temperature
+            rivals_n = self._log_sum(text_ne @ self._references.image_qe.T, self._own_bq[of])
+            candidates_n = 1 + (~self._own_bq[of]).sum(1)
+            loss_n[places] = F.softplus(rivals_n - own_n) - candidates_n.log()
+        return list(loss_n.tolist())
+
+    @torch.inference_mode()
     def itm(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
         """Return the matching score of each text with its image: p of eq. 5, 0 to 1."""
         score_n = torch.empty(len(texts), device=self._device)

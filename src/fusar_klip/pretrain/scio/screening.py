@@ -3,8 +3,12 @@
 Every segment is left out once. Where that lowers the ITC loss it is a candidate (eq. 10); where it raises the
 matching score as well, noise (eq. 11). T', the text without its noise, must beat T in both; else removals are
 taken back, the least helpful first.
+
+With `judge = "alone"` a segment is a candidate where it fits the image worse than others by itself, and T' need
+not beat T in ITC: a text encoder reads what most segments say, and hardly minds the one that does not fit.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -41,7 +45,8 @@ class Screening:
     Attributes:
         noise: Places of the segments that are left out of T', ascending.
         delta_itc: By place: ITC loss without the segment minus that of T (eq. 10; negative: leaving it out
-            helps). Empty for a text of a single segment, which is kept.
+            helps), or with `alone`, loss of saying nothing minus that of the segment. Empty for a text of a
+            single segment, which is kept.
         delta_itm: By place: matching score without the segment minus that of T (eq. 11; positive: leaving it
             out helps). Candidates only, unless all were asked for; with `set`, that of the whole set.
         itm_score: Matching score of T; None where nothing asked for it.
@@ -60,6 +65,7 @@ class _Trial:
     row: int
     whole: Places
     itc: float
+    """Loss of T, which T' has to beat; infinite where it need not."""
     delta_itc: dict[int, float]
     itm: float | None = None
     delta_itm: dict[int, float] = field(default_factory=dict)
@@ -78,7 +84,7 @@ def screen(scorer: PairScorer, texts: Sequence[ImageText], settings: ScioSetting
         texts: The text of each image of the block.
         settings: Which tests decide, and by what margin.
     """
-    trials = _leave_one_out(scorer, texts)
+    trials = (_leave_one_out if settings.judge == "left_out" else _each_alone)(scorer, texts)
     _confirm(scorer, texts, trials, settings)
     _accept_whole(scorer, texts, trials, settings)
     found = {trial.row: trial for trial in trials}
@@ -116,6 +122,22 @@ def _leave_one_out(scorer: PairScorer, texts: Sequence[ImageText]) -> list[_Tria
     return trials
 
 
+def _each_alone(scorer: PairScorer, texts: Sequence[ImageText]) -> list[_Trial]:
+    """Compute what each segment tells of the image by itself; all segments of all images go in one call."""
+    rows = [row for row, text in enumerate(texts) if len(text.whole) > 1]
+    single = [(row, place) for row in rows for place in texts[row].whole]
+    losses = iter(
+        scorer.itc_alone(
+            [shown(scorer, texts[row], [place]) for row, place in single], [row for row, _ in single]
+        )
+    )
+    wholes = [texts[row].whole for row in rows]
+    return [
+        _Trial(row, whole, math.inf, {place: -next(losses) for place in whole})
+        for row, whole in zip(rows, wholes, strict=True)
+    ]
+
+
 def _confirm(
     scorer: PairScorer, texts: Sequence[ImageText], trials: Sequence[_Trial], settings: ScioSettings
 ) -> None:
@@ -124,7 +146,7 @@ def _confirm(
     for trial in trials:
         candidates = [place for place in trial.whole if trial.delta_itc[place] < -settings.itc_margin]
         trial.noise = sorted(candidates, key=lambda place: trial.delta_itc[place])
-        if candidates or settings.itm_for_all:
+        if settings.itm_for_all or (candidates and settings.itm != "off"):
             wanted.append((trial, None))
         if settings.itm_for_all:
             wanted += [(trial, place) for place in trial.whole]
@@ -154,24 +176,40 @@ def _confirm(
 def _accept_whole(
     scorer: PairScorer, texts: Sequence[ImageText], trials: Sequence[_Trial], settings: ScioSettings
 ) -> None:
-    """Take removals back until T' beats T in ITC and in ITM (Algorithm 1, line 8)."""
-    # A single removal that was confirmed by both tests has passed already.
-    confirmed = settings.itm == "segment"
-    pending = [trial for trial in trials if len(trial.noise) > (1 if confirmed else 0)]
+    """Take removals back until T' beats T in what was asked: ITC, ITM (Algorithm 1, line 8)."""
+    if settings.judge == "alone" and settings.itm == "off":
+        return
+    # A single removal that was confirmed by all tests has passed already.
+    fewest = 1 if settings.itm == "set" else 2
+    pending = [trial for trial in trials if len(trial.noise) >= fewest]
     while pending:
         variants = [shown(scorer, texts[trial.row], trial.without_noise()) for trial in pending]
         losses = scorer.itc(variants, [trial.row for trial in pending])
         better = [place for place, trial in enumerate(pending) if losses[place] < trial.itc]
-        scores = scorer.itm([variants[place] for place in better], [pending[place].row for place in better])
-        accepted = set()
-        for place, score in zip(better, scores, strict=True):
-            trial = pending[place]
-            assert trial.itm is not None
-            if score - trial.itm > (0.0 if confirmed else settings.itm_margin):
-                accepted.add(place)
-                if not confirmed:
-                    trial.delta_itm |= dict.fromkeys(trial.noise, score - trial.itm)
-        pending = [trial for place, trial in enumerate(pending) if place not in accepted]
+        if settings.itm != "off":
+            better = _better_matched(scorer, variants, pending, better, settings)
+        pending = [trial for place, trial in enumerate(pending) if place not in better]
         for trial in pending:
             trial.noise.pop()
-        pending = [trial for trial in pending if len(trial.noise) > (1 if confirmed else 0)]
+        pending = [trial for trial in pending if len(trial.noise) >= fewest]
+
+
+def _better_matched(
+    scorer: PairScorer,
+    variants: Sequence[Sequence[int]],
+    trials: Sequence[_Trial],
+    places: Sequence[int],
+    settings: ScioSettings,
+) -> list[int]:
+    """Return those of `places` whose T', in `variants`, has a higher matching score than T."""
+    together = settings.itm == "set"
+    scores = scorer.itm([variants[place] for place in places], [trials[place].row for place in places])
+    better = []
+    for place, score in zip(places, scores, strict=True):
+        trial = trials[place]
+        assert trial.itm is not None
+        if score - trial.itm > (settings.itm_margin if together else 0.0):
+            better.append(place)
+            if together:
+                trial.delta_itm |= dict.fromkeys(trial.noise, score - trial.itm)
+    return better
