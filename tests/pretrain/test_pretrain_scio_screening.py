@@ -193,8 +193,8 @@ def test_alone_a_segment_is_compared_with_saying_nothing() -> None:
     network, tokenizer = make_network(seed=0)
     images = torch.randn(5, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     image_be = network.image_features(network.image_tokens(images)).double()
-    # Opposite images: what speaks for one speaks against the others.
-    rivals = -image_be[torch.arange(9) % 5].float()
+    # Each image against the others: what fits one better fits another worse.
+    rivals = image_be[torch.arange(9) % 5].float()
     texts, references = make_texts(tokenizer, 5, seed=1), References(rivals, rivals, torch.arange(9))
     scorer = PairScorer(network, tokenizer, ImageBlock(images, range(5)), references, texts_per_batch=3)
     found = screen(scorer, texts, ScioSettings(judge="alone", itm="off"))

@@ -31,8 +31,8 @@ class Reconstruction:
         place: Which segment.
         text: What the decoder wrote, without the segment's name.
         refusal: Why it is not used; None where it is.
-        delta_itc: ITC loss with it minus the baseline's (eq. 14), or with `alone` that of the segment minus that
-            of saying nothing; None where the text itself was refused.
+        delta_itc: ITC loss with it minus the baseline's (eq. 14), or with `alone` that of the segment minus
+            that of saying nothing; None where the text itself was refused.
         delta_itm: Matching score with it minus the baseline's (eq. 15); None where an earlier test failed.
         itm_score: Matching score of the text with it; None where an earlier test failed.
     """

@@ -149,11 +149,11 @@ class PairScorer:
 
     @torch.inference_mode()
     def itc_alone(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
-        """Return what each text adds to the ITC loss of saying nothing, with the image at its place in `rows`.
+        """Return what each text adds to the ITC loss of saying nothing; arguments as `itc`.
 
-        The text-to-image half of eq. 4 minus the logarithm of the candidates, which is the loss of a text that
-        tells no image apart: under 0 where the text fits this image better than the references' on average.
-        The other half contrasts with the references' texts, which are whole and so no measure for a part.
+        The text-to-image half of eq. 4 minus the logarithm of the candidates' number, which is the loss of a
+        text that tells no image apart: under 0 where the text fits this image better than the references' on
+        average. The other half contrasts with the references' texts, whole ones: no measure for a part.
         """
         loss_n = torch.empty(len(texts), device=self._device)
         for places, ids_nl, mask_nl in self._batches(texts):

@@ -4,8 +4,8 @@ Every segment is left out once. Where that lowers the ITC loss it is a candidate
 matching score as well, noise (eq. 11). T', the text without its noise, must beat T in both; else removals are
 taken back, the least helpful first.
 
-With `judge = "alone"` a segment is a candidate where it fits the image worse than others by itself, and T' need
-not beat T in ITC: a text encoder reads what most segments say, and hardly minds the one that does not fit.
+With `judge = "alone"` a segment is a candidate where by itself it fits the image worse than others, and T'
+need not beat T in ITC: a text encoder reads what most segments say, and hardly minds one that does not fit.
 """
 
 import math

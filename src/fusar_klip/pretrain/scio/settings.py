@@ -16,13 +16,13 @@ class ScioSettings(Settings):
     reconstruct: bool = True
     """Write noise anew, that of an earlier version too (stage 3)."""
     judge: Literal["left_out", "alone"] = "left_out"
-    """What the contrastive loss is asked of a segment: `left_out`, whether the text is better without it (eq. 10);
-    `alone`, whether it fits this image better than other images, with no other segment beside it."""
+    """What the contrastive loss is asked of a segment: `left_out`, whether the text is better without it
+    (eq. 10); `alone`, whether by itself it fits this image better than others."""
     itm: Literal["segment", "set", "off"] = "segment"
-    """Whether the matching score confirms each candidate (eq. 11), all of them together (Algorithm 1), or is not
-    asked: for models whose matching loss has not left that of guessing."""
+    """Whether the matching score confirms each candidate (eq. 11), all of them together (Algorithm 1), or is
+    not asked: for models whose matching loss is still that of guessing."""
     itm_for_all: bool = False
-    """Score segments that are no candidates, too, and with `off` all: tells more, costs more, decides nothing."""
+    """Score segments that need not be scored, too: tells more, costs more, decides nothing."""
     itc_margin: float = Field(default=0.0, ge=0)
     """Leaving a candidate out lowers the contrastive loss by more than this; the paper's is 0."""
     itm_margin: float = Field(default=0.0, ge=0, lt=1)
