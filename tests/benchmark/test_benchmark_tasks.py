@@ -1,5 +1,6 @@
 """Probes, fine-tuning, the loop, and the shipped suites."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -16,6 +18,7 @@ from fusar_klip.benchmark.classification_data import read_classification
 from fusar_klip.benchmark.finetune import augment, finetune
 from fusar_klip.benchmark.probes import held_out_fifth, knn, linear_probe
 from fusar_klip.benchmark.settings import FINETUNE_PRESETS, FinetuneRow, KnnRow, LinearProbeRow
+from fusar_klip.benchmark.squares import resized
 from fusar_klip.benchmark.subject import subject_names
 from fusar_klip.benchmark.suite import load_suite
 from fusar_klip.benchmark.training import FinetuneJob, fit, rate_share
@@ -102,6 +105,34 @@ def test_fine_tuning_learns_and_leaves_the_model_as_it_was(data_folder: Path, ru
     assert all(torch.equal(before[name], value) for name, value in model.network.state_dict().items())
     assert torch.equal(state, torch.random.get_rng_state())
     assert np.array_equal(finetune(model, data, row), probabilities)
+
+
+def test_chips_standardised_by_themselves_know_no_gain(data_folder: Path, tmp_path: Path, run: str) -> None:
+    row = FinetuneRow(task="finetune", epochs=3, learning_rate=3e-3, batch_size=9, shift=0.03, **COMMON)
+    assert row.standardise == "chip"
+    data = read_classification(row, data_folder / "chips")
+    images = []
+    for number, image in enumerate(data.images):
+        pixels = np.asarray(Image.open(image.file).convert("L"))
+        darker = tmp_path / f"{number}.png"
+        Image.fromarray(pixels // 2 + 40).save(darker)
+        images.append(dataclasses.replace(image, file=darker if image.part == "test" else image.file))
+    other = dataclasses.replace(data, images=images)
+    model = models.load(run)
+    for standardise, close in (("chip", True), ("model", False)):
+        asked = row.model_copy(update={"standardise": standardise})
+        difference = np.abs(finetune(model, data, asked) - finetune(model, other, asked)).max()
+        assert (difference < 0.05) == close, (standardise, difference)
+
+
+def test_the_centre_alone_is_seen(tmp_path: Path) -> None:
+    pixels = np.full((20, 41), 200, np.uint8)
+    pixels[5:15, 10:31] = 30
+    Image.fromarray(pixels).save(tmp_path / "chip.png")
+    for centre, values in ((1.0, {30, 200}), (0.5, {30})):
+        with resized([tmp_path / "chip.png"], models.Preprocess(8), centre) as squares:
+            assert squares.shape == (1, 8, 8)
+            assert values == {int(squares.min()), int(squares.max())}
 
 
 def test_augmentations_move_turn_and_amplify() -> None:

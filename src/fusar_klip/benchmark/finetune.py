@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 Batch = tuple[Tensor, Tensor]
 
 _TEST_BATCH = 64
+_LEAST_SPREAD = 1e-3
+"""Added to a chip's standard deviation: an empty chip stays finite."""
 
 
 def finetune(model: Klip | ZooEncoder, data: ClassificationData, row: FinetuneRow) -> NDArray[np.float64]:
@@ -36,14 +38,17 @@ def finetune(model: Klip | ZooEncoder, data: ClassificationData, row: FinetuneRo
         (N_test, K) class probabilities of the test part, read once, after the last epoch.
     """
     train, test = data.part("train"), data.part("test")
-    with resized(data.files, model.preprocess) as squares, seeded(row.seed, model.device):
+    with (
+        resized(data.files, model.preprocess, row.centre) as squares,
+        seeded(row.seed, model.device),
+    ):
         tower: Any = copy.deepcopy(model.network.image_tower)
         tower.reset_classifier(len(data.classes))
         # reset_classifier makes the head on the CPU, wherever the tower is.
         tower.to(model.device)
         losses = _fit(tower, squares, train, data.labels, model, row)
         logger.info("%s: the loss fell from %.4f to %.4f", data.facts, losses[0], losses[-1])
-        return _probabilities(tower, squares, test, model)
+        return _probabilities(tower, squares[test], model, row)
 
 
 def augment(squares: Squares, shift: float, gain: float, flips: Flips, rng: np.random.Generator) -> Squares:
@@ -79,7 +84,7 @@ def _fit(
         for start in range(0, steps * size, size):
             chosen = order[start : start + size]
             chips = augment(squares[chosen], row.shift, row.gain, row.flips, rng)
-            yield model.preprocess.standardise(chips), torch.from_numpy(labels[chosen])
+            yield _standardised(chips, model, row), torch.from_numpy(labels[chosen])
 
     def loss(batch: Batch) -> Tensor:
         images_b1ss, labels_b = (tensor.to(model.device) for tensor in batch)
@@ -91,14 +96,23 @@ def _fit(
     return fit(FinetuneJob(tower, groups, batches, steps, loss), row, "Fine-tuning, epochs")
 
 
+def _standardised(chips: Squares, model: Klip | ZooEncoder, row: FinetuneRow) -> Tensor:
+    """Return (B, C, S, S): as the model has learned it, and with `chip` then each chip by itself."""
+    images_bcss = model.preprocess.standardise(chips)
+    if row.standardise == "model":
+        return images_bcss
+    std_bcss, mean_bcss = torch.std_mean(images_bcss, dim=(2, 3), keepdim=True)
+    return (images_bcss - mean_bcss) / (std_bcss + _LEAST_SPREAD)
+
+
 @torch.inference_mode()
 def _probabilities(
-    tower: Any, squares: Squares, test: NDArray[np.int64], model: Klip | ZooEncoder
+    tower: Any, squares: Squares, model: Klip | ZooEncoder, row: FinetuneRow
 ) -> NDArray[np.float64]:
     parts = []
-    for start in range(0, len(test), _TEST_BATCH):
-        images_b1ss = model.preprocess.standardise(squares[test[start : start + _TEST_BATCH]])
-        logits_bk = tower(images_b1ss.to(model.device)).double()
+    for start in range(0, len(squares), _TEST_BATCH):
+        images_bcss = _standardised(squares[start : start + _TEST_BATCH], model, row)
+        logits_bk = tower(images_bcss.to(model.device)).double()
         parts.append(logits_bk.softmax(dim=1).cpu().numpy())
     return np.concatenate(parts)
 

@@ -15,6 +15,7 @@ from fusar_klip.config import Settings
 
 ClassMetric = Literal["top1", "top3", "macro_f1"]
 Flips = Literal["none", "horizontal", "all"]
+Standardise = Literal["model", "chip"]
 Missing = Literal["fail", "skip"]
 FinetunePreset = Literal["paper", "recommended"]
 
@@ -31,6 +32,8 @@ FINETUNE_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "shift": 0.0,
         "gain": 0.0,
         "flips": "none",
+        "standardise": "model",
+        "centre": 1.0,
     },
     # decisions.md: layer-wise decay and a lower rate; the augmentations keep a chip's class.
     "recommended": {
@@ -44,6 +47,8 @@ FINETUNE_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "shift": 0.08,
         "gain": 0.15,
         "flips": "none",
+        "standardise": "chip",
+        "centre": 1.0,
     },
 }
 
@@ -169,6 +174,11 @@ class FinetuneRow(ClassificationRow, TrainedRow):
     flips: Flips
     """Random flips: `horizontal` alone, or `all` eight flips and right-angle turns. They turn the look
     direction over too, so they are off unless a data set holds flipped chips itself."""
+    standardise: Standardise
+    """`model`: grey values as the model has learned them; `chip`: then each chip to mean 0 and spread 1, so
+    that another product's gain and offset do not count."""
+    centre: float = Field(gt=0, le=1)
+    """Share of each chip's width and height that is seen, around its centre, where the target stands."""
 
 
 class RetrievalRow(Row):
