@@ -14,10 +14,10 @@ Feature (brightness and shape) and Category of ground targets are not.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import pandas as pd
@@ -42,6 +42,13 @@ _FIRST_WORDS = re.compile(r"^[A-Z][a-z-]+")
 _KINDS = {"Airport", "Air", "Base", "International", "SAR"}
 
 
+class Truth(Protocol):
+    """What is known of a tile."""
+
+    def denies(self, field: str, task: str, text: str) -> bool | None:
+        """Tell whether a sentence of that field is false; None where it cannot be told."""
+
+
 @dataclass(frozen=True)
 class TileTruth:
     """What is there.
@@ -61,6 +68,14 @@ class TileTruth:
     targets: Sequence[Annotation]
     shares: dict[str, float]
     places: Collection[str]
+
+    def denies(self, field: str, task: str, text: str) -> bool | None:
+        """Tell whether a sentence is false; None where the truth cannot tell."""
+        if named_places(text) - set(self.places):
+            return True
+        if task == "terrain":
+            return _terrain(field, text.lower(), self)
+        return _target(field, task, text, self)
 
 
 def read_truth(dataset: Path, truth: Path) -> dict[str, TileTruth]:
@@ -94,16 +109,6 @@ def named_places(text: str) -> set[str]:
     rest = _FIRST_WORDS.sub("", text)
     words = {word for name in _PLACE.findall(rest) for word in name.split()}
     return {word for word in words if word[:1].isupper()} - _KINDS
-
-
-def is_false(field: str, task: str, text: str, truth: TileTruth) -> bool | None:
-    """Tell whether a sentence is false; None where the truth cannot tell."""
-    strange = named_places(text) - set(truth.places)
-    if strange:
-        return True
-    if task == "terrain":
-        return _terrain(field, text.lower(), truth)
-    return _target(field, task, text, truth)
 
 
 def _target(field: str, task: str, text: str, truth: TileTruth) -> bool | None:
@@ -223,10 +228,10 @@ def _shares(mask: Path, transform: Sequence[float], width: int, height: int) -> 
     return {name: float(counts[code]) for name, code in CODES.items()}
 
 
-def judge(texts: pd.DataFrame, truth: dict[str, TileTruth]) -> list[bool | None]:
-    """Return `is_false` of each row of a text version."""
+def judge_texts(texts: pd.DataFrame, truth: Mapping[str, Truth]) -> list[bool | None]:
+    """Return of each row of a text version whether it is false; None where nothing can be told."""
     rows = zip(texts["tile_id"], texts["field"], texts["task"], texts["text"], strict=True)
     return [
-        is_false(field, task, text, truth[tile_id]) if tile_id in truth else None
+        truth[tile_id].denies(field, task, text) if tile_id in truth else None
         for tile_id, field, task, text in rows
     ]
