@@ -214,7 +214,7 @@ DETECTION: Mapping[DetectionReader, tuple[ReadBoxes, Entry]] = {
             "AIR-SARShip",
             "`AIR-SARShip-2.0-xml/*.xml` (points) and `AIR-SARShip-2.0-data/*.tiff`, or side by side",
             "radars.ac.cn/web/data/getData?dataType=SARDataset_en",
-            "a public viewer of AIR-SARShip-2.0; 1.0's folders not found, side by side is tried",
+            "a public viewer of AIR-SARShip-2.0; a public loader of 1.0",
         ),
     ),
     "sar_aircraft": (

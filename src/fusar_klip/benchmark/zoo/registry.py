@@ -349,10 +349,10 @@ ZOO: Mapping[str, ZooModel] = {
         sources=(
             "zhangxiaosong18/hivit self_supervised/models/{models_hivit,models_hivit_mae}.py 2718339",
             "waterdisappear/SARATR-X README.md 259c5bb",
+            "yanglanshi/SARATR-X pre-training/models/models_hivit_mae.py ccb062c",
         ),
-        note="Its own model file was not found; by its README it is HiViT's, which starts from HiViT's "
-        "weights. Pixels in 0 to 1 (Normalize is commented out in its README); channels are read from the "
-        "file.",
+        note="Pixels in 0 to 1 (Normalize is commented out in its README); channels are read from the file. Its "
+        "own files were read in a public copy.",
     ),
     "sarmae": ZooModel(
         title="SARMAE",
