@@ -126,13 +126,18 @@ def benchmark(
         rows_run=run,
         rows_reused=len(plan) * len(names) - run,
         skipped=skipped,
-        headlines=[
-            {key: entry[key] for key in ("model", "task", "dataset", "split", "metric", "value")}
-            for section in sections
-            for entry in _entries(section)
-            if entry["metric"] == section.headline
-        ],
+        headlines=[headline for section in sections for headline in _headlines(section)],
     )
+
+
+def _headlines(section: Section) -> list[dict[str, str | float | None]]:
+    """Return each model's headline, as `BenchmarkSummary` has it."""
+    keys = ("model", "task", "dataset", "split", "metric", "value")
+    return [
+        {key: entry[key] for key in keys}
+        for entry in _entries(section)
+        if entry["metric"] == section.headline
+    ]
 
 
 def _refuse_what_cannot_run(checkpoints: Sequence[str], rows: Sequence[Row]) -> None:

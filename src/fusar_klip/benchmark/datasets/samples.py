@@ -5,6 +5,7 @@ Letters: N images, H and W an image's height and width.
 
 import csv
 import hashlib
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class DatasetNotFoundError(DatasetError):
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(ABC):
     """One image of a data set."""
 
     file: Path
@@ -41,9 +42,9 @@ class Sample:
     """Its path below the data set's folder, with forward slashes."""
 
     @property
+    @abstractmethod
     def truth(self) -> str:
         """What is to be predicted, in a form that tells any two truths apart."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

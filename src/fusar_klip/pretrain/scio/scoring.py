@@ -136,11 +136,7 @@ class PairScorer:
     def itc(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
         """Return the ITC loss of each text with the image at its place in `rows` (eq. 4, both directions)."""
         loss_n = torch.empty(len(texts), device=self._device)
-        for places, ids_nl, mask_nl in self._batches(texts):
-            of = [rows[place] for place in places]
-            text_ne = self._text_features([texts[place] for place in places], ids_nl, mask_nl)
-            own_n = (self._image_be[of] * text_ne).sum(1) / self._temperature
-            rival_images_n = self._log_sum(text_ne @ self._references.image_qe.T, self._own_bq[of])
+        for places, of, own_n, rival_images_n in self._against_images(texts, rows):
             # -log(e^s / (e^s + sum of rivals)) without the overflow that e^s invites at tau = 0.001.
             image_to_text = F.softplus(self._rivals_b[of] - own_n)
             text_to_image = F.softplus(rival_images_n - own_n)
@@ -156,13 +152,9 @@ class PairScorer:
         average. The other half contrasts with the references' texts, whole ones: no measure for a part.
         """
         loss_n = torch.empty(len(texts), device=self._device)
-        for places, ids_nl, mask_nl in self._batches(texts):
-            of = [rows[place] for place in places]
-            text_ne = self._text_features([texts[place] for place in places], ids_nl, mask_nl)
-            own_n = (self._image_be[of] * text_ne).sum(1) / self._temperature
-            rivals_n = self._log_sum(text_ne @ self._references.image_qe.T, self._own_bq[of])
+        for places, of, own_n, rival_images_n in self._against_images(texts, rows):
             candidates_n = 1 + (~self._own_bq[of]).sum(1)
-            loss_n[places] = F.softplus(rivals_n - own_n) - candidates_n.log()
+            loss_n[places] = F.softplus(rival_images_n - own_n) - candidates_n.log()
         return list(loss_n.tolist())
 
     @torch.inference_mode()
@@ -192,6 +184,18 @@ class PairScorer:
 
     def _looked_at(self, rows: Sequence[int]) -> ImageMemory:
         return self._memory.rows(torch.tensor(rows, dtype=torch.int64, device=self._device))
+
+    def _against_images(
+        self, texts: Sequence[Sequence[int]], rows: Sequence[int]
+    ) -> Iterator[tuple[list[int], list[int], Tensor, Tensor]]:
+        """Yield for batches of texts: places, rows, and over tau the similarity with the own image and the
+        log-sum of those with the references' images.
+        """
+        for places, ids_nl, mask_nl in self._batches(texts):
+            of = [rows[place] for place in places]
+            text_ne = self._text_features([texts[place] for place in places], ids_nl, mask_nl)
+            own_n = (self._image_be[of] * text_ne).sum(1) / self._temperature
+            yield places, of, own_n, self._log_sum(text_ne @ self._references.image_qe.T, self._own_bq[of])
 
     def _text_features(self, texts: Sequence[Sequence[int]], ids_nl: Tensor, mask_nl: Tensor) -> Tensor:
         if not self._is_late:
