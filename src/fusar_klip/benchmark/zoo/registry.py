@@ -351,8 +351,8 @@ ZOO: Mapping[str, ZooModel] = {
             "waterdisappear/SARATR-X README.md 259c5bb",
             "yanglanshi/SARATR-X pre-training/models/models_hivit_mae.py ccb062c",
         ),
-        note="Pixels in 0 to 1 (Normalize is commented out in its README); channels are read from the file. Its "
-        "own files were read in a public copy.",
+        note="Pixels in 0 to 1 (Normalize is commented out in its README); channels are read from the "
+        "file. Its own files were read in a public copy.",
     ),
     "sarmae": ZooModel(
         title="SARMAE",

@@ -188,8 +188,11 @@ class PairScorer:
     def _against_images(
         self, texts: Sequence[Sequence[int]], rows: Sequence[int]
     ) -> Iterator[tuple[list[int], list[int], Tensor, Tensor]]:
-        """Yield for batches of texts: places, rows, and over tau the similarity with the own image and the
-        log-sum of those with the references' images.
+        """Compare texts with images, batch by batch.
+
+        Yields:
+            Places among the texts; their rows; and, both over tau, the similarity with the own image and the
+            log-sum of those with the references' images.
         """
         for places, ids_nl, mask_nl in self._batches(texts):
             of = [rows[place] for place in places]
