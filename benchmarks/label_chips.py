@@ -68,13 +68,18 @@ class Facts:
 
     def denies(self, field: str, task: str, text: str) -> bool | None:
         """Tell whether a sentence of that field is false; None where it cannot be told."""
-        own = self.sentences[field]
-        if text == own or field != "Size":
-            return text != own
+        agrees = _letters(text) == _letters(self.sentences[field])
+        if agrees or field != "Size":
+            return not agrees
         numbers = [int(word) for word in text.split() if word.isdigit()]
         if not numbers:
             return None
         return abs(numbers[0] - self.length_m) > _LENGTH_OFF * self.length_m
+
+
+def _letters(text: str) -> str:
+    """Return letters and digits alone, small: all that a decoder tells apart."""
+    return "".join(letter for letter in text.lower() if letter.isalnum())
 
 
 def _aircraft(category: str, length_m: int, feature: str = _JET) -> Facts:
