@@ -19,7 +19,7 @@ _DPI = 110
 _CHIPS_A_ROW = 6
 _SPOKE_LETTERS = 24
 """Letters in a line of a radar chart's labels."""
-_UPRIGHT = 0.2
+_UPRIGHT = 0.1
 """Cosine of a spoke that stands upright, or sine of one that lies flat, up to which its label is centred."""
 
 
