@@ -42,9 +42,9 @@ HRSID_GSD_M = 3.0  # the set says 1 to 7 m, and not which image has which
 _NUMBERS = {number(count): count for count in range(200)}
 
 
-def counted_in(text: str) -> int:
-    """Return the number that a Count field starts with."""
-    return _NUMBERS[text.split()[0].lower()]
+def counted_in(text: str) -> int | None:
+    """Return the number that a Count field starts with; None where a decoder has written another word."""
+    return _NUMBERS.get(text.split()[0].lower())
 
 
 def judged_fields(tile: MeasuredTile, ships: Sequence[Annotation]) -> dict[str, bool]:
@@ -113,7 +113,7 @@ def measured_against_truth(
     for tile in (tile for family in measure_dataset(dataset, 1) for tile in family):
         ships = [a for a in truth.get(tile.tile.tile_id, []) if a.category == "ship"]
         free = [a for a in ships if a.state in FREE]
-        count = counted_in(tile.fields["Count"]) if tile.task == "marine_target" else 0
+        count = (counted_in(tile.fields["Count"]) if tile.task == "marine_target" else None) or 0
         if tile.task == "marine_target":
             found["free ships, tiles described as marine"].append(count - len(free))
             found["all ships, tiles described as marine"].append(count - len(ships))

@@ -123,6 +123,8 @@ def _target(field: str, task: str, text: str, truth: TileTruth) -> bool | None:
         return None
     if field == "Count":
         said = counted_in(text)
+        if said is None:
+            return None
         return all(abs(said - len(reading)) > max(1, 0.3 * len(reading)) for reading in readings)
     if field == "Location":
         said_regions = _regions(text)
