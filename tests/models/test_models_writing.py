@@ -58,7 +58,7 @@ def test_an_answer_ends_after_its_spans(network: KlipNetwork, texts: tuple[Tenso
     sep = network.special.sep_id
     with torch.no_grad():
         # A decoder that would rather stop than not.
-        network.decoder.cls.predictions.bias[sep] += 2.5
+        network.decoder.cls.predictions.bias[sep] += 4
     for beams in (1, 3):
         answers = network.write(ids, mask, network.look(tokens), spans=2, max_tokens=40, beams=beams)
         assert [answer.count(sep) for answer in answers] == [2, 2, 2]
