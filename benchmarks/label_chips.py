@@ -22,6 +22,7 @@ from shapely import box
 from fusar_klip.benchmark.classification_data import read_classification
 from fusar_klip.benchmark.datasets.catalogue import ClassificationReader
 from fusar_klip.benchmark.settings import KnnRow
+from fusar_klip.benchmark.squares import central_part
 from fusar_klip.catalog import TEXT_SCHEMA, TILE_SCHEMA, write_manifest, write_texts, write_tiles
 
 # By length, a class is told apart from another one if they differ by so much.
@@ -137,7 +138,8 @@ def write_label_chips(dataset: Path, data: Path) -> Mapping[str, Facts]:
             truth[tile_id] = facts
             chip = dataset / "tiles" / folder / image.name
             if not chip.exists():
-                _write_centre(image.file, chip, CENTRE[folder])
+                chip.parent.mkdir(parents=True, exist_ok=True)
+                central_part(image.file, CENTRE[folder]).convert("L").save(chip, quality=95)
             tiles.append(_tile(tile_id, folder, f"tiles/{folder}/{image.name}", chip, image.name in tested))
             texts += [
                 {
@@ -158,15 +160,6 @@ def write_label_chips(dataset: Path, data: Path) -> Mapping[str, Facts]:
         write_texts(dataset, "v000", rows, parent=None, maker={"verb": "label_chips"})
         write_manifest(dataset, {"tiles": len(tiles)})
     return truth
-
-
-def _write_centre(file: Path, chip: Path, share: float) -> None:
-    """Write that share of an image's width and height, around its centre."""
-    chip.parent.mkdir(parents=True, exist_ok=True)
-    with Image.open(file) as image:
-        width, height = (round(share * side) for side in image.size)
-        left, top = (image.width - width) // 2, (image.height - height) // 2
-        image.convert("L").crop((left, top, left + width, top + height)).save(chip, quality=95)
 
 
 def _tile(tile_id: str, folder: str, path: str, file: Path, tested: bool) -> dict[str, object]:

@@ -27,11 +27,12 @@ def resized(files: Sequence[Path], preprocess: Preprocess, centre: float = 1.0) 
     with tempfile.TemporaryDirectory() as folder:
         squares = np.lib.format.open_memmap(Path(folder) / "squares.npy", "w+", np.uint8, shape)
         for square, file in zip(squares, files, strict=True):
-            square[:] = preprocess.resize(file if centre == 1 else _centre(file, centre))
+            square[:] = preprocess.resize(file if centre == 1 else central_part(file, centre))
         yield squares
 
 
-def _centre(file: Path, share: float) -> Image.Image:
+def central_part(file: Path, share: float) -> Image.Image:
+    """Return `share` of an image's width and height, around its centre."""
     with Image.open(file) as image:
         width, height = (max(1, round(share * side)) for side in image.size)
         left, top = (image.width - width) // 2, (image.height - height) // 2

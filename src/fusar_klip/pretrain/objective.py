@@ -201,12 +201,9 @@ class Objective(nn.Module):
             text_to_image_ba = similarities(text_be, gathered(image_be)) / network.temperature
             key_b = _text_keys(batch.text, batch.text_mask)
             fits_ba = key_b[:, None] == gathered(key_b)
-            wrong_text_b, wrong_image_b = (
-                hard_negatives(similarity_ba, batch.tile_ids, all_ids_a, uniform_b, fits_ba)
-                for similarity_ba, uniform_b in zip(
-                    (image_to_text_ba, text_to_image_ba), batch.draws.unbind(1), strict=True
-                )
-            )
+            ids = batch.tile_ids, all_ids_a
+            wrong_text_b = hard_negatives(image_to_text_ba, *ids, batch.draws[:, 0], fits_ba)
+            wrong_image_b = hard_negatives(text_to_image_ba, *ids, batch.draws[:, 1], fits_ba)
             # Where all images of a batch are the same one, or say the same, there is no wrong pair.
             labels_p = torch.cat([true_b, *(_no_match(wrong_b) for wrong_b in (wrong_text_b, wrong_image_b))])
             wrong_text_b, wrong_image_b = wrong_text_b.clamp(min=0), wrong_image_b.clamp(min=0)

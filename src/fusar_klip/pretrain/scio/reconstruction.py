@@ -54,6 +54,7 @@ class _Draft:
     shown: dict[int, list[int]]
     """Segments of the text as it is now, by place."""
     itc: float = 0.0
+    """Loss to beat; with `alone` it stays 0, which is saying nothing."""
     itm: float = 0.0
     done: list[Reconstruction] = field(default_factory=list)
 
@@ -173,10 +174,10 @@ def _judge(scorer: PairScorer, proposals: Sequence[_Proposal], settings: ScioSet
     rows = [p.draft.row for p in sound]
     candidates = [p.draft.ids_with(scorer, p.place, p.segment) for p in sound]
     if settings.judge == "alone":
-        deltas = scorer.itc_alone([scorer.tokenizer.join([p.segment]) for p in sound], rows)
+        losses = scorer.itc_alone([scorer.tokenizer.join([p.segment]) for p in sound], rows)
     else:
         losses = scorer.itc(candidates, rows)
-        deltas = [loss - p.draft.itc for p, loss in zip(sound, losses, strict=True)]
+    deltas = [loss - p.draft.itc for p, loss in zip(sound, losses, strict=True)]
     better = [i for i, delta in enumerate(deltas) if delta < 0]
     score_of: dict[int, float] = {}
     if settings.itm != "off":
@@ -185,7 +186,7 @@ def _judge(scorer: PairScorer, proposals: Sequence[_Proposal], settings: ScioSet
     for proposal in proposals:
         if proposal.refusal is not None:
             proposal.draft.done.append(Reconstruction(proposal.place, proposal.text, proposal.refusal))
-    for i, (proposal, delta_itc) in enumerate(zip(sound, deltas, strict=True)):
+    for i, (proposal, loss, delta_itc) in enumerate(zip(sound, losses, deltas, strict=True)):
         draft, score = proposal.draft, score_of.get(i)
         delta_itm = None if score is None else score - draft.itm
         refusal: Refusal | None = None
@@ -197,4 +198,5 @@ def _judge(scorer: PairScorer, proposals: Sequence[_Proposal], settings: ScioSet
         if refusal is None:
             draft.shown[proposal.place] = proposal.segment
             if settings.baseline == "filtered":
-                draft.itc, draft.itm = draft.itc + delta_itc, draft.itm if score is None else score
+                draft.itm = draft.itm if score is None else score
+                draft.itc = loss if settings.judge == "left_out" else draft.itc
