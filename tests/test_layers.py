@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "fusar_klip"
-FOUNDATION = {"errors", "files", "config", "progress", "catalog"}
+FOUNDATION = {"errors", "files", "config", "progress", "catalog", "pixels"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "progress": set(),
     "config": {"errors", "files"},
     "catalog": {"errors", "files"},
+    "pixels": {"errors"},
     "tiles": FOUNDATION,
     "export": FOUNDATION,
     "simulate": {*FOUNDATION, "tiles.gazetteer", "tiles.platforms"},

@@ -21,11 +21,11 @@ from fusar_klip.benchmark.datasets.catalogue import (
     read_segmentation,
 )
 from fusar_klip.benchmark.datasets.masks import BINARY
-from fusar_klip.benchmark.datasets.pixels import read_grey
 from fusar_klip.benchmark.datasets.samples import IGNORED, DatasetNotFoundError, read_mask
 from fusar_klip.benchmark.language.llm import picture_of
 from fusar_klip.benchmark.pictures import decode, thumbnail
 from fusar_klip.errors import DatasetError
+from fusar_klip.pixels import read_grey
 
 DOCS = Path(__file__).parents[2] / "docs" / "benchmark.md"
 

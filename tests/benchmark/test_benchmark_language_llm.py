@@ -145,5 +145,5 @@ def test_pictures_are_made_smaller_and_never_larger(tmp_path: Path) -> None:
             assert (image.size, image.mode) == (size, "L")
         assert picture == picture_of(tmp_path / "a.jpg", side)
     (tmp_path / "c.png").write_bytes(b"no image")
-    with pytest.raises(DatasetError, match="take it out of the set"):
+    with pytest.raises(DatasetError, match="replace or remove it"):
         picture_of(tmp_path / "c.png", 50)

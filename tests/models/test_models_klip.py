@@ -164,15 +164,26 @@ def test_weights_of_another_shape(run: Path) -> None:
 def test_bad_images(tmp_path: Path) -> None:
     preprocess = Preprocess(32)
     (tmp_path / "text.tif").write_text("no image")
-    with pytest.raises(DatasetError, match="cannot be read as an image"):
+    with pytest.raises(DatasetError, match="no image that can be read"):
         preprocess(tmp_path / "text.tif")
     with pytest.raises(DatasetError, match="no image at"):
         preprocess(tmp_path / "missing.tif")
-    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.tif")
-    with pytest.raises(DatasetError, match="not 8-bit"):
-        preprocess(tmp_path / "deep.tif")
     with pytest.raises(DatasetError, match="uint8"):
         preprocess(np.zeros((4, 4), np.float32))
+
+
+def test_chips_of_any_depth_are_mapped_to_amplitude(tmp_path: Path) -> None:
+    """16-bit chips differ from those of 8 bits by their scale alone: three times the mean is white."""
+    grey = np.array([[0, 10], [20, 30]], np.uint8).repeat(16, 0).repeat(16, 1)  # its mean is 15
+    deep = grey.astype(np.uint16) * 300
+    Image.fromarray(deep).save(tmp_path / "deep.tif")
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.fromarray(deep.astype(np.float32)).save(tmp_path / "float.tif")
+    expected = np.rint(grey * (255 / 45)).astype(np.uint8)
+    for image in (tmp_path / "deep.tif", str(tmp_path / "deep.png"), tmp_path / "float.tif"):
+        assert np.array_equal(Preprocess(32).resize(image), expected)
+    with Image.open(tmp_path / "deep.png") as picture:
+        assert np.array_equal(Preprocess(32).resize(picture), expected)
 
 
 def test_whatever_the_damage_does_to_the_reader_one_sentence_says_it(tmp_path: Path) -> None:
@@ -185,7 +196,7 @@ def test_whatever_the_damage_does_to_the_reader_one_sentence_says_it(tmp_path: P
         Preprocess(32)(tmp_path / "huge.bmp")
     (tmp_path / "odd.ppm").write_bytes(b"P5 4 x4 255 " + bytes(16))
     for name in ("odd.ppm", "a\0b.png"):
-        with pytest.raises(DatasetError, match=r"cannot be read as an image .*: replace or remove it"):
+        with pytest.raises(DatasetError, match=r"no image that can be read.*: replace or remove it"):
             Preprocess(32)(tmp_path / name)
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (20, 20), np.uint8)).save(tmp_path / "good.tif")

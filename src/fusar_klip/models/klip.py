@@ -52,7 +52,7 @@ class Klip:
         """Return (N, E) float32, L2-normalised: each image's place among the texts.
 
         Raises:
-            DatasetError: An image cannot be read, or is not 8-bit.
+            DatasetError: An image cannot be read.
         """
         parts = [self.network.image_features(tokens) for tokens in self._image_tokens(images)]
         return _stack(parts, self.network.settings.embed_dim)
@@ -62,7 +62,7 @@ class Klip:
         """Return (N, W) float32: the image tower's class token before the projection, for probes.
 
         Raises:
-            DatasetError: An image cannot be read, or is not 8-bit.
+            DatasetError: An image cannot be read.
         """
         parts = [tokens[:, 0] for tokens in self._image_tokens(images)]
         return _stack(parts, self.network.settings.image_width)
@@ -111,7 +111,7 @@ class Klip:
 
         Raises:
             CheckpointError: The model was fine-tuned on questions.
-            DatasetError: The image cannot be read, or is not 8-bit.
+            DatasetError: The image cannot be read.
         """
         if self.speaks is not None and self.speaks.of != "captions":
             raise CheckpointError(
@@ -131,7 +131,7 @@ class Klip:
 
         Raises:
             CheckpointError: The model was not fine-tuned on questions.
-            DatasetError: The image cannot be read, or is not 8-bit.
+            DatasetError: The image cannot be read.
         """
         if self.speaks is None or self.speaks.of != "questions":
             raise CheckpointError(

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from fusar_klip.errors import CheckpointError, DatasetError
 from fusar_klip.files import write_json
+from fusar_klip.pixels import read_grey, to_grey
 
 ImageInput: TypeAlias = str | Path | npt.NDArray[np.uint8] | Image.Image
-"""The path of a file that Pillow reads, (H, W) or (H, W, 3) uint8, or a picture."""
+"""The path of an image of any depth (`pixels.read_grey`), (H, W) or (H, W, 3) uint8, or a picture."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Preprocess:
         """Return (1, size, size) float32.
 
         Raises:
-            DatasetError: The image cannot be read, or is not 8-bit.
+            DatasetError: The image cannot be read.
         """
         return self.standardise(self.resize(image)[None])[0]
 
@@ -85,7 +86,7 @@ class Preprocess:
 
 def _grey(image: ImageInput) -> Image.Image:
     if isinstance(image, Image.Image):
-        return _as_grey(image, "the picture")
+        return Image.fromarray(to_grey(image))
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
             raise DatasetError(
@@ -93,22 +94,4 @@ def _grey(image: ImageInput) -> Image.Image:
                 "map it to 8 bits first"
             )
         return Image.fromarray(image).convert("L")
-    try:
-        with Image.open(image) as file:
-            return _as_grey(file, str(image))
-    except DatasetError:
-        raise
-    except FileNotFoundError:
-        raise DatasetError(f"no image at {image}: give the path of a tile, PNG or JPEG") from None
-    except Image.DecompressionBombError as error:
-        raise DatasetError(
-            f"{image} is too large to be read whole, or damaged ({error}): cut it with fusar-klip build first"
-        ) from error
-    except Exception as error:  # Pillow raises what the damage happens to cause
-        raise DatasetError(f"{image} cannot be read as an image ({error}): replace or remove it") from error
-
-
-def _as_grey(image: Image.Image, name: str) -> Image.Image:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        raise DatasetError(f"{name} is not 8-bit (mode {image.mode}): cut it with fusar-klip build first")
-    return image.convert("L")
+    return Image.fromarray(read_grey(Path(image)))

@@ -65,7 +65,7 @@ def search(index: Path, query: str, *, bbox: BBox | None = None, top: int = 10) 
     Raises:
         SearchError: The index, the query, the box or `top` is wrong, no tile lies in the box, or the index's
             checkpoint is gone or has changed.
-        DatasetError: The query's image cannot be read, or is not 8-bit.
+        DatasetError: The query's image cannot be read.
         CheckpointError: The checkpoint does not load.
     """
     if top < 1:
@@ -107,7 +107,7 @@ def embed_query(opened: OpenIndex, query: str) -> Embeddings:
     Raises:
         SearchError: The query is empty, names an image that is not there, or the index's checkpoint is gone
             or has changed.
-        DatasetError: The image cannot be read, or is not 8-bit.
+        DatasetError: The image cannot be read.
     """
     words = query.strip()
     if not words:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from fusar_klip.benchmark.datasets.pixels import image_size
 from fusar_klip.benchmark.datasets.samples import (
     IMAGE_SUFFIXES,
     AnnotatedImage,
@@ -23,6 +22,7 @@ from fusar_klip.benchmark.datasets.samples import (
     images_in,
 )
 from fusar_klip.errors import DatasetError
+from fusar_klip.pixels import image_size
 
 IMAGE_FOLDERS = ("images", "JPEGImages", "Images", ".")
 PART_NAMES: Mapping[str, Part] = {

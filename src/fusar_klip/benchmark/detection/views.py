@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fusar_klip.benchmark.datasets.pixels import read_grey
 from fusar_klip.benchmark.datasets.samples import AnnotatedImage
 from fusar_klip.benchmark.settings import Flips
+from fusar_klip.pixels import read_grey
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fusar_klip.benchmark.datasets.pixels import read_grey
 from fusar_klip.benchmark.datasets.samples import IGNORED, ClassTable, MaskedImage, read_mask
 from fusar_klip.benchmark.settings import Flips
 from fusar_klip.errors import DatasetError
+from fusar_klip.pixels import read_grey
 
 Pixels = NDArray[np.uint8]
 

@@ -107,7 +107,7 @@ class ZooEncoder:
         """Return (N, W) float32: the pooled feature of the registry, before any projection.
 
         Raises:
-            DatasetError: An image cannot be read, or is not 8-bit.
+            DatasetError: An image cannot be read.
         """
         return _array([self.network.features(batch) for batch in self._batches(images)])
 
@@ -117,7 +117,7 @@ class ZooEncoder:
 
         Raises:
             CheckpointError: It has no text tower.
-            DatasetError: An image cannot be read, or is not 8-bit.
+            DatasetError: An image cannot be read.
         """
         self._text_side()
         network = self.network
