@@ -1,3 +1,4 @@
+import json
 import logging
 import math
 import sys
@@ -352,3 +353,12 @@ def test_the_shipped_configurations() -> None:
     assert fast == validate_settings(PretrainSettings, late)
     tiny = load_settings(PretrainSettings, CONFIGS / "pretrain_tiny.toml")
     assert tiny.architecture == MODELS["tiny"]
+
+
+def test_every_line_of_the_metrics_is_json(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.append_metrics({"step": 3, "loss": math.nan, "gradient_norm": math.inf, "texts": "v001"})
+    (line,) = folder.metrics.read_text().splitlines()
+    assert json.loads(line, parse_constant=pytest.fail) == {
+        "step": 3, "loss": None, "gradient_norm": None, "texts": "v001",
+    }  # fmt: skip

@@ -11,6 +11,7 @@ state/training.pt   network, momentum towers, queue, optimiser, step, SCIO's tex
 """
 
 import json
+import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -148,10 +149,14 @@ class RunFolder:
         write_json(self.data, dict(data))
         dump_settings(settings, self.config)
 
-    def append_metrics(self, values: Mapping[str, float]) -> None:
-        """Add one line to metrics.jsonl."""
+    def append_metrics(self, values: Mapping[str, Any]) -> None:
+        """Add one line to metrics.jsonl; numbers that are not finite, which JSON has not, become null."""
+        line = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
         with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(values)) + "\n")
+            file.write(json.dumps(line, allow_nan=False) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the lines of metrics.jsonl; a line that a crash cut short is left out."""
