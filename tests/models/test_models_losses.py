@@ -194,6 +194,18 @@ def test_hard_negatives_follow_the_softmax_of_the_similarity() -> None:
     assert share.tolist() == pytest.approx([0.0, 0.25, 0.75, 0.0], abs=0.001)
 
 
+@pytest.mark.parametrize("hard_share", [0.0, 0.25, 0.5])
+def test_a_share_of_the_negatives_is_drawn_whatever_the_similarity(hard_share: float) -> None:
+    similarity = torch.tensor([[9.0, 0.0, math.log(3.0), -math.inf]]).expand(4000, 4)
+    fits = torch.tensor([False, False, False, True]).expand(4000, 4)
+    uniform = torch.arange(4000) / 4000
+    ids = torch.zeros(4000, dtype=torch.int64)
+    drawn = hard_negatives(similarity, ids, torch.arange(4), uniform, fits, hard_share)
+    share = torch.bincount(drawn, minlength=4) / 4000
+    expected = [0.0, *(hard_share * p + (1 - hard_share) * 0.5 for p in (0.25, 0.75)), 0.0]
+    assert share.tolist() == pytest.approx(expected, abs=0.001)
+
+
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
 def test_hard_negatives_fall_back_to_uniform(broken: float) -> None:
     similarity = torch.full((3000, 4), broken)

@@ -69,13 +69,18 @@ def make_queue() -> FeatureQueue:
 
 
 def losses_of(
-    network: KlipNetwork, batch: Batch, alpha: float = 0.4, queue: FeatureQueue | None = None
+    network: KlipNetwork,
+    batch: Batch,
+    alpha: float = 0.4,
+    queue: FeatureQueue | None = None,
+    hard_share: float = 1.0,
 ) -> Losses:
     queue = queue if queue is not None else make_queue()
     torch.manual_seed(2)
     momentum = MomentumTowers(make_network(network.settings.fusion_layers))
     image, text = momentum.features(batch.images, batch.text, batch.text_mask)
-    losses: Losses = Objective(network)(batch, image, text, queue.image_qe, queue.text_qe, queue.ids_q, alpha)
+    objective = Objective(network, hard_share=hard_share)
+    losses: Losses = objective(batch, image, text, queue.image_qe, queue.text_qe, queue.ids_q, alpha)
     return losses
 
 

@@ -22,19 +22,21 @@ IDS = [4, 9, 3, 7, 8, 5]
 fusions = pytest.mark.parametrize("fusion_layers", [None, 1])
 
 
+@pytest.mark.parametrize("hard_share", [1.0, 0.2])
 @fusions
 @torch.no_grad()
-def test_the_losses_are_those_of_each_pair_by_itself(fusion_layers: int | None) -> None:
+def test_the_losses_are_those_of_each_pair_by_itself(fusion_layers: int | None, hard_share: float) -> None:
     network = ranks.make_network(fusion_layers).eval()
     batch, queue = ranks.make_batch(IDS), FeatureQueue(0, 8)
-    losses = ranks.losses_of(network, batch, alpha=0.0, queue=queue)
+    losses = ranks.losses_of(network, batch, alpha=0.0, queue=queue, hard_share=hard_share)
     rows = [ranks.make_batch([tile]) for tile in IDS]
     tokens = [network.image_tokens(row.images) for row in rows]
     image = torch.cat([network.image_features(one) for one in tokens])
     text = torch.cat([network.text_features(row.text, row.text_mask) for row in rows])
     similarity = image.float() @ text.float().T / network.temperature
-    wrong_text = hard_negatives(similarity, batch.tile_ids, batch.tile_ids, batch.draws[:, 0]).tolist()
-    wrong_image = hard_negatives(similarity.T, batch.tile_ids, batch.tile_ids, batch.draws[:, 1]).tolist()
+    ids = batch.tile_ids, batch.tile_ids
+    wrong_text = hard_negatives(similarity, *ids, batch.draws[:, 0], None, hard_share).tolist()
+    wrong_image = hard_negatives(similarity.T, *ids, batch.draws[:, 1], None, hard_share).tolist()
     itm, mlm = [], []
     for place, row in enumerate(rows):
         for words, look, label in (

@@ -131,6 +131,29 @@ def test_alone_the_new_segment_is_what_is_tested(tokenizer: Tokenizer) -> None:
     assert script.masked[1].startswith("count: 5 ships")
 
 
+def test_alone_the_segment_has_to_match_better_than_a_guess(tokenizer: Tokenizer) -> None:
+    class Table(Script):
+        def itm(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
+            scores = {"count: 5 ships": 0.4, "size: 80 m long": 0.3}
+            return [scores[self.tokenizer.decode(ids)] for ids in texts]
+
+    text = ImageText(tokenizer.segments(TEXTS, 64), (True,) * 4)
+    script = Table(tokenizer, ["5 ships", "80 m long"], {"5 ships": 1, "80 m": 1})
+    (written,) = reconstruct(script, [text], [(0, 1)], ScioSettings(judge="alone"))  # type: ignore[arg-type]
+    assert [one.refusal for one in written] == [None, "ITM"]
+    assert [one.delta_itm for one in written] == pytest.approx([0.4 - 1 / 3, 0.3 - 1 / 3])
+    assert [one.itm_score for one in written] == [0.4, 0.3]
+
+
+@pytest.mark.parametrize("judge", ["left_out", "alone"])
+def test_a_margin_has_to_be_beaten_by_more(tokenizer: Tokenizer, judge: str) -> None:
+    for margin, refusal in ((0.9, None), (1.0, "ITC")):
+        (one,), _ = run(
+            tokenizer, ["5 ships"], {"5 ships": 1}, (0,), judge=judge, reconstruction_margin=margin
+        )
+        assert one.refusal == refusal
+
+
 def test_what_no_reader_would_want_is_refused(tokenizer: Tokenizer) -> None:
     sep, unknown = tokenizer.sep_id, tokenizer.vocabulary.index(UNKNOWN)
     (ships,) = tokenizer.segments(["ships"], 60)

@@ -295,16 +295,22 @@ def test_with_the_score_off_the_loss_decides_alone(seed: int, count: int) -> Non
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 10**6), st.integers(2, 8))
-def test_alone_the_score_still_confirms_each_and_the_whole(seed: int, count: int) -> None:
+def test_alone_the_score_of_the_segment_itself_confirms(seed: int, count: int) -> None:
     table = Table(seed, 0.0)
-    (found,) = screened(table, [count], judge="alone")
-    everything = list(range(count))
-    against = {p for p in everything if table.loss([p]) > 0.5}
+    (found,) = screened(table, [count], judge="alone", itm_margin=0.1)
+    against = {p for p in range(count) if table.loss([p]) > 0.5}
     assert {p for p, delta in found.delta_itc.items() if delta < 0} == against
-    assert set(found.noise) <= {p for p in against if found.delta_itm[p] > 0}
-    if len(found.noise) > 1:
-        left = [p for p in everything if p not in found.noise]
-        assert table.score(left) > table.score(everything)
+    assert found.delta_itm == {p: 1 / 3 - table.score([p]) for p in against}
+    confirmed = {p for p in against if table.score([p]) < 1 / 3 - 0.1}
+    if len(confirmed) < count:
+        assert set(found.noise) == confirmed
+    assert len(found.noise) < count
+    assert found.itm_score is None
+
+
+def test_alone_there_is_no_set_to_confirm() -> None:
+    with pytest.raises(ValueError, match="use itm=segment or itm=off"):
+        ScioSettings(judge="alone", itm="set")
 
 
 @settings(deadline=None, max_examples=100)

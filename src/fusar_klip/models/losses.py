@@ -11,6 +11,10 @@ from torch import Tensor
 IGNORED = -100
 """The label of a position that does not count in `mlm_loss`."""
 
+TRUE_PAIRS = 1 / 3
+"""Share of true pairs in ITM, where each has a wrong text and a wrong image beside it: the matching score of
+what a model cannot tell."""
+
 
 def itc_loss(
     image_be: Tensor,
@@ -77,13 +81,14 @@ def hard_negatives(
     candidate_ids_n: Tensor,
     uniform_b: Tensor,
     fits_bn: Tensor | None = None,
+    hard_share: float = 1.0,
 ) -> Tensor:
     """Choose for each row one candidate of another image, the likelier the more similar.
 
     By the inverse of the cumulated weights at `uniform_b`, candidates in the order of their ids: what is
     chosen depends neither on a generator's state nor on how a batch is divided among processes. Weights are
-    the row's softmax; where they are not finite or all zero, every candidate of another image is equally
-    likely (decisions.md, "ITM negatives").
+    the row's softmax, to the part of `hard_share`; for the rest, and where they are not finite or all zero,
+    every candidate of another image is equally likely (decisions.md, "ITM negatives").
 
     Args:
         similarity_bn: Similarities over temperature.
@@ -91,6 +96,7 @@ def hard_negatives(
         candidate_ids_n: int64, the image of each candidate.
         uniform_b: Drawn from [0, 1).
         fits_bn: bool, further candidates that are no wrong pair, such as equal texts of other images.
+        hard_share: Chance, 0 to 1, that the similarity has a say.
 
     Returns:
         (B,) int64, places among the candidates; -1 where none is a wrong pair.
@@ -102,7 +108,9 @@ def hard_negatives(
     logits_bn = similarity_bn[:, order_n].double().masked_fill(~other_bn, -torch.inf)
     weight_bn = F.softmax(logits_bn, dim=1)
     usable_b1 = weight_bn.isfinite().all(1, keepdim=True) & (weight_bn.sum(1, keepdim=True) > 0)
-    total_bn = torch.where(usable_b1, weight_bn, other_bn.double()).cumsum(1)
+    even_bn = other_bn.double() / other_bn.sum(1, keepdim=True).clamp(min=1)
+    mixed_bn = hard_share * weight_bn + (1 - hard_share) * even_bn
+    total_bn = torch.where(usable_b1, mixed_bn, even_bn).cumsum(1)
     # The first place whose sum is over the mark: one of weight 0 adds nothing and is never that place.
     mark_b1 = uniform_b[:, None].double() * total_bn[:, -1:]
     place_b = torch.searchsorted(total_bn, mark_b1, right=True).squeeze(1)

@@ -82,7 +82,10 @@ class Learner:
             self.network.compile_layers()
         self._tokenizer = tokenizer
         self._objective = sharding.distributed(
-            Objective(self.network), self.momentum, settings.parallel, ranks
+            Objective(self.network, hard_share=settings.matching.hard_share),
+            self.momentum,
+            settings.parallel,
+            ranks,
         )
         self._descent = Descent(self.network, self._objective, settings, ranks)
         self.guard = self._descent.guard

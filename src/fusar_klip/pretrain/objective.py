@@ -122,11 +122,13 @@ class Objective(nn.Module):
 
     Args:
         network: The network in training.
+        hard_share: Of ITM's wrong pairs; see `hard_negatives`.
     """
 
-    def __init__(self, network: KlipNetwork) -> None:
+    def __init__(self, network: KlipNetwork, *, hard_share: float = 1.0) -> None:
         super().__init__()
         self.network = network
+        self._hard_share = hard_share
 
     def forward(
         self,
@@ -191,7 +193,7 @@ class Objective(nn.Module):
         text_be: Tensor,
         all_ids_a: Tensor,
     ) -> Tensor:
-        """Return ITM of true pairs, images with hard wrong texts, and texts with hard wrong images."""
+        """Return ITM of true pairs, images with wrong texts, and texts with wrong images."""
         network, rows = self.network, len(batch.tile_ids)
         true_b = torch.ones_like(batch.tile_ids)
         if len(all_ids_a) == 1:
@@ -202,8 +204,12 @@ class Objective(nn.Module):
             key_b = _text_keys(batch.text, batch.text_mask)
             fits_ba = key_b[:, None] == gathered(key_b)
             ids = batch.tile_ids, all_ids_a
-            wrong_text_b = hard_negatives(image_to_text_ba, *ids, batch.draws[:, 0], fits_ba)
-            wrong_image_b = hard_negatives(text_to_image_ba, *ids, batch.draws[:, 1], fits_ba)
+            wrong_text_b = hard_negatives(
+                image_to_text_ba, *ids, batch.draws[:, 0], fits_ba, self._hard_share
+            )
+            wrong_image_b = hard_negatives(
+                text_to_image_ba, *ids, batch.draws[:, 1], fits_ba, self._hard_share
+            )
             # Where all images of a batch are the same one, or say the same, there is no wrong pair.
             labels_p = torch.cat([true_b, *(_no_match(wrong_b) for wrong_b in (wrong_text_b, wrong_image_b))])
             wrong_text_b, wrong_image_b = wrong_text_b.clamp(min=0), wrong_image_b.clamp(min=0)

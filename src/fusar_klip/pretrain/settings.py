@@ -58,6 +58,14 @@ class ContrastSettings(Settings):
     """Share of its own weights that a momentum tower keeps at each step."""
 
 
+class MatchingSettings(Settings):
+    """ITM's wrong pairs."""
+
+    hard_share: float = Field(default=1.0, ge=0, le=1)
+    """Share of the wrong pairs that are drawn by their similarity; the others are any. The paper's is 1, and
+    teaches nothing while ITC tells all that fusion knows: use less where `loss_itm` stays at 0.637."""
+
+
 class LossSettings(Settings):
     """lambda_1 to lambda_3 of eq. 7."""
 
@@ -118,6 +126,8 @@ class PretrainSettings(Settings):
     """Masks of MLM."""
     contrast: ContrastSettings = ContrastSettings()
     """ITC."""
+    matching: MatchingSettings = MatchingSettings()
+    """ITM."""
     loss: LossSettings = LossSettings()
     """Weights of the losses."""
     optimizer: OptimizerSettings = OptimizerSettings()

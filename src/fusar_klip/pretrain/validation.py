@@ -56,7 +56,7 @@ def _recalls(klip: Klip, tiles: TextedTiles) -> dict[str, float]:
 @torch.inference_mode()
 def _losses(learner: Learner, network: KlipNetwork, batches: Batches) -> dict[str, float]:
     """Return the mean losses: no queue, no distillation, and the same masks and negatives every time."""
-    objective = Objective(network).eval()
+    objective = Objective(network, hard_share=learner.settings.matching.hard_share).eval()
     no_queue = FeatureQueue(0, network.settings.embed_dim, learner.device)
     rows = []
     for step in range(min(batches.steps_per_epoch, _LOSS_BATCHES)):

@@ -2,14 +2,16 @@
 
 A noise segment becomes its name and one [MASK]; the decoder writes it from the image and from T'. Segments
 are rebuilt one at a time, and each is accepted on its own: the text with it must have the lower ITC loss and
-the higher matching score. Where it fails, T' stays. With `judge = "alone"` the ITC test is whether the new
-segment by itself fits the image better than others; with `itm = "off"` there is no second test.
+the higher matching score. Where it fails, T' stays. With `judge = "alone"` both tests are asked of the new
+segment by itself: whether it fits the image better than others, and matches better than a guess; with
+`itm = "off"` there is no second test.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fusar_klip.models.losses import TRUE_PAIRS
 from fusar_klip.models.masking import name_end
 from fusar_klip.models.tokenizer import CLS, MASK, PAD, UNKNOWN
 from fusar_klip.pretrain.scio.scoring import PairScorer
@@ -33,8 +35,10 @@ class Reconstruction:
         refusal: Why it is not used; None where it is.
         delta_itc: ITC loss with it minus the baseline's (eq. 14), or with `alone` that of the segment minus
             that of saying nothing; None where the text itself was refused.
-        delta_itm: Matching score with it minus the baseline's (eq. 15); None where an earlier test failed.
-        itm_score: Matching score of the text with it; None where an earlier test failed.
+        delta_itm: Matching score with it minus the baseline's (eq. 15), or with `alone` that of the segment
+            minus a guess's; None where an earlier test failed.
+        itm_score: Matching score of the text with it, or with `alone` of the segment; None where an earlier
+            test failed.
     """
 
     place: int
@@ -55,7 +59,8 @@ class _Draft:
     """Segments of the text as it is now, by place."""
     itc: float = 0.0
     """Loss to beat; with `alone` it stays 0, which is saying nothing."""
-    itm: float = 0.0
+    itm: float = TRUE_PAIRS
+    """Score to beat; with `alone` it stays that of a guess."""
     done: list[Reconstruction] = field(default_factory=list)
 
     def ids(self, scorer: PairScorer) -> list[int]:
@@ -93,7 +98,8 @@ def reconstruct(
         for row, (text, places) in enumerate(zip(texts, noise, strict=True))
     ]
     pending = [draft for draft in drafts if draft.noise]
-    _set_baselines(scorer, texts, pending, settings)
+    if settings.judge == "left_out":
+        _set_baselines(scorer, texts, pending, settings)
     while pending:
         _judge(scorer, _write(scorer, texts, pending, settings), settings)
         pending = [draft for draft in pending if len(draft.done) < len(draft.noise)]
@@ -106,9 +112,8 @@ def _set_baselines(
     whole = settings.baseline == "original"
     baselines = [scorer.tokenizer.join(texts[d.row].segments) if whole else d.ids(scorer) for d in drafts]
     rows = [draft.row for draft in drafts]
-    if settings.judge == "left_out":
-        for draft, itc in zip(drafts, scorer.itc(baselines, rows), strict=True):
-            draft.itc = itc
+    for draft, itc in zip(drafts, scorer.itc(baselines, rows), strict=True):
+        draft.itc = itc
     if settings.itm != "off":
         for draft, itm in zip(drafts, scorer.itm(baselines, rows), strict=True):
             draft.itm = itm
@@ -172,13 +177,14 @@ def _judge(scorer: PairScorer, proposals: Sequence[_Proposal], settings: ScioSet
     """Test each proposal against its draft's baseline, and take up what passes (eqs. 14 and 15)."""
     sound = [p for p in proposals if p.refusal is None]
     rows = [p.draft.row for p in sound]
-    candidates = [p.draft.ids_with(scorer, p.place, p.segment) for p in sound]
     if settings.judge == "alone":
-        losses = scorer.itc_alone([scorer.tokenizer.join([p.segment]) for p in sound], rows)
+        candidates = [scorer.tokenizer.join([p.segment]) for p in sound]
+        losses = scorer.itc_alone(candidates, rows)
     else:
+        candidates = [p.draft.ids_with(scorer, p.place, p.segment) for p in sound]
         losses = scorer.itc(candidates, rows)
     deltas = [loss - p.draft.itc for p, loss in zip(sound, losses, strict=True)]
-    better = [i for i, delta in enumerate(deltas) if delta < 0]
+    better = [i for i, delta in enumerate(deltas) if delta < -settings.reconstruction_margin]
     score_of: dict[int, float] = {}
     if settings.itm != "off":
         scores = scorer.itm([candidates[i] for i in better], [rows[i] for i in better])
@@ -190,13 +196,12 @@ def _judge(scorer: PairScorer, proposals: Sequence[_Proposal], settings: ScioSet
         draft, score = proposal.draft, score_of.get(i)
         delta_itm = None if score is None else score - draft.itm
         refusal: Refusal | None = None
-        if delta_itc >= 0:
+        if delta_itc >= -settings.reconstruction_margin:
             refusal = "ITC"
         elif delta_itm is not None and delta_itm <= 0:
             refusal = "ITM"
         draft.done.append(Reconstruction(proposal.place, proposal.text, refusal, delta_itc, delta_itm, score))
         if refusal is None:
             draft.shown[proposal.place] = proposal.segment
-            if settings.baseline == "filtered":
-                draft.itm = draft.itm if score is None else score
-                draft.itc = loss if settings.judge == "left_out" else draft.itc
+            if settings.baseline == "filtered" and settings.judge == "left_out":
+                draft.itc, draft.itm = loss, draft.itm if score is None else score

@@ -4,14 +4,16 @@ Every segment is left out once. Where that lowers the ITC loss it is a candidate
 matching score as well, noise (eq. 11). T', the text without its noise, must beat T in both; else removals are
 taken back, the least helpful first.
 
-With `judge = "alone"` a segment is a candidate where by itself it fits the image worse than others, and T'
-need not beat T in ITC: a text encoder reads what most segments say, and hardly minds one that does not fit.
+With `judge = "alone"` both tests are asked of the segment by itself: whether it fits the image worse than
+others, and whether it matches worse than a guess. A text encoder reads what most segments say, and hardly
+minds one that does not fit; so T' need not beat T.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from fusar_klip.models.losses import TRUE_PAIRS
 from fusar_klip.models.tokenizer import Segments
 from fusar_klip.pretrain.scio.scoring import PairScorer
 from fusar_klip.pretrain.scio.settings import ScioSettings
@@ -48,8 +50,9 @@ class Screening:
             helps), or with `alone`, loss of saying nothing minus that of the segment. Empty for a text of a
             single segment, which is kept.
         delta_itm: By place: matching score without the segment minus that of T (eq. 11; positive: leaving it
-            out helps). Candidates only, unless all were asked for; with `set`, that of the whole set.
-        itm_score: Matching score of T; None where nothing asked for it.
+            out helps), or with `alone`, that of a guess minus the segment's. Candidates only, unless all were
+            asked for; with `set`, that of the whole set.
+        itm_score: Matching score of T; None where nothing asked for it, as with `alone`.
     """
 
     noise: Places
@@ -64,9 +67,9 @@ class _Trial:
 
     row: int
     whole: Places
-    itc: float
-    """Loss of T, which T' has to beat; infinite where it need not."""
     delta_itc: dict[int, float]
+    itc: float = math.nan
+    """Loss of T, which T' has to beat; with `alone` it need not."""
     itm: float | None = None
     delta_itm: dict[int, float] = field(default_factory=dict)
     noise: list[int] = field(default_factory=list)
@@ -86,7 +89,8 @@ def screen(scorer: PairScorer, texts: Sequence[ImageText], settings: ScioSetting
     """
     trials = (_leave_one_out if settings.judge == "left_out" else _each_alone)(scorer, texts)
     _confirm(scorer, texts, trials, settings)
-    _accept_whole(scorer, texts, trials, settings)
+    if settings.judge == "left_out":
+        _accept_whole(scorer, texts, trials, settings)
     found = {trial.row: trial for trial in trials}
     return [
         Screening(tuple(sorted(found[row].noise)), found[row].delta_itc, found[row].delta_itm, found[row].itm)
@@ -118,7 +122,7 @@ def _leave_one_out(scorer: PairScorer, texts: Sequence[ImageText]) -> list[_Tria
     trials = []
     for row, itc in zip(rows, losses, strict=False):
         whole = texts[row].whole
-        trials.append(_Trial(row, whole, itc, {place: next(left_out) - itc for place in whole}))
+        trials.append(_Trial(row, whole, {place: next(left_out) - itc for place in whole}, itc))
     return trials
 
 
@@ -133,7 +137,7 @@ def _each_alone(scorer: PairScorer, texts: Sequence[ImageText]) -> list[_Trial]:
     )
     wholes = [texts[row].whole for row in rows]
     return [
-        _Trial(row, whole, math.inf, {place: -next(losses) for place in whole})
+        _Trial(row, whole, {place: -next(losses) for place in whole})
         for row, whole in zip(rows, wholes, strict=True)
     ]
 
@@ -142,27 +146,33 @@ def _confirm(
     scorer: PairScorer, texts: Sequence[ImageText], trials: Sequence[_Trial], settings: ScioSettings
 ) -> None:
     """Find candidates, score what has to be scored (eq. 11), and set each trial's first `noise`."""
+    alone = settings.judge == "alone"
     wanted: list[tuple[_Trial, int | None]] = []
     for trial in trials:
         candidates = [place for place in trial.whole if trial.delta_itc[place] < -settings.itc_margin]
         trial.noise = sorted(candidates, key=lambda place: trial.delta_itc[place])
-        if settings.itm_for_all or (candidates and settings.itm != "off"):
+        if not alone and (settings.itm_for_all or (candidates and settings.itm != "off")):
             wanted.append((trial, None))
         if settings.itm_for_all:
             wanted += [(trial, place) for place in trial.whole]
         elif settings.itm == "segment":
             wanted += [(trial, place) for place in candidates]
+
+    def asked(trial: _Trial, place: int | None) -> Places:
+        if place is None:
+            return trial.whole
+        return (place,) if alone else _without(trial.whole, place)
+
     scores = scorer.itm(
-        [
-            shown(scorer, texts[t.row], t.whole if place is None else _without(t.whole, place))
-            for t, place in wanted
-        ],
+        [shown(scorer, texts[trial.row], asked(trial, place)) for trial, place in wanted],
         [trial.row for trial, _ in wanted],
     )
     # T stands before its variants.
     for (trial, place), score in zip(wanted, scores, strict=True):
         if place is None:
             trial.itm = score
+        elif alone:
+            trial.delta_itm[place] = TRUE_PAIRS - score
         else:
             assert trial.itm is not None
             trial.delta_itm[place] = score - trial.itm
@@ -177,8 +187,6 @@ def _accept_whole(
     scorer: PairScorer, texts: Sequence[ImageText], trials: Sequence[_Trial], settings: ScioSettings
 ) -> None:
     """Take removals back until T' beats T in what was asked: ITC, ITM (Algorithm 1, line 8)."""
-    if settings.judge == "alone" and settings.itm == "off":
-        return
     # A single removal that was confirmed by all tests has passed already.
     fewest = 1 if settings.itm == "set" else 2
     pending = [trial for trial in trials if len(trial.noise) >= fewest]

@@ -1,8 +1,8 @@
 """The settings of a SCIO pass; the defaults are decisions.md's reading of the paper."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fusar_klip.config import Settings
 from fusar_klip.models.settings import MAX_POSITIONS
@@ -20,13 +20,18 @@ class ScioSettings(Settings):
     (eq. 10); `alone`, whether by itself it fits this image better than others."""
     itm: Literal["segment", "set", "off"] = "segment"
     """Whether the matching score confirms each candidate (eq. 11), all of them together (Algorithm 1), or is
-    not asked: for models whose matching loss is still that of guessing."""
+    not asked: for models whose matching loss is still that of guessing. With `alone` each candidate is asked
+    by itself, whether it matches worse than a guess."""
     itm_for_all: bool = False
     """Score segments that need not be scored, too: tells more, costs more, decides nothing."""
     itc_margin: float = Field(default=0.0, ge=0)
     """Leaving a candidate out lowers the contrastive loss by more than this; the paper's is 0."""
     itm_margin: float = Field(default=0.0, ge=0, lt=1)
-    """Leaving noise out raises the matching score by more than this; the paper's is 0."""
+    """Leaving noise out raises the matching score by more than this; the paper's is 0. With `alone`: its own
+    score is under a guess's, a third, by more than this."""
+    reconstruction_margin: float = Field(default=0.0, ge=0)
+    """A reconstruction's contrastive loss is under what it has to beat by more than this; the paper's is 0.
+    With `alone` a margin of 1 asks for a fit to this image e times as likely as to the average one."""
     baseline: Literal["filtered", "original"] = "filtered"
     """What a reconstruction has to beat: the text without noise (Algorithm 1), or the original (eq. 14)."""
     beams: int = Field(default=1, ge=1, le=16)
@@ -39,3 +44,9 @@ class ScioSettings(Settings):
     """Images worked on at a time. More are faster on a GPU, and take more memory."""
     texts_per_batch: int = Field(default=64, ge=1)
     """Texts encoded at a time."""
+
+    @model_validator(mode="after")
+    def _alone_there_is_no_set(self) -> Self:
+        if self.judge == "alone" and self.itm == "set":
+            raise ValueError("judge alone asks each segment by itself: use itm=segment or itm=off")
+        return self
