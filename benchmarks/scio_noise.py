@@ -4,13 +4,14 @@ Simulates, builds, measures. Then, for each kind of noise and each seed: a fifth
 replaced by other tiles' sentences of the same field and task that are false by the truth
 (`text_truth`): from any tile (`random`), or from one of the same scene type (`hard`). With `--truth labels`
 tiles are the chips of SAR-ACD and MSTAR, texts say what their labels say (`label_chips`), and `hard` is from
-the same set. A model is trained on these texts (stage 1), and screens and reconstructs them. Printed are
+the same set. A model is trained on these texts (stage 1), and screens them (stage 2); one that is trained on
+what is left writes the noise anew (stage 3: "trained on a cleaner corpus"). Printed are
 
 1. how well the false sentences are found, by each judge of `ScioSettings`: `left_out`, the paper's, with its
    matching score; and `alone`, without. AUROC with score -delta_itc, and with score delta_itm, precision
-   and recall of the verdict `noise`; on the tiles that the model was trained on, as in SCIO, and on held-out
-   ones: where the first is worse, the model has learned the noise by heart. Sentences that were false before,
-   because `measure` erred, are left out;
+   and recall of the verdict `noise`, and of those that the matching score confirms; on the tiles that the
+   model was trained on, as in SCIO, and on held-out ones: where the first is worse, the model has learned the
+   noise by heart. Sentences that were false before, because `measure` erred, are left out;
 2. what the truth says of the reconstructions, by judge `alone`;
 3. table 8 of the paper: models trained for as many steps on template texts, on all texts, on the screened,
    and on the screened and reconstructed ones (by judge `alone`), by their mean recall in retrieval on grounds
@@ -27,6 +28,7 @@ Intervals are 95 % bootstraps over the tiles of all seeds; they know nothing of 
 import argparse
 import math
 import tempfile
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +69,7 @@ RECIPE = (
 )
 JUDGES: Mapping[str, Mapping[str, Any]] = {
     "left_out": {"itm_for_all": True},
-    "alone": {"judge": "alone", "itm": "off"},
+    "alone": {"judge": "alone", "itm": "off", "itm_for_all": True},
 }
 _TRIES = 60
 _MOST_A_TILE = 4
@@ -182,13 +184,14 @@ def found(dataset: Path, version: str, false: pd.Series, before: Sequence[bool |
 def measures(rows: pd.DataFrame) -> dict[str, float]:
     """Return AUROCs, precision and recall."""
     false, noise = rows["false"].to_numpy(bool), (rows["verdict"] == "noise").to_numpy()
-    right, asked = (false & noise).sum(), rows["delta_itm"].notna().all()
+    confirmed = noise & (rows["delta_itm"] > 0).to_numpy()
     return {
         "auroc_itc": float(roc_auc_score(false, -rows["delta_itc"])),
-        "auroc_itm": float(roc_auc_score(false, rows["delta_itm"])) if asked else math.nan,
-        "precision": float(right / max(noise.sum(), 1)),
-        "recall": float(right / false.sum()),
-        "called_noise": float(noise.mean()),
+        "auroc_itm": float(roc_auc_score(false, rows["delta_itm"])),
+        "precision": float(false[noise].mean()),
+        "recall": float(noise[false].mean()),
+        "precision_confirmed": float(false[confirmed].mean()) if confirmed.any() else math.nan,
+        "recall_confirmed": float(confirmed[false].mean()),
     }
 
 
@@ -250,41 +253,49 @@ def mean_recall(dataset: Path, run: Path) -> np.ndarray:
     return recall
 
 
-def run_one(
+def find_noise(
     folder: Path, material: Material, kind: str, seed: int, options: argparse.Namespace
-) -> tuple[pd.DataFrame, dict[str, int], dict[str, np.ndarray]]:
-    """Corrupt, train, screen, rebuild; and train table 8's further rows."""
-    dataset, truth, runs = material.dataset, material.truth, folder / f"runs_{options.steps}"
+) -> tuple[pd.DataFrame, Path, str]:
+    """Corrupt, train, screen; return what each judge found, the model, and the version that `alone` left."""
+    dataset, truth = material.dataset, material.truth
     noisy, false = corrupt(dataset, truth, kind, options.share, seed)
     before = judge_texts(read_texts(dataset), truth)
-    judge_run = train(dataset, runs / f"{kind}_{seed}_all", noisy, options.steps, seed, options.recipe)
-    judged = {
-        judge: refine(dataset, judge_run, noisy, reconstruct=False, **how) for judge, how in JUDGES.items()
-    }
-    screened = judged["alone"]
-    rebuilt = refine(dataset, judge_run, screened, screen=False, **JUDGES["alone"])
+    run = train(dataset, folder / f"{kind}_{seed}_all", noisy, options.steps, seed, options.recipe)
+    judged = {judge: refine(dataset, run, noisy, reconstruct=False, **how) for judge, how in JUDGES.items()}
     rows = pd.concat(
-        found(dataset, version, false, before).assign(kind=kind, seed=seed, judge=judge)
+        found(dataset, version, false, before).assign(seed=seed, judge=judge)
         for judge, version in judged.items()
     )
-    table8 = {}
-    if seed in options.seeds[: options.rows]:
-        versions = {"screened": screened, "screened and reconstructed": rebuilt}
-        if material.template:
-            versions = {"template texts": material.template, **versions}
-        table8["all texts"] = material.score(dataset, judge_run)
-        for name, version in versions.items():
-            run = runs / f"{kind}_{seed}_{name.split()[-1]}"
-            table8[name] = material.score(
-                dataset, train(dataset, run, version, options.steps, seed, options.recipe)
-            )
-    return rows, reconstructions(dataset, rebuilt, truth), table8
+    return rows, run, judged["alone"]
+
+
+def rebuild(
+    material: Material, all_run: Path, screened: str, seed: int, options: argparse.Namespace
+) -> tuple[dict[str, int], dict[str, np.ndarray]]:
+    """Write the noise anew; return what the truth says of it, and table 8's rows."""
+    dataset = material.dataset
+
+    def trained(name: str, version: str) -> Path:
+        run = all_run.with_name(all_run.name.removesuffix("all") + name)
+        return train(dataset, run, version, options.steps, seed, options.recipe)
+
+    writer = trained("screened", screened)
+    alone = {"judge": "alone", "itm": "off", "reconstruction_margin": options.margin}
+    rebuilt = refine(dataset, writer, screened, screen=False, **alone)
+    runs = {"template texts": trained("template", material.template)} if material.template else {}
+    runs |= {
+        "all texts": all_run,
+        "screened": writer,
+        "screened and reconstructed": trained(f"reconstructed_{options.margin:g}", rebuilt),
+    }
+    table8 = {name: material.score(dataset, run) for name, run in runs.items()}
+    return reconstructions(dataset, rebuilt, material.truth), table8
 
 
 def report(
     kind: str,
     rows: pd.DataFrame,
-    written: dict[str, int],
+    written: Mapping[str, int],
     table8: Mapping[str, Sequence[np.ndarray]],
     score_name: str,
 ) -> dict[str, Any]:
@@ -311,7 +322,8 @@ def report(
     print("\n| Task and field | false | AUROC (ITC), left_out | alone |\n|---|---|---|---|")
     for line in by_field:
         print("| {field} | {false} | {left_out:.2f} | {alone:.2f} |".format(**line))
-    print(f"\nReconstructions: {written}")
+    if written:
+        print(f"\nReconstructions: {dict(written)}")
     rng = np.random.default_rng(0)
     recalls = {}
     if table8:
@@ -325,7 +337,7 @@ def report(
     return {
         "finding": {f"{judge}, {part}": measured for (judge, part), measured in finding.items()},
         "by_field": by_field,
-        "reconstructions": written,
+        "reconstructions": dict(written),
         "table8": recalls,
     }
 
@@ -336,7 +348,8 @@ def main() -> None:
     parser.add_argument("--noise", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--share", type=float, default=0.2, help="share of the sentences that is made false")
     parser.add_argument("--steps", type=int, default=800, help="steps of every training")
-    parser.add_argument("--rows", type=int, default=3, help="seeds for which table 8's rows are trained")
+    parser.add_argument("--rows", type=int, default=3, help="seeds whose noise is rebuilt, for 2 and 3")
+    parser.add_argument("--margin", type=float, default=0.0, help="reconstruction_margin")
     parser.add_argument("--truth", choices=["simulated", "labels"], default="simulated")
     parser.add_argument(
         "--data", type=Path, default=Path("../shared/data"), help="for labels: the data folder"
@@ -356,15 +369,18 @@ def main() -> None:
         )
         results = {}
         for kind in options.noise:
-            done = [run_one(folder, material, kind, seed, options) for seed in options.seeds]
-            written: dict[str, int] = {}
-            table8: dict[str, list[np.ndarray]] = {}
-            for _, counts, recalls in done:
-                written = {key: written.get(key, 0) + n for key, n in counts.items()}
-                for name, values in recalls.items():
-                    table8.setdefault(name, []).append(values)
-            rows = pd.concat([rows for rows, _, _ in done])
-            results[kind] = report(kind, rows, written, table8, material.score_name)
+            found_rows, written, table8 = [], Counter[str](), defaultdict[str, list[np.ndarray]](list)
+            for place, seed in enumerate(options.seeds):
+                rows, run, screened = find_noise(
+                    folder / f"runs_{options.steps}", material, kind, seed, options
+                )
+                found_rows.append(rows)
+                if place < options.rows:
+                    counts, scores = rebuild(material, run, screened, seed, options)
+                    written.update(counts)
+                    for name, values in scores.items():
+                        table8[name].append(values)
+            results[kind] = report(kind, pd.concat(found_rows), written, table8, material.score_name)
         about = {key: value for key, value in vars(options).items() if key not in ("work", "out", "data")}
         write_json(options.out, {"settings": about, "results": results})
 
