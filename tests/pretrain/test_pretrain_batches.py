@@ -236,6 +236,17 @@ def test_the_ground_spacing_is_that_of_the_resized_pixels(tiles: TextedTiles) ->
     assert np.isnan(tiles.gsd_m[tiles.rows % 3 != 0]).all()
 
 
+def test_one_tile_in_ten_hides_its_ground_spacing_while_it_trains(
+    tiles: TextedTiles, make: MakeBatches
+) -> None:
+    known = replace(tiles, gsd_m=np.full_like(tiles.gsd_m, 3.0))
+    training = torch.cat([only(make(tiles=known).at(step)).gsd_m for step in range(300)])
+    assert set(training[training.isfinite()].tolist()) == {3.0}
+    assert float(training.isnan().float().mean()) == pytest.approx(0.1, abs=0.03)
+    validation = make(tiles=known, min_segments=None)
+    assert all(only(validation.at(step)).gsd_m.isfinite().all() for step in range(50))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_made_ahead_are_the_same(make: MakeBatches, workers: int) -> None:
     batches = make()

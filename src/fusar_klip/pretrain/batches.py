@@ -13,7 +13,7 @@ from fusar_klip.models import Preprocess, Tokenizer
 from fusar_klip.models.losses import IGNORED
 from fusar_klip.models.masking import mask_text
 from fusar_klip.models.tokenizer import Segments
-from fusar_klip.pretrain.corpus import TextedTiles
+from fusar_klip.pretrain.corpus import TextedTiles, shown_gsd_m
 from fusar_klip.pretrain.settings import MaskSettings
 from fusar_klip.pretrain.step_batches import StepBatches, TensorBatch
 
@@ -104,7 +104,7 @@ class Batches(StepBatches[Batch]):
     def of(self, chosen: npt.NDArray[np.int64], step: int) -> Batch:
         """Return the batch of the tiles at places `chosen`, with the draws of `step`."""
         count = self._segments_shown(step)
-        texts, masked, hidden, draws = [], [], [], []
+        texts, masked, hidden, draws, gsd_m = [], [], [], [], []
         for place in map(int, chosen):
             rng = np.random.default_rng((self._seed, step, int(self.tiles.rows[place])))
             segments = self.tiles.segments[place]
@@ -122,6 +122,8 @@ class Batches(StepBatches[Batch]):
             masked.append(holes.visible)
             hidden.append(holes.hidden)
             draws.append(rng.random(2, np.float32))
+            spacing = float(self.tiles.gsd_m[place])
+            gsd_m.append(spacing if count is None else shown_gsd_m(spacing, rng))
         rows = self.tiles.rows[chosen]
         decoder_input, _ = self._tokenizer.pad([[self._tokenizer.cls_id, *spans[:-1]] for spans in hidden])
         # A text that is empty, or all noise, hides nothing: its row is there, and no label counts.
@@ -130,7 +132,7 @@ class Batches(StepBatches[Batch]):
         return Batch(
             self._preprocess.standardise(self.tiles.images[rows]),
             torch.from_numpy(rows),
-            torch.from_numpy(self.tiles.gsd_m[chosen]),
+            torch.tensor(gsd_m),
             torch.from_numpy(np.stack(draws)),
             *self._tokenizer.pad(texts),
             *self._tokenizer.pad(masked),

@@ -4,6 +4,7 @@ It is read once at the start; batches are drawn from it (`batches`).
 """
 
 import hashlib
+import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ from fusar_klip.models.tokenizer import Segments
 
 # Enough tiles for mean and spread to three digits, and bounded on a data set of a million.
 _STATISTICS_TILES = 2000
+# Share of the draws in which a tile does not tell its ground spacing.
+_SPACING_HIDDEN = 0.1
 
 
 class SegmentTable:
@@ -172,6 +175,15 @@ def input_gsd_m(tiles: pd.DataFrame, image_size: int) -> npt.NDArray[np.float32]
         np.float32
     )
     return gsd_m
+
+
+def shown_gsd_m(gsd_m: float, rng: np.random.Generator) -> float:
+    """Return a tile's spacing, or nan one time in ten.
+
+    Who searches, refines a table or runs a benchmark mostly gives none: a tower that listens has to know that
+    case, too.
+    """
+    return math.nan if rng.random() < _SPACING_HIDDEN else gsd_m
 
 
 def training_texts(dataset: Path, segments: Mapping[str, Sequence[str]]) -> list[str]:

@@ -16,7 +16,7 @@ from fusar_klip.models import Preprocess, open_tile_cache
 from fusar_klip.models.tile_cache import TileImages
 from fusar_klip.pretrain.baselines.settings import MaeSettings, MocoV3Settings, ViewSettings
 from fusar_klip.pretrain.baselines.views import View, as_it_is, drawn
-from fusar_klip.pretrain.corpus import input_gsd_m, kept_tiles
+from fusar_klip.pretrain.corpus import input_gsd_m, kept_tiles, shown_gsd_m
 from fusar_klip.pretrain.step_batches import StepBatches, TensorBatch
 
 # B batch, S input size, P patches, K patches that are shown
@@ -117,19 +117,21 @@ class MaskedBatches(StepBatches[MaskedBatch]):
 
     def of(self, chosen: npt.NDArray[np.int64], step: int) -> MaskedBatch:
         """Return the batch of the tiles at places `chosen`, with the draws of `step`."""
-        views, shown = [], []
+        views, shown, gsd_m = [], [], []
         count = self._patches - hidden_patches(self._patches, self._settings.mask_ratio)
         for place in map(int, chosen):
             rng = np.random.default_rng((self._seed, step, int(self._tiles.rows[place])))
             tile = self._tiles.images[int(self._tiles.rows[place])]
             views.append(drawn(tile, self._settings, rng) if self._changes else as_it_is(tile))
             shown.append(np.sort(rng.permutation(self._patches)[:count]))
+            spacing = float(self._tiles.gsd_m[place])
+            gsd_m.append(shown_gsd_m(spacing, rng) if self._changes else spacing)
         return MaskedBatch(
             self._preprocess.standardise(np.stack([view.pixels for view in views])),
             torch.from_numpy(np.stack([view.valid for view in views])[:, None]),
             torch.from_numpy(np.stack(shown)),
             torch.from_numpy(self._tiles.rows[chosen]),
-            torch.from_numpy(self._tiles.gsd_m[chosen] * _zooms(views)),
+            torch.tensor(gsd_m) * _zooms(views),
         )
 
 
@@ -168,18 +170,19 @@ class ViewsBatches(StepBatches[ViewsBatch]):
 
     def of(self, chosen: npt.NDArray[np.int64], step: int) -> ViewsBatch:
         """Return the batch of the tiles at places `chosen`, with the draws of `step`."""
-        views = []
+        views, gsd_m = [], []
         for place in map(int, chosen):
             rng = np.random.default_rng((self._seed, step, int(self._tiles.rows[place])))
             tile = self._tiles.images[int(self._tiles.rows[place])]
             views += [drawn(tile, self._settings, rng) for _ in range(2)]
+            gsd_m.append(shown_gsd_m(float(self._tiles.gsd_m[place]), rng))
         images = self._preprocess.standardise(np.stack([view.pixels for view in views]))
         return ViewsBatch(
             images.view(len(chosen), 2, *images.shape[1:]),
             torch.from_numpy(self._tiles.rows[chosen]),
-            torch.from_numpy(self._tiles.gsd_m[chosen, None] * _zooms(views).reshape(-1, 2)),
+            torch.tensor(gsd_m)[:, None] * _zooms(views).view(-1, 2),
         )
 
 
-def _zooms(views: list[View]) -> npt.NDArray[np.float32]:
-    return np.array([view.zoom for view in views], np.float32)
+def _zooms(views: list[View]) -> Tensor:
+    return torch.tensor([view.zoom for view in views])
