@@ -29,7 +29,7 @@ def read_grey(file: Path, band: int = 0) -> NDArray[np.uint8]:
     with _said_in_one_sentence(file):
         try:
             with Image.open(file) as image:
-                if not (_is_tiff(file) and _is_deep(image)):
+                if not (_is_tiff(file) and (band or _is_deep(image))):
                     return to_grey(image)
         except FileNotFoundError:
             raise
