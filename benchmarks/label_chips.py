@@ -139,7 +139,7 @@ def write_label_chips(dataset: Path, data: Path) -> Mapping[str, Facts]:
             chip = dataset / "tiles" / folder / image.name
             if not chip.exists():
                 chip.parent.mkdir(parents=True, exist_ok=True)
-                central_part(image.file, CENTRE[folder]).convert("L").save(chip, quality=95)
+                Image.fromarray(central_part(image.file, CENTRE[folder])).save(chip, quality=95)
             tiles.append(_tile(tile_id, folder, f"tiles/{folder}/{image.name}", chip, image.name in tested))
             texts += [
                 {

@@ -44,7 +44,7 @@ from fusar_klip.benchmark.leaks import (
     leakage,
 )
 from fusar_klip.files import write_json
-from fusar_klip.pixels import read_grey
+from fusar_klip.grey import read_grey
 
 Chip = NDArray[np.uint8]
 Change = Callable[[NDArray[np.float64], np.random.Generator], NDArray[np.float64]]

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "fusar_klip"
-FOUNDATION = {"errors", "files", "config", "progress", "catalog", "pixels"}
+FOUNDATION = {"errors", "files", "config", "progress", "catalog", "grey"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "progress": set(),
     "config": {"errors", "files"},
     "catalog": {"errors", "files"},
-    "pixels": {"errors"},
+    "grey": {"errors"},
     "tiles": FOUNDATION,
     "export": FOUNDATION,
     "simulate": {*FOUNDATION, "tiles.gazetteer", "tiles.platforms"},

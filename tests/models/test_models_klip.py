@@ -174,12 +174,12 @@ def test_bad_images(tmp_path: Path) -> None:
 
 def test_chips_of_any_depth_are_mapped_to_amplitude(tmp_path: Path) -> None:
     """16-bit chips differ from those of 8 bits by their scale alone: three times the mean is white."""
-    grey = np.array([[0, 10], [20, 30]], np.uint8).repeat(16, 0).repeat(16, 1)  # its mean is 15
+    grey = np.array([[0, 10], [20, 30]], np.uint8).repeat(16, 0).repeat(16, 1)  # 20 where there is data
     deep = grey.astype(np.uint16) * 300
     Image.fromarray(deep).save(tmp_path / "deep.tif")
     Image.fromarray(deep).save(tmp_path / "deep.png")
     Image.fromarray(deep.astype(np.float32)).save(tmp_path / "float.tif")
-    expected = np.rint(grey * (255 / 45)).astype(np.uint8)
+    expected = np.where(grey, 1 + np.rint(grey * (254 / 60)), 0).astype(np.uint8)
     for image in (tmp_path / "deep.tif", str(tmp_path / "deep.png"), tmp_path / "float.tif"):
         assert np.array_equal(Preprocess(32).resize(image), expected)
     with Image.open(tmp_path / "deep.png") as picture:

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from shapely import box
 
-from fusar_klip.errors import DatasetError, SearchError
+from fusar_klip.errors import SearchError
+from fusar_klip.grey import read_grey
 from fusar_klip.search import build_index, search
 
 
@@ -108,10 +109,12 @@ def test_what_cannot_be_answered_is_said_in_one_sentence(index, query, options, 
     assert "\n" not in str(raised.value)
 
 
-def test_an_image_of_16_bits_is_refused(index, tmp_path):
-    Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "raw.tif")
-    with pytest.raises(DatasetError, match="8-bit"):
-        search(index, str(tmp_path / "raw.tif"))
+def test_an_image_of_16_bits_finds_what_its_8_bit_twin_finds(index, tmp_path):
+    deep = np.random.default_rng(0).rayleigh(3000, (40, 40)).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "raw.tif")
+    Image.fromarray(read_grey(tmp_path / "raw.tif")).save(tmp_path / "twin.png")
+    raw, twin = (search(index, str(tmp_path / name)) for name in ("raw.tif", "twin.png"))
+    assert ids(raw) == ids(twin)
 
 
 def test_a_checkpoint_that_is_gone(index, run):

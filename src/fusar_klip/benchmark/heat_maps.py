@@ -23,8 +23,8 @@ from fusar_klip.benchmark.figures import png
 from fusar_klip.benchmark.plain_vit import PlainViT, patch_of
 from fusar_klip.benchmark.rows import Drawing
 from fusar_klip.benchmark.zoo.encoder import ZooEncoder
+from fusar_klip.grey import read_grey
 from fusar_klip.models import Klip
-from fusar_klip.pixels import read_grey
 
 # B batch, S image side, T tokens (class token first), H heads, G patches on a side, W width
 

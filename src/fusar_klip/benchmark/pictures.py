@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from fusar_klip.pixels import read_grey
+from fusar_klip.grey import read_grey
 
 SIDE = 128
 """Pixels on a picture's longer side at most."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from fusar_klip.grey import read_grey
 from fusar_klip.models import Preprocess
 
 Squares = NDArray[np.uint8]
@@ -31,9 +31,9 @@ def resized(files: Sequence[Path], preprocess: Preprocess, centre: float = 1.0) 
         yield squares
 
 
-def central_part(file: Path, share: float) -> Image.Image:
-    """Return `share` of an image's width and height, around its centre."""
-    with Image.open(file) as image:
-        width, height = (max(1, round(share * side)) for side in image.size)
-        left, top = (image.width - width) // 2, (image.height - height) // 2
-        return image.crop((left, top, left + width, top + height))
+def central_part(file: Path, share: float) -> NDArray[np.uint8]:
+    """Return `share` of an image's width and height, around its centre: (H, W) uint8."""
+    grey = read_grey(file)
+    height, width = (max(1, round(share * side)) for side in grey.shape)
+    top, left = (grey.shape[0] - height) // 2, (grey.shape[1] - width) // 2
+    return grey[top : top + height, left : left + width]

@@ -60,7 +60,9 @@ def _parse_bbox(text: str) -> tuple[float, float, float, float]:
 
 
 def caption(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Tiles, PNG or JPEG files.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Tiles, PNG, JPEG or TIFF files of any depth.")
+    ],
     checkpoint: Annotated[str, typer.Option(metavar="RUN", help="The run whose model writes.")],
     as_json: JsonOption = False,
 ) -> None:
@@ -72,7 +74,7 @@ def caption(
 
 
 def ask(
-    image: Annotated[Path, typer.Argument(help="A tile, PNG or JPEG file.")],
+    image: Annotated[Path, typer.Argument(help="A tile, PNG, JPEG or TIFF file of any depth.")],
     question: Annotated[str, typer.Argument(help="Such as: How many ships are in this SAR image?")],
     checkpoint: Annotated[
         str, typer.Option(metavar="RUN", help="A run that a vqa row of benchmark kept (save = true).")

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from fusar_klip.errors import CheckpointError, DatasetError
 from fusar_klip.files import write_json
-from fusar_klip.pixels import read_grey, to_grey
+from fusar_klip.grey import read_grey, to_grey
 
 ImageInput: TypeAlias = str | Path | npt.NDArray[np.uint8] | Image.Image
-"""The path of an image of any depth (`pixels.read_grey`), (H, W) or (H, W, 3) uint8, or a picture."""
+"""The path of an image of any depth (`grey.read_grey`), (H, W) or (H, W, 3) uint8, or a picture."""
 
 
 @dataclass(frozen=True)

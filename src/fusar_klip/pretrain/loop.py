@@ -51,8 +51,8 @@ class PretrainSummary:
     run: str
     steps: int
     epochs: int
-    last: dict[str, float]
-    validation: dict[str, float]
+    last: dict[str, float | None]
+    validation: dict[str, float | None]
     best_step: int
     skipped_steps: int
     unreadable_tiles: list[str]
@@ -178,8 +178,9 @@ def _summary(folder: RunFolder, settings: PretrainSettings, objective: Objective
     lines = folder.read_metrics()
     training = [line for line in lines if "loss" in line]
     validation = [line for line in lines if objective.best in line]
-    # The first of equals is the one that was saved.
-    best = max(validation, key=objective.score, default=training[-1])
+    # The first of equals is the one that was saved; null is a number that was not finite.
+    sound = [line for line in validation if line[objective.best] is not None]
+    best = max(sound, key=objective.score, default=training[-1])
     texts = settings.texts.version if settings.objective == "klip" else ""
     return PretrainSummary(
         run=str(folder.path),

@@ -150,13 +150,9 @@ class RunFolder:
         dump_settings(settings, self.config)
 
     def append_metrics(self, values: Mapping[str, Any]) -> None:
-        """Add one line to metrics.jsonl; numbers that are not finite, which JSON has not, become null."""
-        line = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in values.items()
-        }
+        """Add one line to metrics.jsonl."""
         with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+            file.write(_json_line(values))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the lines of metrics.jsonl; a line that a crash cut short is left out."""
@@ -172,7 +168,7 @@ class RunFolder:
         Before the first state, 0, nothing is known: what is told of the start is told again.
         """
         kept = [line for line in self.read_metrics() if line["step"] <= step] if step else []
-        write_bytes(self.metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        write_bytes(self.metrics, "".join(map(_json_line, kept)).encode())
 
     def settings(self) -> PretrainSettings:
         """Return what config.toml holds.
@@ -184,6 +180,15 @@ class RunFolder:
             return validate_settings(PretrainSettings, tomllib.loads(self.config.read_text(encoding="utf-8")))
         except (OSError, ValueError, SettingsError) as error:
             raise CheckpointError(f"{self.config} is damaged ({error}): give another --out") from error
+
+
+def _json_line(values: Mapping[str, Any]) -> str:
+    """Return one line of JSON, which has no numbers that are not finite: they become null."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
+    return json.dumps(finite, allow_nan=False) + "\n"
 
 
 def _changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -22,7 +22,7 @@ from fusar_klip.benchmark.datasets.samples import (
     images_in,
 )
 from fusar_klip.errors import DatasetError
-from fusar_klip.pixels import image_size
+from fusar_klip.grey import image_size
 
 IMAGE_FOLDERS = ("images", "JPEGImages", "Images", ".")
 PART_NAMES: Mapping[str, Part] = {

@@ -19,7 +19,7 @@ from PIL import Image
 
 from fusar_klip.errors import DatasetError
 from fusar_klip.files import sha256
-from fusar_klip.pixels import no_image
+from fusar_klip.grey import no_image
 
 Part = Literal["train", "val", "test"]
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})

@@ -13,7 +13,7 @@ from fusar_klip.benchmark.datasets.samples import AnnotatedImage
 from fusar_klip.benchmark.detection.matching import Found, Truth, right_and_missed
 from fusar_klip.benchmark.figures import png
 from fusar_klip.benchmark.rows import Drawing
-from fusar_klip.pixels import read_grey
+from fusar_klip.grey import read_grey
 
 RIGHT, FALSE, MISSED = "#4aa3ff", "#ff4b3e", "#ffd92f"
 SHOWN_SCORE = 0.5

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fusar_klip.benchmark.datasets.samples import AnnotatedImage
 from fusar_klip.benchmark.settings import Flips
-from fusar_klip.pixels import read_grey
+from fusar_klip.grey import read_grey
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]

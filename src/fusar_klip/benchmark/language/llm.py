@@ -18,7 +18,7 @@ from fusar_klip.benchmark.language.records import NONE, LanguageData, Question
 from fusar_klip.benchmark.language.settings import VqaRow
 from fusar_klip.benchmark.subject import Subject
 from fusar_klip.errors import ProviderError
-from fusar_klip.pixels import read_grey
+from fusar_klip.grey import read_grey
 from fusar_klip.progress import progress_bar
 from fusar_klip.texts.answer_cache import AnswerCache
 from fusar_klip.texts.asking import Asker

@@ -79,7 +79,7 @@ def find_near_duplicates(files: Sequence[Path], *, sure: float = SURE, least: fl
     """Return all pairs that are near-duplicates, by index into `files`, first < second, ascending.
 
     Args:
-        files: Images of any size and depth (`pixels.read_grey`).
+        files: Images of any size and depth (`grey.read_grey`).
         sure: Pairs of at least this score are returned.
         least: So are pairs of at least this score whose difference is noise.
 

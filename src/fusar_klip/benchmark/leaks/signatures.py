@@ -15,7 +15,7 @@ from scipy import fft
 from scipy.ndimage import gaussian_filter
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from fusar_klip.pixels import image_size, read_grey
+from fusar_klip.grey import image_size, read_grey
 from fusar_klip.progress import track
 
 Chip = NDArray[np.uint8]

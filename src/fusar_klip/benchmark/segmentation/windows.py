@@ -16,7 +16,7 @@ from torch import Tensor
 from fusar_klip.benchmark.datasets.samples import IGNORED, ClassTable, MaskedImage, read_mask
 from fusar_klip.benchmark.settings import Flips
 from fusar_klip.errors import DatasetError
-from fusar_klip.pixels import read_grey
+from fusar_klip.grey import read_grey
 
 Pixels = NDArray[np.uint8]
 

@@ -1,7 +1,7 @@
-"""Any image file as 8-bit grey: also 16-bit, float, complex and decibel ones, and those of bands.
+"""Any image file as 8-bit grey: also 16-bit, float, complex and decibel ones, of which the first band.
 
-8-bit images pass unmapped. Others are mapped as `build` maps scenes (decisions.md, "8-bit mapping"):
-amplitude, with a threshold at a multiple of the image's mean.
+8-bit images pass unmapped. Others are mapped as `build` maps scenes (decisions.md, "8-bit mapping"), each by
+itself: amplitude, of which a multiple of the mean and more is 255; 0 is no data.
 """
 
 from collections.abc import Iterator
@@ -19,31 +19,34 @@ from fusar_klip.errors import DatasetError
 MEAN_MULTIPLE = 3.0
 """Amplitudes of this many times the mean and more become 255."""
 
+# What is below is a mark of no data, such as -9999 or -32768, and neither amplitude nor decibels.
+_LEAST_DB = -200.0
 
-def read_grey(file: Path, band: int = 0) -> NDArray[np.uint8]:
-    """Return (H, W) uint8 of an image; `band` counts from 0 and matters for TIFFs of several bands only.
+
+def read_grey(file: Path) -> NDArray[np.uint8]:
+    """Return (H, W) uint8 of an image.
 
     Raises:
-        DatasetError: The file is no image, is too large to be read whole, or has no such band.
+        DatasetError: The file is no image, or is too large to be read whole.
     """
     with _said_in_one_sentence(file):
         try:
             with Image.open(file) as image:
-                if not (_is_tiff(file) and (band or _is_deep(image))):
+                # Pillow decodes some deep TIFFs of big-endian sensors wrongly.
+                if not (_is_tiff(file) and _is_deep(image)):
                     return to_grey(image)
         except FileNotFoundError:
             raise
-        except OSError:  # Pillow knows neither all kinds of bands nor all of compression
+        except OSError:  # it knows neither all kinds of bands nor all of compression
             if not _is_tiff(file):
                 raise
-        return _mapped(_tiff_band(file, band))
+        with tifffile.TiffFile(file) as tiff:
+            return _mapped(_first_band(file, tiff.series[0]))
 
 
 def to_grey(image: Image.Image) -> NDArray[np.uint8]:
     """Return (H, W) uint8 of a picture of any mode."""
-    if _is_deep(image):
-        return _mapped(np.asarray(image, dtype=np.float32))
-    return np.asarray(image.convert("L"))
+    return _mapped(np.asarray(image)) if _is_deep(image) else np.asarray(image.convert("L"))
 
 
 def image_size(file: Path) -> tuple[int, int]:
@@ -61,8 +64,9 @@ def image_size(file: Path) -> tuple[int, int]:
         except OSError:
             if not _is_tiff(file):
                 raise
-        height, width = _tiff_band(file, 0).shape
-        return height, width
+        with tifffile.TiffFile(file) as tiff:
+            sides = dict(zip(tiff.series[0].axes, tiff.series[0].shape, strict=True))
+            return sides["Y"], sides["X"]
 
 
 def no_image(file: Path, error: Exception) -> DatasetError:
@@ -95,31 +99,26 @@ def _is_deep(image: Image.Image) -> bool:
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
-def _tiff_band(file: Path, band: int) -> NDArray[Any]:
-    values = np.asarray(tifffile.imread(file))
-    if values.ndim == 3:
-        # Bands are first or last; an image is wider than it has bands.
-        values = values if values.shape[0] < values.shape[-1] else np.moveaxis(values, -1, 0)
-        if band >= len(values):
-            raise DatasetError(f"{file} has {len(values)} bands: band {band} is not among them")
-        values = values[band]
+def _first_band(file: Path, series: tifffile.TiffPageSeries) -> NDArray[Any]:
+    values: NDArray[Any] = series.asarray()[tuple(slice(None) if a in "YX" else 0 for a in series.axes)]
     if values.ndim != 2:
-        raise DatasetError(f"{file} has {values.ndim} dimensions: take one picture of it, as (H, W)")
+        raise DatasetError(f"{file} has the axes {series.axes}, and no picture: replace or remove it")
     return values
 
 
 def _mapped(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Map amplitude, or decibels (recognised by their negative median), to 8 bits; not finite becomes 0."""
+    """Map amplitude, or decibels (floats with a negative median), to 1..255; 0 is no data."""
     if values.dtype == np.uint8:
         return values
-    amplitude = (np.abs(values) if np.iscomplexobj(values) else values).astype(np.float32)
-    finite = np.isfinite(amplitude)
-    if not finite.any():
-        return np.zeros(amplitude.shape, dtype=np.uint8)
-    if np.median(amplitude[finite]) < 0:
-        amplitude = np.power(10.0, amplitude / 20.0)
-    amplitude = np.where(finite, np.maximum(amplitude, 0), 0)
-    mean = float(amplitude[finite].mean())
-    if mean <= 0:
-        return np.zeros(amplitude.shape, dtype=np.uint8)
-    return np.asarray(np.clip(np.rint(amplitude * (255 / (MEAN_MULTIPLE * mean))), 0, 255), dtype=np.uint8)
+    if np.iscomplexobj(values):
+        values = np.abs(values)
+    amplitude = values.astype(np.float64)
+    valid = np.isfinite(amplitude) & (amplitude > _LEAST_DB)
+    if values.dtype.kind == "f" and valid.any() and np.median(amplitude[valid]) < 0:
+        amplitude[valid] = 10.0 ** (amplitude[valid] / 20.0)
+    valid &= amplitude > 0
+    levels = np.zeros(amplitude.shape, np.uint8)
+    if valid.any():
+        shares = amplitude[valid] / (MEAN_MULTIPLE * amplitude[valid].mean())
+        levels[valid] = 1 + np.rint(254 * np.minimum(shares, 1))
+    return levels
