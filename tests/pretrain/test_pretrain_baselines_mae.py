@@ -99,11 +99,17 @@ def test_patches_are_those_of_the_image() -> None:
     assert patches[1, 5].tolist() == images[1, 0, 2:4, 4:6].flatten().tolist()
 
 
-def make_batches(folder: Path, **changes: float) -> MaskedBatches:
+def make_batches(folder: Path, changes: bool = False) -> MaskedBatches:
     tiles = read_image_tiles(write_stripes(folder, 12), "train", 32)
-    return MaskedBatches(
-        tiles, Preprocess(32), MaeSettings(**changes), 16, batch_size=4, seed=1, changes=False
-    )
+    return MaskedBatches(tiles, Preprocess(32), MaeSettings(), 16, batch_size=4, seed=1, changes=changes)
+
+
+def test_one_tile_in_ten_hides_its_spacing_in_training_alone(tmp_path: Path) -> None:
+    batches = make_batches(tmp_path, changes=True)
+    hidden = [batch.gsd_m.isnan() for step in range(200) for batch in batches.at(step)]
+    assert float(torch.cat(hidden).float().mean()) == pytest.approx(0.1, abs=0.03)
+    validation = make_batches(tmp_path)
+    assert all(batch.gsd_m.isfinite().all() for step in range(50) for batch in validation.at(step))
 
 
 @pytest.mark.parametrize(("patches", "ratio", "hidden"), [(196, 0.75, 147), (16, 0.75, 12), (4, 0.99, 3)])

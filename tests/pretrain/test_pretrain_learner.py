@@ -28,6 +28,7 @@ def begun(blobs: Path, nano_settings: MakeSettings, tmp_path: Path) -> tuple[Lea
     settings = nano_settings(
         architecture=nano_settings().architecture.model_dump() | {"gsd_embedding": True},
         contrast={"queue": 20, "momentum": 0.9, "alpha": 0.8},
+        matching={"hard_share": 0.25},
         loss={"itc": 1.0, "itm": 0.5, "mlm": 2.0},
         optimizer={
             "lr": RATE, "warmup_steps": 0, "decay": 1.0, "weight_decay": DECAY, "clip_norm": CLIP
@@ -55,7 +56,7 @@ def test_a_step_is_what_the_equations_say(begun: tuple[Learner, list[list[Batch]
         report = learner.step(batches[2], 2, PER_EPOCH)
 
     # Half of an epoch is done, and so is half of alpha's way.
-    losses = batch_losses(Objective(network), momentum, queue, batch, alpha=0.4)
+    losses = batch_losses(Objective(network, hard_share=0.25), momentum, queue, batch, alpha=0.4)
     total = losses.itc + 0.5 * losses.itm + 2 * losses.mlm
     total.backward()
     assert report.loss == pytest.approx(total.item(), rel=1e-6)

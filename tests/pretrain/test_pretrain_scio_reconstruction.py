@@ -123,7 +123,7 @@ def test_the_baseline_decides(tokenizer: Tokenizer) -> None:
 def test_alone_the_new_segment_is_what_is_tested(tokenizer: Tokenizer) -> None:
     """The rest of the text does not count, and without the matching score nothing else does."""
     likes = {"3 ships": 2.0, "5 ships": 1.0, "40 m": 9.0, "80 m": -1.0}
-    alone = {"judge": "alone", "itm": "off", "baseline": "original"}
+    alone = {"judge": "alone", "itm": "off"}
     written, script = run(tokenizer, ["5 ships", "80 m long"], likes, (0, 1), **alone)
     assert [one.refusal for one in written] == [None, "ITC"]
     assert [one.delta_itc for one in written] == [-1, 1]

@@ -308,9 +308,17 @@ def test_alone_the_score_of_the_segment_itself_confirms(seed: int, count: int) -
     assert found.itm_score is None
 
 
-def test_alone_there_is_no_set_to_confirm() -> None:
-    with pytest.raises(ValueError, match="use itm=segment or itm=off"):
-        ScioSettings(judge="alone", itm="set")
+@pytest.mark.parametrize(
+    ("change", "mend"),
+    [
+        ({"itm": "set"}, "use itm=segment or itm=off"),
+        ({"baseline": "original"}, "leave baseline out"),
+        ({"itm_margin": 0.34}, "use less than 1/3"),
+    ],
+)
+def test_alone_what_would_not_be_asked_is_refused(change: dict[str, object], mend: str) -> None:
+    with pytest.raises(ValueError, match=mend):
+        ScioSettings.model_validate({"judge": "alone", **change})
 
 
 @settings(deadline=None, max_examples=100)

@@ -81,7 +81,7 @@ def test_what_is_accepted_replaces_the_text(dataset: Path, monkeypatch: pytest.M
     assert (new["delta_itm"] > 0).all()
     assert new["itm_score"].between(0, 1).all()
     assert new["source"].str.fullmatch(r"scio/[0-9a-f]{12}").all()
-    assert (new["prompt_version"] == "scio-1").all()
+    assert (new["prompt_version"] == "scio-2").all()
 
 
 def test_the_stages_can_be_passes_of_their_own(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +104,9 @@ def test_the_same_pass_is_made_once(dataset: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.undo()
     assert refine(dataset, seed=1).version == "v002"
     assert refine(dataset, itm="set").version == "v003"
+    # Verdicts of another method are not taken for those of this one.
+    monkeypatch.setattr(versions, "PROMPT_VERSION", "scio-of-another-day")
+    assert refine(dataset).version == "v004"
 
 
 def test_a_pass_that_was_killed_goes_on(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:

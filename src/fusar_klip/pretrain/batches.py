@@ -26,7 +26,7 @@ class Batch(TensorBatch):
         images: (B, 1, S, S) float32, standardised.
         tile_ids: (B,) int64, which tile each row is.
         gsd_m: (B,) float32, ground spacing of the input's pixels in metres; nan = not known.
-        draws: (B, 2) float32 in [0, 1), by which ITM's hard negatives are drawn.
+        draws: (B, 2) float32 in [0, 1), by which ITM's wrong pairs are drawn.
         text: (B, L) int64 ids of the text that is shown.
         text_mask: (B, L) int64, 1 = token.
         masked: (B, M) int64 ids of the same text with holes; noise is left out of it.
@@ -57,7 +57,8 @@ class Batches(StepBatches[Batch]):
         masking: What MLM hides.
         batch_size: Tiles of a step, at most `len(tiles)`; what is left over at an epoch's end waits for
             another epoch's order. A multiple of `accumulate` times `world`.
-        min_segments: Least number of segments shown; None shows every text whole and in its order.
+        min_segments: Least number of segments shown; None is for validation, and shows every text whole,
+            in its order, and every spacing.
         seed: Seed of all draws.
         bucket_batches: Batches among which texts are sorted by length; 1 does not sort.
         accumulate: Parts of a step that are worked on one after the other.
@@ -123,7 +124,7 @@ class Batches(StepBatches[Batch]):
             hidden.append(holes.hidden)
             draws.append(rng.random(2, np.float32))
             spacing = float(self.tiles.gsd_m[place])
-            gsd_m.append(spacing if count is None else shown_gsd_m(spacing, rng))
+            gsd_m.append(spacing if self._min_segments is None else shown_gsd_m(spacing, rng))
         rows = self.tiles.rows[chosen]
         decoder_input, _ = self._tokenizer.pad([[self._tokenizer.cls_id, *spans[:-1]] for spans in hidden])
         # A text that is empty, or all noise, hides nothing: its row is there, and no label counts.

@@ -16,9 +16,9 @@ class Decision:
 
     Attributes:
         verdict: kept, noise or reconstructed.
-        delta_itc: Eq. 10; of a reconstruction eq. 14.
-        delta_itm: Eq. 11; of a reconstruction eq. 15.
-        itm_score: Matching score of the text that was judged: T; of a reconstruction the text with it.
+        delta_itc: As `Screening` and `Reconstruction` have it; so are the next two.
+        delta_itm: Likewise.
+        itm_score: Likewise.
         text: The new text of a reconstruction, without the segment's name.
     """
 

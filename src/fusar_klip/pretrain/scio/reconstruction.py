@@ -196,7 +196,7 @@ def _judge(scorer: PairScorer, proposals: Sequence[_Proposal], settings: ScioSet
         draft, score = proposal.draft, score_of.get(i)
         delta_itm = None if score is None else score - draft.itm
         refusal: Refusal | None = None
-        if delta_itc >= -settings.reconstruction_margin:
+        if i not in better:
             refusal = "ITC"
         elif delta_itm is not None and delta_itm <= 0:
             refusal = "ITM"
@@ -204,4 +204,6 @@ def _judge(scorer: PairScorer, proposals: Sequence[_Proposal], settings: ScioSet
         if refusal is None:
             draft.shown[proposal.place] = proposal.segment
             if settings.baseline == "filtered" and settings.judge == "left_out":
-                draft.itc, draft.itm = loss, draft.itm if score is None else score
+                draft.itc = loss
+                if score is not None:
+                    draft.itm = score

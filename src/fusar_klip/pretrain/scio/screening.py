@@ -71,6 +71,7 @@ class _Trial:
     itc: float = math.nan
     """Loss of T, which T' has to beat; with `alone` it need not."""
     itm: float | None = None
+    """Matching score of T, where something is compared with it; with `alone`, nothing is."""
     delta_itm: dict[int, float] = field(default_factory=dict)
     noise: list[int] = field(default_factory=list)
     """The removals of which T' is made, the most helpful first."""
@@ -146,41 +147,36 @@ def _confirm(
     scorer: PairScorer, texts: Sequence[ImageText], trials: Sequence[_Trial], settings: ScioSettings
 ) -> None:
     """Find candidates, score what has to be scored (eq. 11), and set each trial's first `noise`."""
-    alone = settings.judge == "alone"
-    wanted: list[tuple[_Trial, int | None]] = []
+    wanted: list[tuple[_Trial, int]] = []
     for trial in trials:
         candidates = [place for place in trial.whole if trial.delta_itc[place] < -settings.itc_margin]
         trial.noise = sorted(candidates, key=lambda place: trial.delta_itc[place])
-        if not alone and (settings.itm_for_all or (candidates and settings.itm != "off")):
-            wanted.append((trial, None))
         if settings.itm_for_all:
             wanted += [(trial, place) for place in trial.whole]
         elif settings.itm == "segment":
             wanted += [(trial, place) for place in candidates]
-
-    def asked(trial: _Trial, place: int | None) -> Places:
-        if place is None:
-            return trial.whole
-        return (place,) if alone else _without(trial.whole, place)
-
-    scores = scorer.itm(
-        [shown(scorer, texts[trial.row], asked(trial, place)) for trial, place in wanted],
-        [trial.row for trial, _ in wanted],
-    )
-    # T stands before its variants.
+    alone = settings.judge == "alone"
+    if not alone:
+        _score_wholes(scorer, texts, trials, settings)
+    asked = [shown(scorer, texts[t.row], [p] if alone else _without(t.whole, p)) for t, p in wanted]
+    scores = scorer.itm(asked, [trial.row for trial, _ in wanted])
     for (trial, place), score in zip(wanted, scores, strict=True):
-        if place is None:
-            trial.itm = score
-        elif alone:
-            trial.delta_itm[place] = TRUE_PAIRS - score
-        else:
-            assert trial.itm is not None
-            trial.delta_itm[place] = score - trial.itm
+        trial.delta_itm[place] = TRUE_PAIRS - score if trial.itm is None else score - trial.itm
     for trial in trials:
         if settings.itm == "segment":
             trial.noise = [p for p in trial.noise if trial.delta_itm[p] > settings.itm_margin]
         if len(trial.noise) == len(trial.whole):
             trial.noise.pop()
+
+
+def _score_wholes(
+    scorer: PairScorer, texts: Sequence[ImageText], trials: Sequence[_Trial], settings: ScioSettings
+) -> None:
+    """Set the matching score of each T that something will be compared with."""
+    asked = [t for t in trials if settings.itm_for_all or (t.noise and settings.itm != "off")]
+    wholes = [shown(scorer, texts[trial.row], trial.whole) for trial in asked]
+    for trial, score in zip(asked, scorer.itm(wholes, [trial.row for trial in asked]), strict=True):
+        trial.itm = score
 
 
 def _accept_whole(

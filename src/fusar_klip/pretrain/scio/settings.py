@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from fusar_klip.config import Settings
+from fusar_klip.models.losses import TRUE_PAIRS
 from fusar_klip.models.settings import MAX_POSITIONS
 
 
@@ -33,7 +34,8 @@ class ScioSettings(Settings):
     """A reconstruction's contrastive loss is under what it has to beat by more than this; the paper's is 0.
     With `alone` a margin of 1 asks for a fit to this image e times as likely as to the average one."""
     baseline: Literal["filtered", "original"] = "filtered"
-    """What a reconstruction has to beat: the text without noise (Algorithm 1), or the original (eq. 14)."""
+    """What a reconstruction has to beat: the text without noise (Algorithm 1), or the original (eq. 14); with
+    `alone`, neither."""
     beams: int = Field(default=1, ge=1, le=16)
     """Width of the beam search that writes a segment; 1 takes the likeliest token each time."""
     max_new_tokens: int = Field(default=48, ge=4, le=MAX_POSITIONS)
@@ -46,7 +48,13 @@ class ScioSettings(Settings):
     """Texts encoded at a time."""
 
     @model_validator(mode="after")
-    def _alone_there_is_no_set(self) -> Self:
-        if self.judge == "alone" and self.itm == "set":
+    def _alone_nothing_else_is_asked(self) -> Self:
+        if self.judge == "left_out":
+            return self
+        if self.itm == "set":
             raise ValueError("judge alone asks each segment by itself: use itm=segment or itm=off")
+        if self.baseline == "original":
+            raise ValueError("judge alone compares no texts: leave baseline out")
+        if self.itm_margin >= TRUE_PAIRS:
+            raise ValueError("with judge alone nothing can be noise by this itm_margin: use less than 1/3")
         return self

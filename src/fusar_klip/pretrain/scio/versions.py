@@ -42,8 +42,8 @@ from fusar_klip.progress import progress_bar
 
 _log = logging.getLogger(__name__)
 
-PROMPT_VERSION = "scio-1"
-"""Of a reconstructed segment: how the decoder is asked."""
+PROMPT_VERSION = "scio-2"
+"""How segments are judged and the decoder is asked: versions that were made otherwise are not found again."""
 
 # A part is what a killed pass loses at most, and what is held at a time: 1000 tiles are 8000 short rows.
 _TILES_PER_PART = 1000
@@ -125,6 +125,7 @@ def refine_texts(
         made_by = ranks.first_does(
             lambda: {
                 **maker,
+                "prompt_version": PROMPT_VERSION,
                 "scio": settings.model_dump(mode="json"),
                 "splits": None if splits is None else sorted(splits),
                 "weights": _digest(dict(network.named_parameters())),
