@@ -26,7 +26,6 @@ Intervals are 95 % bootstraps over the tiles of all seeds; they know nothing of 
 """
 
 import argparse
-import math
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -188,9 +187,9 @@ def measures(rows: pd.DataFrame) -> dict[str, float]:
     return {
         "auroc_itc": float(roc_auc_score(false, -rows["delta_itc"])),
         "auroc_itm": float(roc_auc_score(false, rows["delta_itm"])),
-        "precision": float(false[noise].mean()),
+        "precision": float(false[noise].sum() / max(noise.sum(), 1)),
         "recall": float(noise[false].mean()),
-        "precision_confirmed": float(false[confirmed].mean()) if confirmed.any() else math.nan,
+        "precision_confirmed": float(false[confirmed].sum() / max(confirmed.sum(), 1)),
         "recall_confirmed": float(confirmed[false].mean()),
     }
 
@@ -280,8 +279,8 @@ def rebuild(
         return train(dataset, run, version, options.steps, seed, options.recipe)
 
     writer = trained("screened", screened)
-    alone = {"judge": "alone", "itm": "off", "reconstruction_margin": options.margin}
-    rebuilt = refine(dataset, writer, screened, screen=False, **alone)
+    how = {**JUDGES["alone"], "reconstruction_margin": options.margin}
+    rebuilt = refine(dataset, writer, screened, screen=False, **how)
     runs = {"template texts": trained("template", material.template)} if material.template else {}
     runs |= {
         "all texts": all_run,
