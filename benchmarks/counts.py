@@ -113,8 +113,11 @@ def measured_against_truth(
     for tile in (tile for family in measure_dataset(dataset, 1) for tile in family):
         ships = [a for a in truth.get(tile.tile.tile_id, []) if a.category == "ship"]
         free = [a for a in ships if a.state in FREE]
-        count = (counted_in(tile.fields["Count"]) if tile.task == "marine_target" else None) or 0
+        count = 0
         if tile.task == "marine_target":
+            said = counted_in(tile.fields["Count"])
+            assert said is not None, "what is measured begins with a number"
+            count = said
             found["free ships, tiles described as marine"].append(count - len(free))
             found["all ships, tiles described as marine"].append(count - len(ships))
             for field, right in judged_fields(tile, free).items():

@@ -4,10 +4,10 @@
 itself: amplitude, of which a multiple of the mean and more is 255; 0 is no data.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tifffile
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fusar_klip.errors import DatasetError
+
+T = TypeVar("T")
 
 MEAN_MULTIPLE = 3.0
 """Amplitudes of this many times the mean and more become 255."""
@@ -29,19 +31,7 @@ def read_grey(file: Path) -> NDArray[np.uint8]:
     Raises:
         DatasetError: The file is no image, or is too large to be read whole.
     """
-    with _said_in_one_sentence(file):
-        try:
-            with Image.open(file) as image:
-                # Pillow decodes some deep TIFFs of big-endian sensors wrongly.
-                if not (_is_tiff(file) and _is_deep(image)):
-                    return to_grey(image)
-        except FileNotFoundError:
-            raise
-        except OSError:  # it knows neither all kinds of bands nor all of compression
-            if not _is_tiff(file):
-                raise
-        with tifffile.TiffFile(file) as tiff:
-            return _mapped(_first_band(file, tiff.series[0]))
+    return _by_either(file, to_grey, lambda series: _mapped(_first_band(file, series)))
 
 
 def to_grey(image: Image.Image) -> NDArray[np.uint8]:
@@ -55,24 +45,35 @@ def image_size(file: Path) -> tuple[int, int]:
     Raises:
         DatasetError: The file is no image.
     """
-    with _said_in_one_sentence(file):
-        try:
-            with Image.open(file) as image:
-                return image.height, image.width
-        except FileNotFoundError:
-            raise
-        except OSError:
-            if not _is_tiff(file):
-                raise
-        with tifffile.TiffFile(file) as tiff:
-            sides = dict(zip(tiff.series[0].axes, tiff.series[0].shape, strict=True))
-            return sides["Y"], sides["X"]
+
+    def of_series(series: tifffile.TiffPageSeries) -> tuple[int, int]:
+        sides = dict(zip(series.axes, series.shape, strict=True))
+        return sides["Y"], sides["X"]
+
+    return _by_either(file, lambda image: (image.height, image.width), of_series)
 
 
 def no_image(file: Path, error: Exception) -> DatasetError:
     """Return what is said of a file that is no image, or not a whole one."""
     why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
     return DatasetError(f"{file} is no image that can be read{why}: replace or remove it")
+
+
+def _by_either(
+    file: Path, of_image: Callable[[Image.Image], T], of_series: Callable[[tifffile.TiffPageSeries], T]
+) -> T:
+    """Return what Pillow's image gives, or tifffile's series where Pillow cannot read the TIFF."""
+    with _said_in_one_sentence(file):
+        try:
+            with Image.open(file) as image:
+                # Pillow decodes some deep TIFFs of big-endian sensors wrongly.
+                if not (_is_tiff(file) and _is_deep(image)):
+                    return of_image(image)
+        except OSError:  # it knows neither all kinds of bands nor all of compression
+            if not _is_tiff(file):
+                raise
+        with tifffile.TiffFile(file) as tiff:
+            return of_series(tiff.series[0])
 
 
 @contextmanager

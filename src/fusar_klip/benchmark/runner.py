@@ -10,7 +10,7 @@ import csv
 import io
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,13 +102,8 @@ def benchmark(
     for checkpoint, name, digest in zip(checkpoints, names, digests, strict=True):
         subject = Subject(checkpoint, name, out, base_url)
         for place, (row, read) in enumerate(plan):
-            identity = row_identity(row, digest, read.digest, lenders[place])
-            outcome = None if _lost(out, name, row) else read_outcome(out, identity)
-            if outcome is None:
-                logger.info("%s: %s on %s (%s)", name, row.task, row.dataset, row.split)
-                outcome = TASKS[row.task].evaluate(row, read, subject)
-                write_outcome(out, identity, outcome)
-                run += 1
+            outcome, is_new = _outcome(row, read, subject, digest, lenders[place])
+            run += is_new
             outcomes[place].append(outcome)
     sections = [
         Section(row, read.facts, read.notes, dict(zip(names, results, strict=True)))
@@ -116,7 +111,8 @@ def benchmark(
     ]
     _write_splits(out, plan)
     markdown, html = write_report(out, loaded.name, sections, skipped)
-    entries = [entry for section in sections for entry in _entries(section)]
+    entries_of = [_entries(section) for section in sections]
+    entries = [entry for of_section in entries_of for entry in of_section]
     write_bytes(out / "results.csv", _as_csv(entries))
     write_json(out / "results.json", entries)
     return BenchmarkSummary(
@@ -126,18 +122,32 @@ def benchmark(
         rows_run=run,
         rows_reused=len(plan) * len(names) - run,
         skipped=skipped,
-        headlines=[headline for section in sections for headline in _headlines(section)],
+        headlines=[
+            _headline(entry)
+            for section, of_section in zip(sections, entries_of, strict=True)
+            for entry in of_section
+            if entry["metric"] == section.headline
+        ],
     )
 
 
-def _headlines(section: Section) -> list[dict[str, str | float | None]]:
-    """Return each model's headline, as `BenchmarkSummary` has it."""
-    keys = ("model", "task", "dataset", "split", "metric", "value")
-    return [
-        {key: entry[key] for key in keys}
-        for entry in _entries(section)
-        if entry["metric"] == section.headline
-    ]
+def _outcome(
+    row: Row, read: TaskData, subject: Subject, digest: str, lender: str | None
+) -> tuple[RowOutcome, bool]:
+    """Return a row's outcome for one model, and whether it was run for it: else it was there."""
+    identity = row_identity(row, digest, read.digest, lender)
+    outcome = None if _lost(subject.results, subject.name, row) else read_outcome(subject.results, identity)
+    if outcome is not None:
+        return outcome, False
+    logger.info("%s: %s on %s (%s)", subject.name, row.task, row.dataset, row.split)
+    outcome = TASKS[row.task].evaluate(row, read, subject)
+    write_outcome(subject.results, identity, outcome)
+    return outcome, True
+
+
+def _headline(entry: Mapping[str, str | float | int | None]) -> dict[str, str | float | None]:
+    """Return what `BenchmarkSummary` has of a model's headline."""
+    return {key: entry[key] for key in ("model", "task", "dataset", "split", "metric", "value")}
 
 
 def _refuse_what_cannot_run(checkpoints: Sequence[str], rows: Sequence[Row]) -> None:

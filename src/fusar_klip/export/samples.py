@@ -1,7 +1,6 @@
 """The tiles of a data set with their texts, part by part, so that memory does not grow with the data set."""
 
 import io
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from shapely.geometry.base import BaseGeometry
 
 from fusar_klip.catalog import open_texts, open_tiles, segments_by_tile, text_versions
 from fusar_klip.errors import DatasetError
+from fusar_klip.files import finite_or_null
 
 T = TypeVar("T")
 
@@ -97,7 +97,7 @@ class Samples:
             task_of, segments = self._texts_between(rows[0]["tile_id"], rows[-1]["tile_id"])
             for row, footprint in zip(rows, footprints, strict=True):
                 tile_id = row["tile_id"]
-                yield Sample(_finite(row), footprint, task_of.get(tile_id), segments.get(tile_id, []))
+                yield Sample(finite_or_null(row), footprint, task_of.get(tile_id), segments.get(tile_id, []))
 
     def with_files(self, samples: Iterable[Sample], read: Callable[[Path], T]) -> Iterator[tuple[Sample, T]]:
         """Yield samples with what `read` makes of their GeoTIFFs, read in threads, in the samples' order.
@@ -147,8 +147,3 @@ def png(path: Path) -> bytes:
 def iso_time(time: datetime) -> str:
     """Spell a time as RFC 3339 in UTC, without fractions where there are none: 2020-11-07T13:52:41Z."""
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """JSON has neither NaN nor infinity."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}

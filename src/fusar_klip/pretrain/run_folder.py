@@ -11,7 +11,6 @@ state/training.pt   network, momentum towers, queue, optimiser, step, SCIO's tex
 """
 
 import json
-import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from safetensors import SafetensorError
 
 from fusar_klip.config import dump_settings, validate_settings
 from fusar_klip.errors import CheckpointError, SettingsError
-from fusar_klip.files import write_bytes, write_json
+from fusar_klip.files import finite_or_null, write_bytes, write_json
 from fusar_klip.models.checkpoint import PREPROCESS, TOKENIZER, WEIGHTS
 from fusar_klip.pretrain.settings import PretrainSettings
 
@@ -183,12 +182,7 @@ class RunFolder:
 
 
 def _json_line(values: Mapping[str, Any]) -> str:
-    """Return one line of JSON, which has no numbers that are not finite: they become null."""
-    finite = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in values.items()
-    }
-    return json.dumps(finite, allow_nan=False) + "\n"
+    return json.dumps(finite_or_null(values), allow_nan=False) + "\n"
 
 
 def _changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
