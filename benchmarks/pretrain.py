@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 WAYS = ("plain", "ours", "fast")
 WORDS, QUEUE, MOMENTUM, ALPHA = 30_522, 20_000, 0.995, 0.4
 SEGMENTS, LOG_MEAN, LOG_SPREAD = 8, 2.513, 0.44
-# Losses and gradients of float32 sums in another order.
-TOLERANCE = 2e-4
+# Losses and gradients of float64 sums in another order.
+TOLERANCE = 1e-9
 
 
 def settings_of(model: str, way: str, dropout: float | None = None) -> "ModelSettings":
@@ -184,11 +185,18 @@ def one_step(way: Ours | Plain, batch: "Batch", after: Callable[[], None] | None
 
 
 def check(model: str, size: int) -> dict[str, float]:
-    """Assert that losses and gradients of both ways are equal; return the largest differences."""
+    """Assert that losses and gradients of both ways are equal in float64; return the largest differences.
+
+    In float32 the gradients of a fresh attention's queries and keys, 1e-6 in size, are lost in rounding. Both
+    ways cast to float32 by name: here that is float64, too, for the rest of the process.
+    """
     import torch
 
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
     settings, device = settings_of(model, "ours", dropout=0.0), torch.device("cpu")
     batch = make_batch(settings, size, seed=1)
+    batch = replace(batch, images=batch.images.double())
 
     def learned(way: Ours | Plain) -> tuple[list[float], dict[str, Any]]:
         way.network.train()
@@ -216,7 +224,7 @@ def check(model: str, size: int) -> dict[str, float]:
         scale = max(float(gradient.norm()), 1e-4 * largest)
         worst = max(worst, float((gradient - other).norm()) / scale)
     assert loss < TOLERANCE, f"losses differ: {plain_losses} {our_losses}"
-    assert worst < TOLERANCE * 10, f"gradients differ by {worst}"
+    assert worst < TOLERANCE, f"gradients differ by {worst}"
     return {"loss": loss, "gradient": worst}
 
 
