@@ -66,7 +66,7 @@ class PlainNetwork(nn.Module):
             intermediate_size=4 * settings.text_width, num_hidden_layers=settings.text_depth,
             num_attention_heads=settings.text_heads, max_position_embeddings=MAX_POSITIONS,
             hidden_dropout_prob=settings.text_dropout, attention_probs_dropout_prob=settings.text_dropout,
-            pad_token_id=0, is_decoder=True, use_cache=False,
+            pad_token_id=0, bos_token_id=None, is_decoder=True, use_cache=False,
         )  # fmt: skip
         self.text_tower = BlipTextModel(config, add_pooling_layer=False)
         self.decoder = BlipTextLMHeadModel(config)

@@ -53,31 +53,13 @@ def image_size(file: Path) -> tuple[int, int]:
     return _by_either(file, lambda image: (image.height, image.width), of_series)
 
 
-def no_image(file: Path, error: Exception) -> DatasetError:
-    """Return what is said of a file that is no image, or not a whole one."""
-    why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
-    return DatasetError(f"{file} is no image that can be read{why}: replace or remove it")
-
-
-def _by_either(
-    file: Path, of_image: Callable[[Image.Image], T], of_series: Callable[[tifffile.TiffPageSeries], T]
-) -> T:
-    """Return what Pillow's image gives, or tifffile's series where Pillow cannot read the TIFF."""
-    with _said_in_one_sentence(file):
-        try:
-            with Image.open(file) as image:
-                # Pillow decodes some deep TIFFs of big-endian sensors wrongly.
-                if not (_is_tiff(file) and _is_deep(image)):
-                    return of_image(image)
-        except OSError:  # it knows neither all kinds of bands nor all of compression
-            if not _is_tiff(file):
-                raise
-        with tifffile.TiffFile(file) as tiff:
-            return of_series(tiff.series[0])
-
-
 @contextmanager
-def _said_in_one_sentence(file: Path) -> Iterator[None]:
+def unreadable_in_one_sentence(file: Path) -> Iterator[None]:
+    """Turn whatever reading an image raises into one sentence.
+
+    Raises:
+        DatasetError: The file is missing, no image or not a whole one, or too large to be read whole.
+    """
     try:
         yield
     except DatasetError:
@@ -89,7 +71,25 @@ def _said_in_one_sentence(file: Path) -> Iterator[None]:
             f"{file} is too large to be read whole, or damaged ({error}): cut it with fusar-klip build first"
         ) from None
     except Exception as error:  # Pillow and tifffile raise what the damage happens to cause
-        raise no_image(file, error) from None
+        why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+        raise DatasetError(f"{file} is no image that can be read{why}: replace or remove it") from None
+
+
+def _by_either(
+    file: Path, of_image: Callable[[Image.Image], T], of_series: Callable[[tifffile.TiffPageSeries], T]
+) -> T:
+    """Return what Pillow's image gives, or tifffile's series where Pillow cannot read the TIFF."""
+    with unreadable_in_one_sentence(file):
+        try:
+            with Image.open(file) as image:
+                # Pillow decodes some deep TIFFs of big-endian sensors wrongly.
+                if not (_is_tiff(file) and _is_deep(image)):
+                    return of_image(image)
+        except OSError:  # it knows neither all kinds of bands nor all of compression
+            if not _is_tiff(file):
+                raise
+        with tifffile.TiffFile(file) as tiff:
+            return of_series(tiff.series[0])
 
 
 def _is_tiff(file: Path) -> bool:

@@ -5,10 +5,12 @@ import logging
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from timm.layers.create_act import get_act_layer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from transformers import BertConfig, BertModel
@@ -18,10 +20,10 @@ from fusar_klip.models import KlipNetwork, ModelSettings, Tokenizer, weights
 from fusar_klip.models.weights import load_image_weights, load_text_weights
 
 
-def vit(size: int = 32, width: int = 24) -> VisionTransformer:
+def vit(size: int = 32, width: int = 24, **others: Any) -> VisionTransformer:
     """A colour ViT with a head, as ImageNet's are."""
     return VisionTransformer(
-        img_size=size, patch_size=8, embed_dim=width, depth=1, num_heads=2, num_classes=10
+        img_size=size, patch_size=8, embed_dim=width, depth=1, num_heads=2, num_classes=10, **others
     )
 
 
@@ -233,8 +235,31 @@ def test_other_projects_towers_load(
     listed = {mae_keys: "decoder_blocks (1)", clip_keys: "token_embedding (1)", blip_keys: "visual_encoder_m"}
     assert listed[layout] in caplog.text
     if layout is clip_keys:
-        # Our tower has no norm before its blocks; a file's must not go unseen.
+        # This tower has no norm before its blocks; a file's must not go unseen.
         assert "unused norm_pre.bias, norm_pre.weight" in caplog.text
+        assert "--set architecture.image_pre_norm=true" in caplog.text
+
+
+def test_clip_s_tower_gives_clip_s_features(
+    nano: ModelSettings, tokenizer: Tokenizer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    colour = vit(pre_norm=True, act_layer=get_act_layer("quick_gelu"))
+    with torch.no_grad():
+        for parameter in colour.parameters():
+            parameter.add_(torch.randn(parameter.shape))
+    own = colour.state_dict()
+    state = clip_keys(own) | {f"visual.ln_pre.{part}": own[f"norm_pre.{part}"] for part in ("weight", "bias")}
+    torch.save(state, tmp_path / "clip.pth")
+    settings = nano.model_copy(update={"image_pre_norm": True, "image_activation": "quick_gelu"})
+    tower = KlipNetwork(settings, tokenizer).eval().image_tower
+    load_image_weights(tower, str(tmp_path / "clip.pth"))
+    grey = torch.randn(2, 1, 32, 32)
+    with torch.no_grad():
+        expected = colour.eval().forward_features(grey.expand(-1, 3, -1, -1))
+        torch.testing.assert_close(tower.tokens(grey), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(tower.class_tokens(grey), expected[:, 0], rtol=1e-4, atol=1e-4)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_a_deeper_tower_s_weights_are_refused(network: KlipNetwork, tmp_path: Path) -> None:

@@ -26,6 +26,10 @@ class ModelSettings(Settings):
     """Transformer blocks of the image tower."""
     image_heads: int = Field(default=12, ge=1)
     """Attention heads of the image tower."""
+    image_pre_norm: bool = False
+    """Whether a norm stands before the image tower's first block, as in CLIP; patches have no bias then."""
+    image_activation: Literal["gelu", "quick_gelu"] = "gelu"
+    """Of the image tower's MLPs; OpenAI's CLIP was trained with `quick_gelu`, x * sigmoid(1.702 x)."""
     text_width: int = Field(default=768, ge=8)
     """Width of the text tower, the fusion encoder and the decoder."""
     text_depth: int = Field(default=12, ge=1)

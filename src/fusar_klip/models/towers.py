@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers.create_act import get_act_layer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -75,6 +76,8 @@ class ImageTower(VisionTransformer):
             embed_dim=settings.image_width,
             depth=settings.image_depth,
             num_heads=settings.image_heads,
+            pre_norm=settings.image_pre_norm,
+            act_layer=get_act_layer(settings.image_activation),
         )
         self.gsd_embedding = GsdEmbedding(settings.image_width) if settings.gsd_embedding else None
         # timm draws every matrix of the blocks with 0.02, which suits 768.
@@ -100,7 +103,8 @@ class ImageTower(VisionTransformer):
             if gsd_m_b is None:
                 gsd_m_b = torch.full((len(images_b1ss),), torch.nan, device=images_b1ss.device)
             tokens_bnw = tokens_bnw + self.gsd_embedding(gsd_m_b)[:, None]
-        return tokens_bnw
+        normed_bnw: Tensor = self.norm_pre(tokens_bnw)
+        return normed_bnw
 
     def encoded(self, embedded_bnw: Tensor) -> Tensor:
         """Return the normalised output (B, N, W) of `embedded`, or of some of its tokens."""

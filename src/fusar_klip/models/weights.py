@@ -9,6 +9,7 @@ a file lacks or has too much is listed, and past a threshold it is an error.
 """
 
 import argparse
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +24,13 @@ from fusar_klip.models.filling import fill
 from fusar_klip.models.text_stack import TextDecoder, TextStack
 from fusar_klip.models.towers import ImageTower
 
+_log = logging.getLogger(__name__)
+
+_AS_CLIP = (
+    "%s is of a tower with a norm before its blocks, as CLIP's: start with "
+    "--set architecture.image_pre_norm=true, and if the weights are OpenAI's, also with "
+    "--set architecture.image_activation=quick_gelu; without them the features are not those of the weights"
+)
 _MEND = "choose the model and the tokenizer that the weights were made for"
 
 # Parts of whole models that a tower has no use for: heads, MAE's decoder, towers of the other kind.
@@ -49,6 +57,11 @@ def load_image_weights(tower: ImageTower, source: str) -> None:
         name = "patch_embed.proj.weight"
         if name in state:
             state[name] = adapt_input_conv(1, state[name])
+        bias_w = tower.patch_embed.proj.bias
+        if "norm_pre.weight" in state and bias_w is not None:
+            _log.warning(_AS_CLIP, source)
+            # CLIP's patches have no bias: a fresh one would not be 0.
+            state["patch_embed.proj.bias"] = torch.zeros_like(bias_w)
     except Exception as error:  # timm, torch and safetensors raise what the damage happens to cause
         raise _no_weights("init.image", source, "a file or a timm model name", error) from error
     wanted = {key: value for key, value in state.items() if not key.startswith(_OTHER_IMAGE_PARTS)}
@@ -135,10 +148,6 @@ def _image_part(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[st
             return kept, [key for key in state if not key.startswith(prefix)]
     if "visual.class_embedding" in state:
         kept = {key: value for key, value in state.items() if key.startswith("visual.")}
-        # CLIP's patches have no bias: a fresh one would not be 0.
-        kept["visual.conv1.bias"] = kept["visual.class_embedding"].new_zeros(
-            kept["visual.class_embedding"].shape
-        )
         return kept, [key for key in state if not key.startswith("visual.")]
     # timm takes a "mask_token" for DINOv2's.
     others = [key for key in state if key.startswith(("mask_token", "decoder_"))]

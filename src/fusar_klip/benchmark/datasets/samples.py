@@ -19,7 +19,7 @@ from PIL import Image
 
 from fusar_klip.errors import DatasetError
 from fusar_klip.files import sha256
-from fusar_klip.grey import no_image
+from fusar_klip.grey import unreadable_in_one_sentence
 
 Part = Literal["train", "val", "test"]
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
@@ -232,11 +232,8 @@ def read_mask(file: Path, table: ClassTable) -> NDArray[np.uint8]:
         DatasetError: The mask cannot be read, or has a value that the table does not list.
     """
     coloured = any(isinstance(value, tuple) for value in table.values)
-    try:
-        with Image.open(file) as image:
-            pixels = np.asarray(image.convert("RGB") if coloured else image)
-    except OSError as error:
-        raise no_image(file, error) from None
+    with unreadable_in_one_sentence(file), Image.open(file) as image:
+        pixels = np.asarray(image.convert("RGB") if coloured else image)
     if pixels.ndim == 3 and not coloured:
         pixels = pixels[..., 0]
     classes = np.full(pixels.shape[:2], IGNORED, dtype=np.uint8)
