@@ -12,6 +12,8 @@ what is left writes the noise anew (stage 3: "trained on a cleaner corpus"). Pri
    and recall of the verdict `noise`, and of those that the matching score confirms; on the tiles that the
    model was trained on, as in SCIO, and on held-out ones: where the first is worse, the model has learned the
    noise by heart. Sentences that were false before, because `measure` erred, are left out;
+   The judge `left_out` is asked under two further conditions: of the texts of other tiles, of which nothing
+   can be told but by the text itself; and of two sentences of each text;
 2. what the truth says of the reconstructions, by judge `alone`;
 3. table 8 of the paper: models trained for as many steps on template texts, on all texts, on the screened,
    and on the screened and reconstructed ones (by judge `alone`), by their mean recall in retrieval on grounds
@@ -141,20 +143,59 @@ def corrupt(
                 new[row], done[row] = said[donor], True
                 of_tile[tile_id] += 1
                 break
-    version = next(
-        (v for v in text_versions(dataset) if read_text_metadata(dataset, v)["maker"] == about), None
-    )
-    if version is None:
-        version = f"v{len(text_versions(dataset)):03d}"
-        write_texts(dataset, version, texts.assign(text=new), parent="v000", maker=about)
-    return version, pd.Series(done, index=texts.index)
+    return version_of(dataset, texts.assign(text=new), "v000", about), pd.Series(done, index=texts.index)
 
 
-def train(dataset: Path, run: Path, version: str, steps: int, seed: int, recipe: Sequence[str]) -> Path:
-    """Train `tiny` on a text version, or go on with it."""
-    options = [*RECIPE, *recipe, f"max_steps={steps}", f"seed={seed}", f"texts.version={version}"]
-    pretrain(dataset, run, load_settings(PretrainSettings, None, options), resume=run.exists())
-    return run
+def version_of(dataset: Path, texts: pd.DataFrame, parent: str, about: Mapping[str, Any]) -> str:
+    """Return the version that `about` names; it is written where it is not there yet."""
+    for version in text_versions(dataset):
+        if read_text_metadata(dataset, version)["maker"] == about:
+            return version
+    version = f"v{len(text_versions(dataset)):03d}"
+    write_texts(dataset, version, texts, parent=parent, maker=about)
+    return version
+
+
+def with_another_image(dataset: Path, texts: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Return the texts as those of other tiles of the same part, in the order of a version."""
+    ids = read_tiles(dataset, ["tile_id", "split"]).merge(texts[["tile_id"]].drop_duplicates())
+    shuffled = ids.sample(frac=1, random_state=seed).groupby("split")["tile_id"]
+    other = {one: next_one for _, of in shuffled for one, next_one in zip(of, np.roll(of, 1), strict=True)}
+    return texts.assign(tile_id=texts["tile_id"].map(other)).sort_values("tile_id", kind="stable")
+
+
+def two_sentences(dataset: Path, texts: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Return two sentences of each tile."""
+    return texts.groupby("tile_id").sample(2, random_state=seed).sort_index()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One kind of noise and one seed.
+
+    Attributes:
+        material: Data and truth.
+        kind: The noise.
+        seed: Of noise and trainings.
+        folder: Of the runs.
+        steps: Of each training.
+        recipe: Further settings of pretraining.
+    """
+
+    material: Material
+    kind: str
+    seed: int
+    folder: Path
+    steps: int
+    recipe: Sequence[str]
+
+    def trained(self, name: str, version: str) -> Path:
+        """Return the run of a `tiny` that learns from a text version; what is there is gone on with."""
+        run = self.folder / f"{self.kind}_{self.seed}_{name}"
+        own = [f"max_steps={self.steps}", f"seed={self.seed}", f"texts.version={version}"]
+        settings = load_settings(PretrainSettings, None, [*RECIPE, *self.recipe, *own])
+        pretrain(self.material.dataset, run, settings, resume=run.exists())
+        return run
 
 
 def refine(dataset: Path, run: Path, version: str, **options: Any) -> str:
@@ -171,12 +212,12 @@ def refine(dataset: Path, run: Path, version: str, **options: Any) -> str:
     ).version
 
 
-def found(dataset: Path, version: str, false: pd.Series, before: Sequence[bool | None]) -> pd.DataFrame:
-    """Return the judged sentences: tile_id, whether false, the two deltas, and the verdict."""
+def found(dataset: Path, version: str, false: pd.Series, known: pd.Series) -> pd.DataFrame:
+    """Return the judged sentences of which it is known whether they are false, with what was measured."""
     rows = read_texts(dataset, version, in_use=False)
-    known = rows["delta_itc"].notna() & (false | ~pd.Series([x is True for x in before]))
     split = read_tiles(dataset, ["tile_id", "split"]).set_index("tile_id")["split"]
-    rows = rows.assign(false=false, trained_on=rows["tile_id"].map(split) == "train")[known]
+    rows = rows.assign(false=false, trained_on=rows["tile_id"].map(split) == "train")
+    rows = rows[known & rows["delta_itc"].notna()]
     return rows[[*("tile_id", "field", "task", "trained_on"), *_MEASURED]]
 
 
@@ -221,6 +262,12 @@ def reconstructions(dataset: Path, version: str, truth: Mapping[str, Truth]) -> 
     }
 
 
+CONTROLS: Mapping[str, Callable[[Path, pd.DataFrame, int], pd.DataFrame]] = {
+    "left_out, another tile's image": with_another_image,
+    "left_out, texts of two sentences": two_sentences,
+}
+
+
 def held_out(dataset: Path, klip: Klip) -> tuple[np.ndarray, list[list[str]]]:
     """Return the image features (N, E) of the N held-out tiles, and their own texts, v000."""
     tiles = read_tiles(dataset, ["tile_id", "split", "kept"])
@@ -252,43 +299,40 @@ def mean_recall(dataset: Path, run: Path) -> np.ndarray:
     return recall
 
 
-def find_noise(
-    folder: Path, material: Material, kind: str, seed: int, options: argparse.Namespace
-) -> tuple[pd.DataFrame, Path, str]:
+def find_noise(experiment: Experiment, share: float) -> tuple[pd.DataFrame, Path, str]:
     """Corrupt, train, screen; return what each judge found, the model, and the version that `alone` left."""
-    dataset, truth = material.dataset, material.truth
-    noisy, false = corrupt(dataset, truth, kind, options.share, seed)
+    dataset, truth, seed = experiment.material.dataset, experiment.material.truth, experiment.seed
+    noisy, false = corrupt(dataset, truth, experiment.kind, share, seed)
     before = judge_texts(read_texts(dataset), truth)
-    run = train(dataset, folder / f"{kind}_{seed}_all", noisy, options.steps, seed, options.recipe)
+    known = false | pd.Series([said is not True for said in before])
+    run = experiment.trained("all", noisy)
     judged = {judge: refine(dataset, run, noisy, reconstruct=False, **how) for judge, how in JUDGES.items()}
-    rows = pd.concat(
-        found(dataset, version, false, before).assign(seed=seed, judge=judge)
-        for judge, version in judged.items()
-    )
-    return rows, run, judged["alone"]
+    rows = [found(dataset, judged[judge], false, known).assign(judge=judge) for judge in JUDGES]
+    for control, change in CONTROLS.items():
+        texts = change(dataset, read_texts(dataset, noisy), seed)
+        changed = version_of(dataset, texts, noisy, {"verb": "scio_noise", "control": control, "of": noisy})
+        version = refine(dataset, run, changed, reconstruct=False, **JUDGES["left_out"])
+        flags = (column[texts.index].reset_index(drop=True) for column in (false, known))
+        rows.append(found(dataset, version, *flags).assign(judge=control))
+    return pd.concat(rows).assign(seed=seed), run, judged["alone"]
 
 
 def rebuild(
-    material: Material, all_run: Path, screened: str, seed: int, options: argparse.Namespace
+    experiment: Experiment, all_run: Path, screened: str, margin: float
 ) -> tuple[dict[str, int], dict[str, np.ndarray]]:
     """Write the noise anew; return what the truth says of it, and table 8's rows."""
-    dataset = material.dataset
-
-    def trained(name: str, version: str) -> Path:
-        run = all_run.with_name(all_run.name.removesuffix("all") + name)
-        return train(dataset, run, version, options.steps, seed, options.recipe)
-
-    writer = trained("screened", screened)
-    how = {**JUDGES["alone"], "reconstruction_margin": options.margin}
-    rebuilt = refine(dataset, writer, screened, screen=False, **how)
-    runs = {"template texts": trained("template", material.template)} if material.template else {}
+    material = experiment.material
+    writer = experiment.trained("screened", screened)
+    how = {**JUDGES["alone"], "reconstruction_margin": margin}
+    rebuilt = refine(material.dataset, writer, screened, screen=False, **how)
+    runs = {"template texts": experiment.trained("template", material.template)} if material.template else {}
     runs |= {
         "all texts": all_run,
         "screened": writer,
-        "screened and reconstructed": trained(f"reconstructed_{options.margin:g}", rebuilt),
+        "screened and reconstructed": experiment.trained(f"reconstructed_{margin:g}", rebuilt),
     }
-    table8 = {name: material.score(dataset, run) for name, run in runs.items()}
-    return reconstructions(dataset, rebuilt, material.truth), table8
+    table8 = {name: material.score(material.dataset, run) for name, run in runs.items()}
+    return reconstructions(material.dataset, rebuilt, material.truth), table8
 
 
 def report(
@@ -305,12 +349,13 @@ def report(
     }
     one = rows[rows["judge"] == "alone"]
     print(f"\n## {kind}: {int(one['false'].sum())} false among {len(one)} sentences\n")
-    print(f"| Measure | {' | '.join(f'{judge}, {part}' for judge, part in finding)} |")
-    print("|---" * (1 + len(finding)) + "|")
-    for name in next(iter(finding.values())):
-        cells = ["{:.3f} ({:.3f} to {:.3f})".format(*measured[name]) for measured in finding.values()]
-        print(f"| {name} | {' | '.join(cells)} |")
+    print(f"| Judge | Tiles | {' | '.join(next(iter(finding.values())))} |")
+    print("|---" * (2 + len(next(iter(finding.values())))) + "|")
+    for (judge, part), measured in finding.items():
+        cells = ["{:.3f} ({:.3f} to {:.3f})".format(*values) for values in measured.values()]
+        print(f"| {judge} | {part} | {' | '.join(cells)} |")
     by_field = []
+    rows = rows[rows["judge"].isin(list(JUDGES))]
     for name, group in rows.groupby(rows["task"] + " " + rows["field"]):
         if 5 <= group["false"].sum() / len(JUDGES) < len(group) / len(JUDGES):
             areas = {
@@ -370,12 +415,12 @@ def main() -> None:
         for kind in options.noise:
             found_rows, written, table8 = [], Counter[str](), defaultdict[str, list[np.ndarray]](list)
             for place, seed in enumerate(options.seeds):
-                rows, run, screened = find_noise(
-                    folder / f"runs_{options.steps}", material, kind, seed, options
-                )
+                runs = folder / f"runs_{options.steps}"
+                experiment = Experiment(material, kind, seed, runs, options.steps, options.recipe)
+                rows, run, screened = find_noise(experiment, options.share)
                 found_rows.append(rows)
                 if place < options.rows:
-                    counts, scores = rebuild(material, run, screened, seed, options)
+                    counts, scores = rebuild(experiment, run, screened, options.margin)
                     written.update(counts)
                     for name, values in scores.items():
                         table8[name].append(values)
