@@ -1,6 +1,7 @@
 """The baselines in the loop: they learn without texts, resume to the bit, and two processes are one."""
 
 import json
+import math
 import os
 import shutil
 import stat
@@ -64,6 +65,18 @@ def runs(
 def lines_of(run: Path) -> list[dict[str, Any]]:
     clock = ("samples_per_s", "utilisation")
     return [{k: v for k, v in line.items() if k not in clock} for line in RunFolder(run).read_metrics()]
+
+
+def test_a_validation_that_is_not_finite_is_never_the_best(
+    tiles: Path, make: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([math.nan, 2.0, 1.0])
+    monkeypatch.setattr(MaeLearner, "look", lambda learner, chosen: (next(values),))
+    run = tmp_path / "run"
+    summary = pretrain(tiles, run, make("mae", validate_every=2, max_steps=6))
+    assert [line["val_loss"] for line in lines_of(run) if "val_loss" in line] == [None, 2.0, 1.0]
+    assert summary.best_step == 6
+    assert (run / "best.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
 
 
 def test_mae_learns(make: MakeSettings, tmp_path: Path) -> None:

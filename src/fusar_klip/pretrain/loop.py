@@ -5,6 +5,7 @@ Alone, or in each of the processes that torchrun starts (`ranks`). What is learn
 """
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -141,8 +142,9 @@ def _train(
             if course.validates and (done % settings.validate_every == 0 or done == total):
                 values = course.validate()
                 log.add({**at, **values})
-                if best is None or objective.score(values) > best:
-                    best = objective.score(values)
+                score = objective.score(values)
+                if math.isfinite(score) and (best is None or score > best):
+                    best = score
                     course.save_weights(folder.best)
                 _log.info("step %d: %s", done, values)
 
@@ -152,7 +154,7 @@ def _train(
                 saved = done
             if stopping:
                 raise KeyboardInterrupt
-    if not course.validates:
+    if best is None:
         course.save_weights(folder.best)
     course.save_weights(folder.weights)
     ranks.wait()
