@@ -92,6 +92,9 @@ def _keys(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 def _complaint(detail: Mapping[str, Any], known: Sequence[str]) -> str:
     key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "value_error":  # a validator of ours, which says all there is to say
+        said = str(detail["ctx"]["error"])
+        return f"{key}: {said}" if key else said
     if detail["type"] != "extra_forbidden":
         return f"{key}: {detail['msg'][:1].lower()}{detail['msg'][1:]} (given: {detail['input']!r})"
     # Compare by the last part too, so that "band" finds "scene.band".

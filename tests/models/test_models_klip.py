@@ -62,6 +62,16 @@ def test_embeddings(run: Path, images: list[np.ndarray], tmp_path: Path) -> None
     assert model.embed_text([]).shape == (0, 16)
 
 
+def test_one_text_and_one_path_need_no_list(run: Path, images: list[np.ndarray], tmp_path: Path) -> None:
+    model = load(run)
+    np.testing.assert_array_equal(model.embed_text("two ships"), model.embed_text(["two ships"]))
+    path = tmp_path / "tile.png"
+    Image.fromarray(images[0]).save(path)
+    for given in (path, str(path)):
+        np.testing.assert_array_equal(model.embed_image(given), model.embed_image([path]))
+        np.testing.assert_array_equal(model.features(given), model.features([path]))
+
+
 def test_more_images_and_texts_than_a_batch(run: Path) -> None:
     model = load(run)
     many = np.random.default_rng(0).integers(0, 256, (70, 32, 32), dtype=np.uint8)
@@ -142,6 +152,10 @@ def test_bad_checkpoints(run: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is no FUSAR-KLIP checkpoint"):
         load(weights)
     weights.write_bytes(good)
+    for content in ('{"size": "a"}', "[]", "{"):
+        (run / "preprocess.json").write_text(content)
+        with pytest.raises(CheckpointError, match=r"is no preprocess\.json of a run"):
+            load(run)
     (run / "preprocess.json").unlink()
     with pytest.raises(CheckpointError, match=r"preprocess\.json"):
         load(run)

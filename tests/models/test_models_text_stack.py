@@ -196,9 +196,6 @@ def test_late_fusion_starts_from_the_text_alone(
     close = {"atol": 1e-6, "rtol": 1e-5}
     torch.testing.assert_close(network.text_features_of(states), network.text_features(ids, mask), **close)
     torch.testing.assert_close(
-        network.fuse_states(states, mask, memory), network.fuse(ids, mask, memory), **close
-    )
-    torch.testing.assert_close(
         network.match_logits_of(states, mask, memory), network.match_logits(ids, mask, memory), **close
     )
     # The text alone passes the first layer only.
@@ -212,7 +209,7 @@ def test_states_do_not_enter_an_early_fusion(
 ) -> None:
     tokens, ids, mask = batch
     with pytest.raises(AssertionError, match="late fusion only"):
-        network.fuse_states(network.text_states(ids, mask), mask, network.look(tokens))
+        network.match_logits_of(network.text_states(ids, mask), mask, network.look(tokens))
 
 
 def test_a_memory_of_nothing_serves_nobody(network: KlipNetwork) -> None:

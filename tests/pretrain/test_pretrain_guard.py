@@ -48,7 +48,8 @@ def test_what_is_not_finite_never_passes_and_ends_the_run(loss: float, norm: flo
         assert guard.passes(start + 2, 1.0, 1.0)
     assert not guard.passes(20, loss, norm)
     assert not guard.passes(21, loss, norm)
-    with pytest.raises(SettingsError, match=r"3 steps in a row.*lower optimizer\.lr"):
+    # More patience with spikes would not help.
+    with pytest.raises(SettingsError, match=r"3 steps in a row.*lower optimizer\.lr$"):
         guard.passes(22, loss, norm)
     assert guard.skipped == 7
 

@@ -130,6 +130,9 @@ def test_few_tiles_make_a_smaller_batch_and_no_validation(
     assert summary.best_step == 2
     run = tmp_path / "run"
     assert (run / "best.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+    (run / "metrics.jsonl").unlink()
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl tells nothing of it: bring that file back"):
+        pretrain(few, run, nano_settings(max_steps=2), resume=True)
 
 
 def test_a_loss_that_is_not_finite_changes_nothing_and_then_ends_the_run(
@@ -343,17 +346,50 @@ def test_an_architecture_starts_from_its_preset() -> None:
         validate_settings(PretrainSettings, {"model": "huge"})
     with pytest.raises(SettingsError, match=r'unknown key.*did you mean "architecture\.image_size"'):
         validate_settings(PretrainSettings, {"architecture": {"image_sise": 64}})
+    with pytest.raises(SettingsError, match="model: input should be 'tiny'"):
+        validate_settings(PretrainSettings, {"model": [1]})
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"scio": {"enabled": True}, "epochs": 2},
+            "with scio.enabled the stages' epochs make 36, and epochs is 2: ",
+        ),
+        (
+            {"architecture": {"image_size": 100}},
+            "architecture: image_size must be a multiple of patch_size, 16: use 96 or 112 ",
+        ),
+        ({"loss": {"itc": 0, "itm": 0, "mlm": 0}}, "loss: with all weights 0 nothing is learnt"),
+        ({"batch_size": 1}, "batch_size: contrast needs two tiles in a step: use 2 or more"),
+    ],
+)
+def test_what_does_not_go_together_is_said_in_a_sentence(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        validate_settings(PretrainSettings, values)
+    assert str(refused.value).startswith(said)
+    assert "given" not in str(refused.value)
 
 
 def test_the_shipped_configurations() -> None:
     paper = load_settings(PretrainSettings, CONFIGS / "pretrain_paper.toml")
-    assert paper == validate_settings(PretrainSettings, {"scio": {"enabled": True}})
+    assert paper == validate_settings(PretrainSettings, {"scio": {"enabled": True}, "batch_size": 256})
     assert paper.epochs == paper.scio.epochs == 36
     fast = load_settings(PretrainSettings, CONFIGS / "pretrain_fast.toml")
-    late = {"architecture": {"fusion_layers": 6}, "scio": {"enabled": True}}
+    late = {"architecture": {"fusion_layers": 6}, "scio": {"enabled": True}, "batch_size": 256}
     assert fast == validate_settings(PretrainSettings, late)
     tiny = load_settings(PretrainSettings, CONFIGS / "pretrain_tiny.toml")
     assert tiny.architecture == MODELS["tiny"]
+
+
+def test_a_line_that_a_power_cut_left_is_left_out(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.append_metrics({"step": 1})
+    with folder.metrics.open("ab") as file:
+        file.write(b"\0\0\xff\n")
+    folder.append_metrics({"step": 2})
+    assert folder.read_metrics() == [{"step": 1}, {"step": 2}]
 
 
 def test_every_line_of_the_metrics_is_json(tmp_path: Path) -> None:

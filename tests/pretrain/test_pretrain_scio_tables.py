@@ -3,9 +3,11 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -18,6 +20,7 @@ from fusar_klip.errors import DatasetError, FusarKlipError, SettingsError
 from fusar_klip.models import Klip, load
 from fusar_klip.pretrain.refine import refine
 from fusar_klip.pretrain.scio import ScioSettings, TableSummary, refine_table
+from fusar_klip.pretrain.scio.scoring import References
 from fusar_klip.pretrain.scio.sentences import join_sentences, split_sentences
 
 CAPTIONS = [
@@ -162,6 +165,7 @@ def test_a_caption_without_end_is_judged_as_far_as_the_network_reads(table: Path
     [
         ("image,words\na.png,x\n", {}, "no column of captions .*--caption-column"),
         ("image,caption\na.png,x\n", {"image_column": "img"}, 'no column "img"'),
+        ("image,text\na.png,x\n", {"caption_column": "image"}, "cannot hold both image paths and captions"),
         ("image,caption\n", {}, "has no rows"),
         ("", {}, "cannot be read"),
         ('image,caption\na.png,"x\n', {}, "cannot be read"),
@@ -179,6 +183,35 @@ def test_what_is_wrong_is_said(
     with pytest.raises((SettingsError, DatasetError), match=complaint):
         refined(path, klip, **options)
     assert not list(table.parent.glob("*refined*"))
+
+
+def test_a_column_of_pictures_is_no_column_of_paths(tmp_path: Path, klip: Klip) -> None:
+    """As `datasets` writes them."""
+    picture = {"bytes": b"a picture", "path": None}
+    pq.write_table(pa.table({"image": [picture], "caption": ["A ship."]}), tmp_path / "t.parquet")
+    with pytest.raises(SettingsError, match=r'"image" of .* holds struct.*save its pictures as files'):
+        refined(tmp_path / "t.parquet", klip)
+    names = ["image", "caption", "image"]
+    columns = [pa.array(["a.png"]), pa.array(["A ship."]), pa.array(["b.png"])]
+    pq.write_table(pa.Table.from_arrays(columns, names), tmp_path / "t.parquet")
+    with pytest.raises(SettingsError, match='two columns "image"'):
+        refined(tmp_path / "t.parquet", klip)
+
+
+@pytest.mark.parametrize(("rows", "taken"), [(3, 3), (4, 2), (5, 3), (7, 3), (9, 3)])
+def test_no_more_rows_than_references_are_references(
+    table: Path, klip: Klip, monkeypatch: pytest.MonkeyPatch, rows: int, taken: int
+) -> None:
+    encode, seen = References.encode, []
+
+    def counted(*arguments: Any) -> References:
+        seen.append(encode(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(References, "encode", counted)
+    read(table).iloc[[0] * rows].to_csv(table.with_name("many.csv"), index=False)
+    refine_table(table.with_name("many.csv"), klip, ScioSettings(reconstruct=False, references=3))
+    assert len(seen[0].ids_q) == taken
 
 
 def test_the_table_is_never_overwritten(table: Path, klip: Klip) -> None:

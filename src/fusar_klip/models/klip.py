@@ -1,6 +1,7 @@
 """A trained model as a user holds it: pictures and words in, vectors and probabilities out."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeAlias, overload
 
 import numpy as np
@@ -48,8 +49,8 @@ class Klip:
         self.speaks = speaks
 
     @torch.inference_mode()
-    def embed_image(self, images: Sequence[ImageInput]) -> npt.NDArray[np.float32]:
-        """Return (N, E) float32, L2-normalised: each image's place among the texts.
+    def embed_image(self, images: str | Path | Sequence[ImageInput]) -> npt.NDArray[np.float32]:
+        """Return (N, E) float32, L2-normalised: each image's place among the texts; a path is one image.
 
         Raises:
             DatasetError: An image cannot be read.
@@ -58,7 +59,7 @@ class Klip:
         return _stack(parts, self.network.settings.embed_dim)
 
     @torch.inference_mode()
-    def features(self, images: Sequence[ImageInput]) -> npt.NDArray[np.float32]:
+    def features(self, images: str | Path | Sequence[ImageInput]) -> npt.NDArray[np.float32]:
         """Return (N, W) float32: the image tower's class token before the projection, for probes.
 
         Raises:
@@ -68,8 +69,10 @@ class Klip:
         return _stack(parts, self.network.settings.image_width)
 
     @torch.inference_mode()
-    def embed_text(self, texts: Sequence[Text]) -> npt.NDArray[np.float32]:
-        """Return (N, E) float32, L2-normalised: each text's place among the images."""
+    def embed_text(self, texts: str | Sequence[Text]) -> npt.NDArray[np.float32]:
+        """Return (N, E) float32, L2-normalised: each text's place among the images; a string is one text."""
+        if isinstance(texts, str):
+            texts = [texts]
         parts = [
             self.network.text_features(*self._tokens(texts[start : start + _BATCH]))
             for start in range(0, len(texts), _BATCH)
@@ -144,8 +147,10 @@ class Klip:
     def _look(self, image: ImageInput) -> ImageMemory:
         return self.network.look(self.network.image_tokens(self.preprocess(image)[None].to(self.device)))
 
-    def _image_tokens(self, images: Sequence[ImageInput]) -> list[Tensor]:
+    def _image_tokens(self, images: str | Path | Sequence[ImageInput]) -> list[Tensor]:
         """Return the class token alone of each batch, (B, 1, W)."""
+        if isinstance(images, (str, Path)):
+            images = [images]
         return [
             self.network.image_tower.class_tokens(
                 self.preprocess.batch(images[start : start + _BATCH]).to(self.device)

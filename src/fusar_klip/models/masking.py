@@ -38,7 +38,9 @@ def mask_text(
     span_tokens: float,
     segment_probability: float,
 ) -> MaskedText:
-    """Hide spans of a text, and whole segments at random. Something is always hidden.
+    """Hide spans of a text, and whole segments at random.
+
+    Something is hidden wherever a segment has more than its name.
 
     Args:
         segments: Ids of each segment.

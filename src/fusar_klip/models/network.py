@@ -99,11 +99,6 @@ class KlipNetwork(nn.Module):
         packing = Packing(mask_bl)
         return packing.unpack(self._fused(self._into_fusion(ids_bl, packing), packing, memory))
 
-    def fuse_states(self, states_bld: Tensor, mask_bl: Tensor, memory: ImageMemory) -> Tensor:
-        """Return `fuse` of texts whose `text_states` are at hand; only with `settings.fusion_layers`."""
-        packing = self._late(mask_bl)
-        return packing.unpack(self._fused(packing.pack(states_bld), packing, memory))
-
     def match_logits(self, ids_bl: Tensor, mask_bl: Tensor, memory: ImageMemory) -> Tensor:
         """Return the logits of (no match, match): (B, 2). Their softmax's second column is p of eq. 5."""
         packing = Packing(mask_bl)

@@ -1,6 +1,5 @@
 """From a tile or chip to the network's input: the one implementation for training, benchmark and serving."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from fusar_klip.errors import CheckpointError, DatasetError
@@ -75,10 +75,10 @@ class Preprocess:
             CheckpointError: The file is missing or holds something else.
         """
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            return TypeAdapter(cls).validate_json(path.read_bytes())
         except OSError as error:
             raise CheckpointError(f"cannot read {path}: {error.strerror}; give a whole RUN folder") from error
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise CheckpointError(
                 f"{path} is no preprocess.json of a run: give a whole RUN folder"
             ) from error

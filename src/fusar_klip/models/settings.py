@@ -40,7 +40,7 @@ class ModelSettings(Settings):
     """Dropout of the text side (BERT's 0.1)."""
     embed_dim: int = Field(default=256, ge=2)
     """Length of the vectors that image and text share."""
-    max_tokens: int = Field(default=160, ge=16, le=MAX_POSITIONS // 2)
+    max_tokens: int = Field(default=160, ge=32, le=MAX_POSITIONS // 2)
     """Longest text in tokens, [CLS] and separators counted (decisions.md, "Text length")."""
 
     fusion_layers: int | None = Field(default=None, ge=1)
@@ -66,10 +66,14 @@ class ModelSettings(Settings):
             ("image_width", "image_heads"),
             ("text_width", "text_heads"),
         ):
-            if getattr(self, whole) % getattr(self, part):
-                raise ValueError(f"{whole} must be a multiple of {part}")
+            size, unit = getattr(self, whole), getattr(self, part)
+            if size % unit:
+                near = f"{max(size // unit, 1) * unit} or {(size // unit + 1) * unit}"
+                raise ValueError(
+                    f"{whole} must be a multiple of {part}, {unit}: use {near} instead of {size}"
+                )
         if self.text_only_layers < 1:
-            raise ValueError("fusion_layers must be smaller than text_depth")
+            raise ValueError(f"fusion_layers must be smaller than text_depth, {self.text_depth}")
         return self
 
 

@@ -139,7 +139,9 @@ def open_tile_cache(dataset: Path, size: int, *, tell: bool = True) -> TileCache
         for path in sorted(folder.glob("*.arrow"))[len(shards) :]:
             path.unlink()
     except OSError as error:
-        raise DatasetError(f"cannot write the tile cache {folder} ({error.strerror}): make room") from error
+        raise DatasetError(
+            f"cannot write the tile cache {folder} ({error.strerror}): make room, or let it be written to"
+        ) from error
     for sentence in unreadable.values() if tell else ():
         _log.warning("left out: %s", sentence)
     readable = {tile_id: row for row, tile_id in enumerate(tiles["tile_id"]) if tile_id not in unreadable}

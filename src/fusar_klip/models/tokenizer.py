@@ -97,7 +97,10 @@ class Tokenizer:
                 return cls(content.removesuffix("\n").split("\n"))
             return cls(json.loads(content)["vocabulary"])
         except OSError as error:
-            raise CheckpointError(f"cannot read the tokenizer {path}: {error.strerror}") from error
+            raise CheckpointError(
+                f"cannot read the tokenizer {path}: {error.strerror}; give a vocab.txt such as BERT's, or a "
+                "RUN's tokenizer.json"
+            ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{path} is no tokenizer: give a RUN's tokenizer.json or vocab.txt"

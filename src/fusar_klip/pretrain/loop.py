@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from fusar_klip.errors import CheckpointError
 from fusar_klip.pretrain.baselines.course import BASELINES
 from fusar_klip.pretrain.course import Course, Objective
 from fusar_klip.pretrain.interrupt import stop_requests
@@ -79,8 +80,8 @@ def pretrain(
         SettingsError: `run` is there and `resume` is not given; the settings are others than the run's, or do
             not fit the machine; or too many steps in a row had to be left out.
         DatasetError: The data set is missing, has no texts, or fewer than two training tiles.
-        CheckpointError: Weights to start from do not fit, the data set has changed since the run began, or
-            the disk is full.
+        CheckpointError: Weights to start from do not fit, the data set has changed since the run began, the
+            disk is full, or an ended run's metrics.jsonl is gone.
         KeyboardInterrupt: On SIGINT or SIGTERM, after the state was saved: between two steps, or at once
             within a pass of SCIO.
     """
@@ -179,6 +180,11 @@ def _workers(settings: PretrainSettings, ranks: Ranks) -> int:
 def _summary(folder: RunFolder, settings: PretrainSettings, objective: Objective) -> PretrainSummary:
     lines = folder.read_metrics()
     training = [line for line in lines if "loss" in line]
+    if not training:
+        raise CheckpointError(
+            f"{folder.path} has ended, and {folder.metrics} tells nothing of it: bring that file back; the "
+            "weights are whole"
+        )
     validation = [line for line in lines if objective.best in line]
     # The first of equals is the one that was saved; null is a number that was not finite.
     sound = [line for line in validation if line[objective.best] is not None]

@@ -58,7 +58,7 @@ def _open_board(folder: RunFolder, done: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise SettingsError(
-            'tensorboard is not installed: pip install "fusar-klip[tensorboard]", or use '
+            'tensorboard is not installed: pip install "fusar-klip[tensorboard]", or go on with --resume '
             "--set tensorboard=false"
         ) from None
     # The first step whose earlier points, of a run that was killed, TensorBoard shall hide.

@@ -13,7 +13,7 @@ state/training.pt   network, momentum towers, queue, optimiser, step, SCIO's tex
 import json
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,12 +154,15 @@ class RunFolder:
             file.write(_json_line(values))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the lines of metrics.jsonl; a line that a crash cut short is left out."""
+        """Return the lines of metrics.jsonl; lines that a crash cut short or damaged are left out."""
         if not self.metrics.is_file():
             return []
-        lines = self.metrics.read_text(encoding="utf-8").split("\n")
+        lines = []
         # What stands after the last newline is empty, or was cut short.
-        return [json.loads(line) for line in lines[:-1]]
+        for line in self.metrics.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+            with suppress(ValueError):
+                lines.append(json.loads(line))
+        return lines
 
     def forget_metrics_after(self, step: int) -> None:
         """Take out the lines of steps that the saved state does not know: they will be made again.

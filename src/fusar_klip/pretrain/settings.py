@@ -76,6 +76,12 @@ class LossSettings(Settings):
     mlm: float = Field(default=1.0, ge=0)
     """Weight of the masked language modelling loss."""
 
+    @model_validator(mode="after")
+    def _one_counts(self) -> Self:
+        if not (self.itc or self.itm or self.mlm):
+            raise ValueError("with all weights 0 nothing is learnt: give one of itc, itm, mlm more")
+        return self
+
 
 class OptimizerSettings(Settings):
     """AdamW and BLIP's schedule: linear warm-up per step, decay per epoch."""
@@ -187,7 +193,8 @@ class PretrainSettings(Settings):
     def _architecture_from_preset(cls, values: Any) -> Any:
         if not isinstance(values, Mapping) or isinstance(values.get("architecture"), ModelSettings):
             return values
-        preset = MODELS.get(values.get("model", cls.model_fields["model"].default))
+        name = values.get("model", cls.model_fields["model"].default)
+        preset = next((sizes for known, sizes in MODELS.items() if known == name), None)
         given = values.get("architecture", {})
         if preset is None or not isinstance(given, Mapping):
             # Left to the validation of the fields, which says what is wrong.
@@ -216,6 +223,10 @@ class PretrainSettings(Settings):
             raise ValueError(f"objective {self.objective} reads no texts: leave out {', '.join(given)}")
         if self.parallel == "fsdp":
             raise ValueError(f"objective {self.objective} runs by ddp alone: use parallel=ddp")
+        if self.architecture.image_size == self.architecture.patch_size:
+            raise ValueError(
+                f"objective {self.objective} needs two patches or more: use a smaller architecture.patch_size"
+            )
         if self.architecture.image_width % 4:
             raise ValueError(
                 f"objective {self.objective} has positions of sines and cosines of two axes: "

@@ -1,5 +1,6 @@
 """Tables of image paths and captions on disk: CSV, TSV and Parquet, read and written block by block."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,8 @@ def open_table(path: Path, images: Path | None, image: str | None, caption: str 
         caption: The column of captions; None: the first of the usual names.
 
     Raises:
-        SettingsError: The table is missing, of another kind, empty or damaged, or has no such column.
+        SettingsError: The table is missing, of another kind, empty or damaged, has no such column, or its
+            columns are no image paths and captions.
     """
     if not path.is_file():
         raise SettingsError(f"no such table: {path}")
@@ -83,6 +85,9 @@ def open_table(path: Path, images: Path | None, image: str | None, caption: str 
         what = " ".join(str(error).split())
         raise SettingsError(f"{path} cannot be read ({what}): give UTF-8 {path.suffix[1:]}") from error
 
+    if twice := sorted(name for name, times in Counter(names).items() if times > 1):
+        raise SettingsError(f'{path} has two columns "{twice[0]}": rename one')
+
     def column(given: str | None, usual: Sequence[str], what: str, option: str) -> str:
         by_lower = {name.lower(): name for name in names}
         found = given if given in names else None
@@ -95,12 +100,24 @@ def open_table(path: Path, images: Path | None, image: str | None, caption: str 
             )
         return found
 
-    return CaptionTable(
+    table = CaptionTable(
         path,
         column(image, _IMAGE_COLUMNS, "image paths", "--image-column"),
         column(caption, _CAPTION_COLUMNS, "captions", "--caption-column"),
         images or path.parent,
     )
+    if table.image == table.caption:
+        raise SettingsError(
+            f'"{table.image}" cannot hold both image paths and captions: name two columns with '
+            "--image-column and --caption-column"
+        )
+    kind = table.schema.field(table.image).type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)):
+        raise SettingsError(
+            f'the column "{table.image}" of {path} holds {kind}, not paths: save its pictures as files, and '
+            "give their paths"
+        )
+    return table
 
 
 def _read_csv(path: Path, chunksize: int) -> Iterator[pd.DataFrame]:

@@ -5,6 +5,7 @@ Rows are read, judged and written in blocks, so that a table of any length fits.
 """
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -165,7 +166,7 @@ def _references(table: CaptionTable, klip: Klip, settings: ScioSettings) -> tupl
         raise SettingsError(f"{table.path} cannot be read to its end ({what}): mend or replace it") from error
     if not total:
         raise SettingsError(f"{table.path} has no rows: give a table with captions")
-    every = max(1, total // settings.references)
+    every = math.ceil(total / settings.references)
 
     def blocks() -> Iterator[tuple[ImageBlock, list[list[int]]]]:
         first, sample = 0, []
