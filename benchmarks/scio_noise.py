@@ -11,9 +11,9 @@ what is left writes the noise anew (stage 3: "trained on a cleaner corpus"). Pri
    matching score; and `alone`, without. AUROC with score -delta_itc, and with score delta_itm, precision
    and recall of the verdict `noise`, and of those that the matching score confirms; on the tiles that the
    model was trained on, as in SCIO, and on held-out ones: where the first is worse, the model has learned the
-   noise by heart. Sentences that were false before, because `measure` erred, are left out;
-   The judge `left_out` is asked under two further conditions: of the texts of other tiles, of which nothing
-   can be told but by the text itself; and of two sentences of each text;
+   noise by heart. Sentences that were false before, because `measure` erred, are left out. Two controls of
+   `left_out`: the texts with the images of other tiles, where only the text itself can tell; and two
+   sentences of each text;
 2. what the truth says of the reconstructions, by judge `alone`;
 3. table 8 of the paper: models trained for as many steps on template texts, on all texts, on the screened,
    and on the screened and reconstructed ones (by judge `alone`), by their mean recall in retrieval on grounds
