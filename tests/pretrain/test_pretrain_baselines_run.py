@@ -229,7 +229,7 @@ def test_what_a_baseline_does_not_read_is_refused(make: MakeSettings) -> None:
     with pytest.raises(SettingsError, match=r"image_width that is a multiple of 4"):
         make("mae", architecture={"image_width": 30, "image_heads": 3})
     with pytest.raises(SettingsError, match="needs two patches or more"):
-        make("mae", architecture={"image_size": 8, "patch_size": 8})
+        make("mae", architecture={"image_size": 16, "patch_size": 16})
     with pytest.raises(SettingsError, match="objective"):
         make("simclr")
 
