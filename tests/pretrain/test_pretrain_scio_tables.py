@@ -18,8 +18,8 @@ from fusar_klip import catalog
 from fusar_klip.cli import app
 from fusar_klip.errors import DatasetError, FusarKlipError, SettingsError
 from fusar_klip.models import Klip, load
-from fusar_klip.pretrain.refine import refine
-from fusar_klip.pretrain.scio import ScioSettings, TableSummary, refine_table
+from fusar_klip.pretrain.refine import in_words, refine
+from fusar_klip.pretrain.scio import RefineSummary, ScioSettings, TableSummary, refine_table
 from fusar_klip.pretrain.scio.scoring import References
 from fusar_klip.pretrain.scio.sentences import join_sentences, split_sentences
 
@@ -212,6 +212,16 @@ def test_no_more_rows_than_references_are_references(
     read(table).iloc[[0] * rows].to_csv(table.with_name("many.csv"), index=False)
     refine_table(table.with_name("many.csv"), klip, ScioSettings(reconstruct=False, references=3))
     assert len(seen[0].ids_q) == taken
+
+
+@pytest.mark.parametrize(
+    ("kept", "noise", "reconstructed", "doubted"), [(2, 1, 0, 0), (2, 1, 1, 1), (0, 0, 0, 0)]
+)
+def test_much_noise_is_doubted_aloud(kept: int, noise: int, reconstructed: int, doubted: int) -> None:
+    summary = RefineSummary("ds", "v000", "v001", 1, kept + noise + reconstructed, kept, noise, reconstructed)
+    said = in_words(summary)
+    assert said.startswith(f"{summary.segments} segments of 1 tiles: {kept} kept, {noise} noise")
+    assert said.count("More than a third is called noise") == doubted
 
 
 def test_the_table_is_never_overwritten(table: Path, klip: Klip) -> None:

@@ -9,6 +9,9 @@ from fusar_klip.errors import SettingsError
 from fusar_klip.models import checkpoint_digest, load
 from fusar_klip.pretrain.scio import RefineSummary, ScioSettings, TableSummary, refine_table, refine_texts
 
+# Texts that are worse are hardly worth mending.
+_PLAUSIBLE_NOISE = 1 / 3
+
 
 def refine(
     source: Path,
@@ -73,7 +76,21 @@ def refine(
 
 
 def in_words(summary: RefineSummary | TableSummary) -> str:
-    """Return the summary as a sentence for people."""
+    """Return the summary as a sentence for people; another warns where much is called noise."""
+    return _in_words(summary) + _doubt(summary)
+
+
+def _doubt(summary: RefineSummary | TableSummary) -> str:
+    doubted = summary.noise + summary.reconstructed
+    if doubted <= _PLAUSIBLE_NOISE * (summary.kept + doubted):
+        return ""
+    return (
+        ".\nMore than a third is called noise, as models do that hardly know such texts: look at the "
+        "decisions before you train on what is left"
+    )
+
+
+def _in_words(summary: RefineSummary | TableSummary) -> str:
     found = f"{summary.kept} kept, {summary.noise} noise, {summary.reconstructed} reconstructed"
     if isinstance(summary, RefineSummary):
         left = "".join(f"; {count} tiles left ({why})" for why, count in summary.left.items())
