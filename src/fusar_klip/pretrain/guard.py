@@ -34,7 +34,6 @@ class Guard:
             SettingsError: Too many steps in a row may not.
         """
         reason = self._objection(loss, gradient_norm)
-        is_finite = math.isfinite(loss) and math.isfinite(gradient_norm)
         if reason is None:
             self._losses.append(loss)
             self._in_a_row = 0
@@ -43,6 +42,7 @@ class Guard:
         self._in_a_row += 1
         _log.warning("step %d is left out: %s", step + 1, reason)
         if self._in_a_row >= self.settings.patience:
+            is_finite = math.isfinite(loss) and math.isfinite(gradient_norm)
             or_else = ", or go on with --resume and a higher guard.spike" if is_finite else ""
             raise SettingsError(
                 f"{self._in_a_row} steps in a row were left out (the last: {reason}): start another run with "

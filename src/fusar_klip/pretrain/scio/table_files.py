@@ -34,9 +34,7 @@ class CaptionTable:
     @property
     def schema(self) -> pa.Schema:
         """The columns and their types; of CSV all are text."""
-        if self.path.suffix.lower() == ".parquet":
-            return pq.read_schema(self.path)
-        return pa.schema([(str(n), pa.string()) for n in next(iter(_read_csv(self.path, 1))).columns])
+        return _schema(self.path)
 
     def blocks(self) -> Iterator[pd.DataFrame]:
         """Yield the rows in order, a block at a time, all columns."""
@@ -77,14 +75,12 @@ def open_table(path: Path, images: Path | None, image: str | None, caption: str 
     if images is not None and not images.is_dir():
         raise SettingsError(f"no folder at {images}: give the one that the table's image paths start from")
     try:
-        if path.suffix.lower() == ".parquet":
-            names = list(pq.read_schema(path).names)
-        else:
-            names = [str(name) for name in next(iter(_read_csv(path, chunksize=1))).columns]
+        schema = _schema(path)
     except (ValueError, OSError, pa.ArrowException) as error:
         what = " ".join(str(error).split())
         raise SettingsError(f"{path} cannot be read ({what}): give UTF-8 {path.suffix[1:]}") from error
 
+    names = schema.names
     if twice := sorted(name for name, times in Counter(names).items() if times > 1):
         raise SettingsError(f'{path} has two columns "{twice[0]}": rename one')
 
@@ -111,13 +107,19 @@ def open_table(path: Path, images: Path | None, image: str | None, caption: str 
             f'"{table.image}" cannot hold both image paths and captions: name two columns with '
             "--image-column and --caption-column"
         )
-    kind = table.schema.field(table.image).type
+    kind = schema.field(table.image).type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)):
         raise SettingsError(
             f'the column "{table.image}" of {path} holds {kind}, not paths: save its pictures as files, and '
             "give their paths"
         )
     return table
+
+
+def _schema(path: Path) -> pa.Schema:
+    if path.suffix.lower() == ".parquet":
+        return pq.read_schema(path)
+    return pa.schema([(str(name), pa.string()) for name in next(iter(_read_csv(path, chunksize=1))).columns])
 
 
 def _read_csv(path: Path, chunksize: int) -> Iterator[pd.DataFrame]:
