@@ -18,11 +18,11 @@ from PIL import Image, ImageDraw
 from rasterio.warp import transform
 from rasterio.windows import Window as RasterWindow
 
+from fusar_klip.geo.platforms import PLATFORMS
 from fusar_klip.simulate.noise import Window
 from fusar_klip.simulate.scene import Scene
 from fusar_klip.simulate.themes import Theme
 from fusar_klip.simulate.truth import visible_targets
-from fusar_klip.tiles.platforms import PLATFORMS
 
 CROP_PX = 400
 MARGIN_PX = 26

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from fusar_klip.tiles.radiometry import IDENTITY, AmplitudeHistogram, fit_mapping
-from fusar_klip.tiles.scene import Scene, crs_name, open_scenes
+from fusar_klip.tiles.scene.radiometry import IDENTITY, AmplitudeHistogram, fit_mapping
+from fusar_klip.tiles.scene.scene import Scene, crs_name, open_scenes
 from fusar_klip.tiles.settings import MappingSettings, SceneSettings
 
 GEO = Path(os.environ.get("FUSAR_KLIP_DATA", Path(__file__).parents[2] / "shared" / "data")) / "geo"

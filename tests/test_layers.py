@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "fusar_klip"
-FOUNDATION = {"errors", "files", "config", "progress", "catalog", "grey"}
+FOUNDATION = {"errors", "files", "config", "progress", "catalog", "image_io"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),

@@ -12,8 +12,8 @@ import typer
 
 from fusar_klip.benchmark.suite import load_suite
 from fusar_klip.cli import app
+from fusar_klip.cli.demo import PRETRAIN
 from fusar_klip.config import load_settings
-from fusar_klip.demo import PRETRAIN
 from fusar_klip.pretrain import PretrainSettings
 
 ROOT = Path(__file__).parents[1]

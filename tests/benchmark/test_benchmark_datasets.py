@@ -11,8 +11,11 @@ import pytest
 import tifffile
 from PIL import Image
 
-from fusar_klip.benchmark.datasets.boxes import rotated_corners
-from fusar_klip.benchmark.datasets.catalogue import (
+from fusar_klip.benchmark.report.thumbnails import decode, thumbnail
+from fusar_klip.benchmark.tasks.llm_vqa import picture_of
+from fusar_klip.datasets.boxes import rotated_corners
+from fusar_klip.datasets.masks import BINARY
+from fusar_klip.datasets.registry import (
     CLASSIFICATION,
     DETECTION,
     SEGMENTATION,
@@ -20,12 +23,9 @@ from fusar_klip.benchmark.datasets.catalogue import (
     read_detection,
     read_segmentation,
 )
-from fusar_klip.benchmark.datasets.masks import BINARY
-from fusar_klip.benchmark.datasets.samples import IGNORED, DatasetNotFoundError, read_mask
-from fusar_klip.benchmark.language.llm import picture_of
-from fusar_klip.benchmark.pictures import decode, thumbnail
+from fusar_klip.datasets.samples import IGNORED, DatasetNotFoundError, read_mask
 from fusar_klip.errors import DatasetError
-from fusar_klip.grey import read_grey
+from fusar_klip.image_io import read_image
 
 DOCS = Path(__file__).parents[2] / "docs" / "benchmark.md"
 
@@ -425,7 +425,7 @@ def test_damaged_pictures_are_named(tmp_path: Path, cut: bool) -> None:
     Image.fromarray(noise).save(tmp_path / "a.png")
     whole = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2] if cut else b"no image")
-    for read in (read_grey, lambda file: read_mask(file, BINARY)):
+    for read in (read_image, lambda file: read_mask(file, BINARY)):
         with pytest.raises(DatasetError, match=r"a\.png is no image that can be read") as caught:
             read(tmp_path / "a.png")
         assert "\n" not in str(caught.value)
@@ -466,7 +466,7 @@ def test_pictures_of_any_depth(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "db.tif", np.stack([20 * np.log10(amplitude / 1e4)] * 2).astype(np.float32))
     tifffile.imwrite(tmp_path / "complex.tif", (amplitude * 1j).astype(np.complex64))
     Image.fromarray(amplitude.astype(np.uint16)).save(tmp_path / "uint16.png")
-    grey = read_grey(tmp_path / "uint16.tif")
+    grey = read_image(tmp_path / "uint16.tif")
     # Rayleigh amplitudes: a third of 255 on average, a little less for what is cut off.
     assert 75 < grey.mean() < 87
     # Pictures for reports and language models are mapped alike: converted as they are they would be white.
@@ -493,7 +493,7 @@ def test_real_sets(real_data: Path) -> None:
     spain = read_segmentation("sen1floods11", real_data / "geo" / "sen1floods11_spain", "Sen1Floods11")
     (image,) = spain.images
     assert set(np.unique(read_mask(image.mask, spain.table))) <= {0, 1, IGNORED}
-    assert read_grey(image.file).shape == (512, 512)
+    assert read_image(image.file).shape == (512, 512)
     chips = read_classification_images("sar_acd", real_data / "cls_sar_acd", "SAR-ACD")
     assert len(chips) == 2562
     vehicles = read_classification_images("mstar", real_data / "cls_mstar", "MSTAR")

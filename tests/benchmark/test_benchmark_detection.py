@@ -15,18 +15,18 @@ import torch
 from PIL import Image
 
 import fusar_klip.models as models
-from fusar_klip.benchmark import metrics
-from fusar_klip.benchmark.datasets.samples import AnnotatedImage, Box
-from fusar_klip.benchmark.detection.detector import Detector
-from fusar_klip.benchmark.detection.heads import Proposals
-from fusar_klip.benchmark.detection.pyramid import SimpleFeaturePyramid
-from fusar_klip.benchmark.detection.settings import DETECTION_PRESETS, DetectionRow
-from fusar_klip.benchmark.detection.task import drawn_images, evaluate_detection, read_boxes
-from fusar_klip.benchmark.detection.views import training_view, whole_view
-from fusar_klip.benchmark.rows import RowOutcome
-from fusar_klip.benchmark.subject import Subject
+from fusar_klip.benchmark.evaluated_model import EvaluatedModel
+from fusar_klip.benchmark.metrics import scores as metrics
+from fusar_klip.benchmark.results import RowOutcome
+from fusar_klip.benchmark.tasks.detection import drawn_images, evaluate_detection, read_boxes
+from fusar_klip.benchmark.tasks.detection_row import DETECTION_PRESETS, DetectionRow
 from fusar_klip.config import validate_settings
+from fusar_klip.datasets.samples import AnnotatedImage, Box
 from fusar_klip.errors import DatasetError, SettingsError
+from fusar_klip.finetune.detection.detector import Detector
+from fusar_klip.finetune.detection.heads import Proposals
+from fusar_klip.finetune.detection.pyramid import SimpleFeaturePyramid
+from fusar_klip.finetune.detection.views import training_view, whole_view
 
 SMALL: dict[str, Any] = {
     "task": "detection",
@@ -118,7 +118,7 @@ def test_a_detector_learns_one_image_by_heart(
         table = {"images": images[-1:], "annotations": annotations, "categories": [{"id": 1, "name": "boat"}]}
         (tmp_path / f"{part}.json").write_text(json.dumps(table))
     wishes = row(head=head, epochs=45, batch_size=1, learning_rate=3e-3, layer_decay=1.0, channels=32, seed=1)
-    outcome = evaluate_detection(wishes, read_boxes(wishes, tmp_path), Subject(run, "run"))
+    outcome = evaluate_detection(wishes, read_boxes(wishes, tmp_path), EvaluatedModel(run, "run"))
     scores = {score.metric: score.value for score in outcome.scores}
     assert scores["ap50"] == pytest.approx(1.0)
     assert scores["ap"] > 0.5
@@ -130,11 +130,11 @@ def test_a_row_is_the_same_alone_and_after_another_model(
 ) -> None:
     wishes = row(shots=3, scales=(0.7, 1.4), gain=0.2, flips="all", head="cascade")
     data = read_boxes(wishes, boats / "boats")
-    second = Subject(make_run(7, "other"), "other")
+    second = EvaluatedModel(make_run(7, "other"), "other")
     state = torch.random.get_rng_state()
-    alone = evaluate_detection(wishes, data, Subject(run, "run"))
+    alone = evaluate_detection(wishes, data, EvaluatedModel(run, "run"))
     other = evaluate_detection(wishes, data, second)
-    assert evaluate_detection(wishes, data, Subject(run, "run")) == alone
+    assert evaluate_detection(wishes, data, EvaluatedModel(run, "run")) == alone
     assert other.scores != alone.scores or other.drawings != alone.drawings
     assert torch.equal(state, torch.random.get_rng_state())
     check_outcome(alone)

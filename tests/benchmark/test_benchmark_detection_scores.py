@@ -8,9 +8,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from fusar_klip.benchmark import metrics
-from fusar_klip.benchmark.detection.average_precision import average_precision, detection_scores
-from fusar_klip.benchmark.detection.matching import Found, Truth, match_class, right_and_missed
+from fusar_klip.benchmark.metrics import scores as metrics
+from fusar_klip.benchmark.metrics.average_precision import average_precision, detection_scores
+from fusar_klip.benchmark.metrics.box_matching import Found, Truth, match_class, right_and_missed
 
 CLASSES = 3
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 import fusar_klip.models as models
-from fusar_klip.benchmark.heat_maps import draw_heat_maps, heat_maps
-from fusar_klip.benchmark.plain_vit import PlainViT
-from fusar_klip.benchmark.zoo.irpe import IrpeTower
+from fusar_klip.benchmark.report.heat_maps import draw_heat_maps, heat_maps
+from fusar_klip.models.pretrained.irpe import IrpeTower
+from fusar_klip.models.pretrained.plain_vit import PlainViT
 
 
 @torch.no_grad()

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from fusar_klip.benchmark import benchmark
-from fusar_klip.benchmark.language.llm import picture_of, turn_of
-from fusar_klip.benchmark.language.records import Question
+from fusar_klip.benchmark.tasks.llm_vqa import picture_of, turn_of
+from fusar_klip.datasets.label_texts.records import Question
 from fusar_klip.errors import DatasetError, ProviderError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "texts"))

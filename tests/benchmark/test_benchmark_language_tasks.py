@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 import fusar_klip.models as models
 from fusar_klip import cli
 from fusar_klip.benchmark import benchmark
-from fusar_klip.benchmark.language.caption_metrics import (
+from fusar_klip.benchmark.evaluated_model import EvaluatedModel
+from fusar_klip.benchmark.metrics.caption_metrics import (
     bleu4,
     bleu_parts,
     cider,
@@ -23,29 +24,28 @@ from fusar_klip.benchmark.language.caption_metrics import (
     meteor_parts,
     tokenise,
 )
-from fusar_klip.benchmark.language.captioning import caption_lessons, caption_scores, evaluate_captioning
-from fusar_klip.benchmark.language.decoding import rank
-from fusar_klip.benchmark.language.label_retrieval import evaluate_label_retrieval
-from fusar_klip.benchmark.language.label_texts import label_texts
-from fusar_klip.benchmark.language.reading import read_language
-from fusar_klip.benchmark.language.records import LanguageData, read_records
-from fusar_klip.benchmark.language.settings import CaptioningRow, LabelRetrievalRow, LanguageRow, VqaRow
-from fusar_klip.benchmark.language.tuning import ZooTower, tuned, with_text_side
-from fusar_klip.benchmark.language.vqa import (
+from fusar_klip.benchmark.metrics.retrieval_metrics import DUPLICATES, Pairing, both_recalls, rerank
+from fusar_klip.benchmark.suite import load_suite
+from fusar_klip.benchmark.tasks.captioning import caption_lessons, caption_scores, evaluate_captioning
+from fusar_klip.benchmark.tasks.label_retrieval import evaluate_label_retrieval
+from fusar_klip.benchmark.tasks.language_data import read_language
+from fusar_klip.benchmark.tasks.language_rows import CaptioningRow, LabelRetrievalRow, LanguageRow, VqaRow
+from fusar_klip.benchmark.tasks.vqa import (
     UsualAnswers,
     answer_ids,
     evaluate_vqa,
     question_lessons,
 )
-from fusar_klip.benchmark.ranking import DUPLICATES, Pairing, both_recalls, rerank
-from fusar_klip.benchmark.subject import Subject
-from fusar_klip.benchmark.suite import load_suite
-from fusar_klip.benchmark.zoo.encoder import ZooEncoder, ZooNetwork
-from fusar_klip.benchmark.zoo.registry import ZOO
+from fusar_klip.datasets.label_texts.label_texts import label_texts
+from fusar_klip.datasets.label_texts.records import LanguageData, read_records
 from fusar_klip.errors import CheckpointError, DatasetError, SettingsError
+from fusar_klip.finetune.language.decoding import rank
+from fusar_klip.finetune.language.tuning import ZooTower, tuned, with_text_side
 from fusar_klip.models import KlipNetwork, ModelSettings, Preprocess, Tokenizer
+from fusar_klip.models.captioning import question_prompt
 from fusar_klip.models.checkpoint import save_weights
-from fusar_klip.models.speaking import question_prompt
+from fusar_klip.models.pretrained.encoder import ZooEncoder, ZooNetwork
+from fusar_klip.models.pretrained.registry import ZOO
 
 SETTINGS = ModelSettings(
     image_size=32,
@@ -127,7 +127,7 @@ def values(outcome: object) -> dict[str, float]:
 
 
 def test_captions_are_learnt_and_the_model_stays_as_it_was(patches: Path, learner: str) -> None:
-    data, subject = data_of(patches), Subject(learner, "m")
+    data, subject = data_of(patches), EvaluatedModel(learner, "m")
     model = subject.model
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
     state = torch.random.get_rng_state()
@@ -143,7 +143,7 @@ def test_captions_are_learnt_and_the_model_stays_as_it_was(patches: Path, learne
 
 
 def test_questions_are_learnt_by_ranking_and_by_writing(patches: Path, learner: str) -> None:
-    data, subject = data_of(patches), Subject(learner, "m")
+    data, subject = data_of(patches), EvaluatedModel(learner, "m")
     ranked = evaluate_vqa(vqa(), data, subject)
     scores = {score.metric: score for score in ranked.scores}
     assert list(scores) == ["overall_accuracy", "main_land", "all_land", "regional_land"]
@@ -165,7 +165,7 @@ def test_captions_are_retrieved_after_tuning(patches: Path, learner: str) -> Non
     row = LabelRetrievalRow.model_validate(
         {"task": "label_retrieval", "epochs": 60, "learning_rate": 2e-3, "shortlist": 12, **COMMON}
     )
-    outcome = evaluate_label_retrieval(row, data, Subject(learner, "m"))
+    outcome = evaluate_label_retrieval(row, data, EvaluatedModel(learner, "m"))
     scores = {score.metric: score for score in outcome.scores}
     # Two test images of each kind share all texts: strict recall cannot tell them apart.
     assert scores["text_to_image_r1"].value == pytest.approx(0.5, abs=0.13)
@@ -228,7 +228,7 @@ def test_ranking_takes_the_answer_that_is_likeliest(patches: Path, learner: str)
     plain = []
     with torch.inference_mode():
         for square, prompt in zip(squares, prompts, strict=True):
-            memory = network.look(network.image_tokens(model.preprocess.standardise(square[None])))
+            memory = network.image_kv(network.image_tokens(model.preprocess.standardise(square[None])))
             ids_bl, mask_bl = tokenizer.pad([prompt])
             context = network.fuse(ids_bl, mask_bl, memory)
             likelihoods = []

@@ -11,14 +11,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fusar_klip import cli
-from fusar_klip.benchmark.datasets.samples import IGNORED, AnnotatedImage, Box, DetectionData
-from fusar_klip.benchmark.language.answers import is_right, read_answer
-from fusar_klip.benchmark.language.captions import land_captions, target_captions
-from fusar_klip.benchmark.language.label_facts import LandFacts, TargetFacts, land_facts, target_facts
-from fusar_klip.benchmark.language.label_texts import TextSettings, build_texts, label_texts
-from fusar_klip.benchmark.language.questions import land_questions, target_questions
-from fusar_klip.benchmark.language.records import Question, read_records
-from fusar_klip.benchmark.language.words import NUMBERS, noun, share
+from fusar_klip.benchmark.metrics.answers import is_right, read_answer
+from fusar_klip.datasets.label_texts.captions import land_captions, target_captions
+from fusar_klip.datasets.label_texts.label_facts import LandFacts, TargetFacts, land_facts, target_facts
+from fusar_klip.datasets.label_texts.label_texts import TextSettings, build_texts, label_texts
+from fusar_klip.datasets.label_texts.questions import land_questions, target_questions
+from fusar_klip.datasets.label_texts.records import Question, read_records
+from fusar_klip.datasets.label_texts.words import NUMBERS, noun, share
+from fusar_klip.datasets.samples import IGNORED, AnnotatedImage, Box, DetectionData
 from fusar_klip.errors import DatasetError, FusarKlipError, SettingsError
 
 LANDS = ("dry", "flooded", "bare field", "field")

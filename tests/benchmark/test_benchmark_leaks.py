@@ -14,13 +14,13 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from fusar_klip.benchmark import benchmark
-from fusar_klip.benchmark.classification_data import read_classification
-from fusar_klip.benchmark.datasets.class_folders import read_split_file
-from fusar_klip.benchmark.datasets.samples import AnnotatedImage, ClassificationData, LabelledImage
-from fusar_klip.benchmark.leaks import TURNS, Match, find_near_duplicates, group_numbers, leakage
-from fusar_klip.benchmark.leaks.matching import turned
 from fusar_klip.benchmark.settings import LinearProbeRow
-from fusar_klip.benchmark.splits import joined_groups, split_images, write_split
+from fusar_klip.benchmark.tasks.classification_data import read_classification
+from fusar_klip.datasets.class_folders import read_split_file
+from fusar_klip.datasets.near_duplicates import TURNS, Match, find_near_duplicates, group_numbers, leakage
+from fusar_klip.datasets.near_duplicates.matching import turned
+from fusar_klip.datasets.samples import AnnotatedImage, ClassificationData, LabelledImage
+from fusar_klip.datasets.splits import joined_groups, split_images, write_split
 from fusar_klip.errors import DatasetError
 
 Chip = NDArray[np.float64]

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, top_k_accuracy_score
 
-from fusar_klip.benchmark.metrics import (
+from fusar_klip.benchmark.metrics.scores import (
     bootstrap_interval,
     classification_scores,
     recall_chance,

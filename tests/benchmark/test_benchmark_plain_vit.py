@@ -9,13 +9,13 @@ import torch
 from zoo_checkpoints import MAKERS
 
 import fusar_klip.models as models
-from fusar_klip.benchmark.plain_vit import OTHER_LAYOUTS, PlainViT, patch_of, refuse_other_towers
-from fusar_klip.benchmark.training import parameter_groups
-from fusar_klip.benchmark.zoo import ZOO
-from fusar_klip.benchmark.zoo.encoder import load_zoo
-from fusar_klip.benchmark.zoo.hivit import HiViT
-from fusar_klip.benchmark.zoo.irpe import IrpeTower
 from fusar_klip.errors import CheckpointError
+from fusar_klip.finetune.training_loop import parameter_groups
+from fusar_klip.models.pretrained import ZOO
+from fusar_klip.models.pretrained.encoder import load_zoo
+from fusar_klip.models.pretrained.hivit import HiViT
+from fusar_klip.models.pretrained.irpe import IrpeTower
+from fusar_klip.models.pretrained.plain_vit import OTHER_LAYOUTS, PlainViT, patch_of, refuse_other_towers
 
 Tower = Any
 

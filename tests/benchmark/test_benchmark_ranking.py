@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fusar_klip.benchmark.metrics import recall_hits
-from fusar_klip.benchmark.ranking import Pairing, rerank
+from fusar_klip.benchmark.metrics.retrieval_metrics import Pairing, rerank
+from fusar_klip.benchmark.metrics.scores import recall_hits
 
 
 @pytest.mark.parametrize("shortlist", [1, 3, 7, 50])

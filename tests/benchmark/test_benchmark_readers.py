@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fusar_klip.benchmark.classification_data import read_classification
-from fusar_klip.benchmark.datasets.class_folders import MSTAR_CLASSES
-from fusar_klip.benchmark.datasets.samples import ClassificationData, DatasetNotFoundError
 from fusar_klip.benchmark.settings import LinearProbeRow
+from fusar_klip.benchmark.tasks.classification_data import read_classification
+from fusar_klip.datasets.class_folders import MSTAR_CLASSES
+from fusar_klip.datasets.samples import ClassificationData, DatasetNotFoundError
 from fusar_klip.errors import DatasetError
 
 

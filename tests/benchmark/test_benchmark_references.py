@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fusar_klip.benchmark.datasets.samples import IGNORED
-from fusar_klip.benchmark.metrics import classification_scores, recall_hits
-from fusar_klip.benchmark.segmentation.scores import confusion_counts, segmentation_scores
+from fusar_klip.benchmark.metrics.scores import classification_scores, recall_hits
+from fusar_klip.benchmark.metrics.segmentation_scores import confusion_counts, segmentation_scores
+from fusar_klip.datasets.samples import IGNORED
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusar_klip.benchmark import figures
-from fusar_klip.benchmark.datasets.samples import AnnotatedImage, Box
-from fusar_klip.benchmark.detection.drawing import FALSE, MISSED, RIGHT, draw_detections
-from fusar_klip.benchmark.detection.matching import Found, Truth
-from fusar_klip.benchmark.language.settings import CaptioningRow
-from fusar_klip.benchmark.metrics import Score
-from fusar_klip.benchmark.report import Section, write_report
-from fusar_klip.benchmark.rows import Drawing, Hit, Query, RowOutcome
+from fusar_klip.benchmark.metrics.box_matching import Found, Truth
+from fusar_klip.benchmark.metrics.scores import Score
+from fusar_klip.benchmark.report import figures
+from fusar_klip.benchmark.report.detection_drawing import FALSE, MISSED, RIGHT, draw_detections
+from fusar_klip.benchmark.report.report import Section, write_report
+from fusar_klip.benchmark.results import Drawing, Hit, Query, RowOutcome
+from fusar_klip.benchmark.tasks.language_rows import CaptioningRow
+from fusar_klip.datasets.samples import AnnotatedImage, Box
 
 
 def score(metric: str, value: float) -> Score:

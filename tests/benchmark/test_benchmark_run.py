@@ -13,8 +13,8 @@ from typing import cast
 import pytest
 
 from fusar_klip.benchmark import benchmark
-from fusar_klip.benchmark.rows import RowOutcome
-from fusar_klip.benchmark.tasks import TASKS, BenchmarkTask
+from fusar_klip.benchmark.results import RowOutcome
+from fusar_klip.benchmark.tasks.registry import TASKS, BenchmarkTask
 from fusar_klip.errors import CheckpointError, DatasetError, FusarKlipError, SettingsError
 
 Make = Callable[..., Path]

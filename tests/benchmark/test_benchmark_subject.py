@@ -13,11 +13,12 @@ from PIL import Image
 from zoo_checkpoints import MAKERS
 
 import fusar_klip.models as models
-from fusar_klip.benchmark import benchmark, subject
-from fusar_klip.benchmark.language.settings import VqaRow
-from fusar_klip.benchmark.rows import REVISIONS, row_identity
+from fusar_klip.benchmark import benchmark
+from fusar_klip.benchmark import evaluated_model as subject
+from fusar_klip.benchmark.evaluated_model import EvaluatedModel
+from fusar_klip.benchmark.results import REVISIONS, row_identity
 from fusar_klip.benchmark.settings import KnnRow
-from fusar_klip.benchmark.subject import Subject
+from fusar_klip.benchmark.tasks.language_rows import VqaRow
 from fusar_klip.errors import CheckpointError, SettingsError
 
 MakeRun = Callable[..., str]
@@ -62,10 +63,10 @@ def test_models_compute_on_the_gpu_where_there_is_one(
     monkeypatch.setattr(models if loader == "load" else subject, loader, loaded)
     if loader == "load_image_run":
         monkeypatch.setattr(models, "image_objective", lambda _: "mae")
-    named = Subject(checkpoint.replace("run", run), "m")
+    named = EvaluatedModel(checkpoint.replace("run", run), "m")
     assert named.model == "model"
     assert asked == ["cuda" if gpu else "cpu"]
-    assert Subject(run, "m", device="cpu").device == "cpu"
+    assert EvaluatedModel(run, "m", device="cpu").device == "cpu"
 
 
 def test_checkpoints_of_one_content_have_one_s_figures_and_a_warning(

@@ -14,15 +14,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import fusar_klip.models as models
-from fusar_klip.benchmark.classification_data import read_classification
-from fusar_klip.benchmark.finetune import augment, finetune
-from fusar_klip.benchmark.probes import held_out_fifth, knn, linear_probe
+from fusar_klip.benchmark.evaluated_model import subject_names
 from fusar_klip.benchmark.settings import FINETUNE_PRESETS, FinetuneRow, KnnRow, LinearProbeRow
-from fusar_klip.benchmark.squares import resized
-from fusar_klip.benchmark.subject import subject_names
 from fusar_klip.benchmark.suite import load_suite
-from fusar_klip.benchmark.training import FinetuneJob, fit, rate_share
+from fusar_klip.benchmark.tasks.classification_data import read_classification
+from fusar_klip.benchmark.tasks.probes import held_out_fifth, knn, linear_probe
 from fusar_klip.errors import DatasetError
+from fusar_klip.finetune.classification import augment, finetune
+from fusar_klip.finetune.resized_images import resized
+from fusar_klip.finetune.training_loop import FinetuneJob, fit, rate_share
 
 ROOT = Path(__file__).parents[2]
 COMMON = {"dataset": "D", "path": "chips", "split": "grouped", "reader": "class_folders"}

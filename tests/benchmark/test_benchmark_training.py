@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import fusar_klip.models as models
-from fusar_klip.benchmark.detection.detector import Detector
-from fusar_klip.benchmark.detection.settings import DetectionRow
-from fusar_klip.benchmark.segmentation.segmenter import Segmenter
-from fusar_klip.benchmark.segmentation.settings import SegmentationRow
-from fusar_klip.benchmark.training import made_ahead, rate_share, seeded
+from fusar_klip.benchmark.tasks.detection_row import DetectionRow
+from fusar_klip.benchmark.tasks.segmentation_row import SegmentationRow
+from fusar_klip.finetune.detection.detector import Detector
+from fusar_klip.finetune.segmentation.segmenter import Segmenter
+from fusar_klip.finetune.training_loop import made_ahead, rate_share, seeded
 
 COMMON: dict[str, Any] = {"dataset": "D", "path": "d", "split": "given", "warmup_epochs": 0}
 

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from zoo_checkpoints import MAKERS
 
-from fusar_klip.benchmark.zoo import ZOO
-from fusar_klip.benchmark.zoo.encoder import load_zoo
+from fusar_klip.models.pretrained import ZOO
+from fusar_klip.models.pretrained.encoder import load_zoo
 
 
 def chip(side: int) -> NDArray[np.uint8]:

@@ -14,11 +14,11 @@ from zoo_checkpoints import MAKERS, WIDTH, clip, to_openai, vit
 
 from fusar_klip import cli
 from fusar_klip.benchmark import benchmark
-from fusar_klip.benchmark.subject import subject_digest
-from fusar_klip.benchmark.zoo import ZOO, listing, reading
-from fusar_klip.benchmark.zoo.encoder import load_zoo, zoo_digest
-from fusar_klip.benchmark.zoo.fold import fold_channels
+from fusar_klip.benchmark.evaluated_model import subject_digest
 from fusar_klip.errors import CheckpointError, FusarKlipError
+from fusar_klip.models.pretrained import ZOO, listing, weight_files
+from fusar_klip.models.pretrained.encoder import load_zoo, zoo_digest
+from fusar_klip.models.pretrained.single_channel import fold_channels
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -123,8 +123,8 @@ def test_folders_and_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         asked.append((name, options.get("allow_patterns")))
         return str(folder)
 
-    monkeypatch.setattr(reading, "snapshot_download", snapshot)
-    monkeypatch.setattr(reading, "hf_hub_download", lambda name, file: str(folder / file))
+    monkeypatch.setattr(weight_files, "snapshot_download", snapshot)
+    monkeypatch.setattr(weight_files, "hf_hub_download", lambda name, file: str(folder / file))
     load_zoo("mae:facebook/mae")
     load_zoo("mae:facebook/mae/one.pth")
     assert [name for name, _ in asked] == ["facebook/mae", "facebook/mae"]

@@ -15,9 +15,9 @@ from transformers.models.blip.modeling_blip_text import BlipTextModel
 from zoo_checkpoints import MERGES, WIDTH, WORDS, channels, clip, shaken, to_openai, vit, write_vocabulary
 
 from fusar_klip.benchmark import benchmark
-from fusar_klip.benchmark.zoo.clip_text import END, START, clip_tokenizer
-from fusar_klip.benchmark.zoo.encoder import load_zoo
 from fusar_klip.errors import CheckpointError
+from fusar_klip.models.pretrained.clip_text import END, START, clip_tokenizer
+from fusar_klip.models.pretrained.encoder import load_zoo
 
 TEXTS = ("A ship, it's 30 m long!", "  the SEA\nand naïve ships é", "")
 

@@ -23,7 +23,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
-from fusar_klip.benchmark.zoo import ZOO
+from fusar_klip.models.pretrained import ZOO
 
 Reference = Callable[[NDArray[np.uint8]], Tensor]
 Made = tuple[Path, Reference]

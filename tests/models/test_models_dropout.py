@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
-from fusar_klip.models.dropout import attention, dropout
+from fusar_klip.models.network.dropout import attention, dropout
 
 
 @given(share=st.floats(0.01, 0.9), rows=st.integers(1, 5), columns=st.integers(1, 7))

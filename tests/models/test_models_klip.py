@@ -14,8 +14,8 @@ import fusar_klip
 from fusar_klip.catalog import TARGET_FIELDS, TERRAIN_FIELDS
 from fusar_klip.errors import CheckpointError, DatasetError
 from fusar_klip.models import Klip, KlipNetwork, Preprocess, Tokenizer, load
+from fusar_klip.models.captioning import Speaks
 from fusar_klip.models.checkpoint import save_run, save_weights
-from fusar_klip.models.speaking import Speaks
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from torch import Tensor
 from fusar_klip.config import validate_settings
 from fusar_klip.errors import SettingsError
 from fusar_klip.models import MODELS, KlipNetwork, ModelSettings, Tokenizer
-from fusar_klip.models.momentum import MomentumTowers
+from fusar_klip.models.network.momentum import MomentumTowers
 
 
 @pytest.fixture
@@ -22,10 +22,10 @@ def test_shapes_and_norms(network: KlipNetwork, batch: tuple[Tensor, Tensor, Ten
     for features in (network.image_features(tokens), network.text_features(ids, mask)):
         assert features.shape == (2, 16)
         torch.testing.assert_close(features.norm(dim=1), torch.ones(2))
-    assert network.match_logits(ids, mask, network.look(tokens)).shape == (2, 2)
-    context = network.fuse(ids, mask, network.look(tokens))
+    assert network.match_logits(ids, mask, network.image_kv(tokens)).shape == (2, 2)
+    context = network.fuse(ids, mask, network.image_kv(tokens))
     assert context.shape == (*ids.shape, 32)
-    assert network.decode(ids, context, mask, network.look(tokens)).shape == (
+    assert network.decode(ids, context, mask, network.image_kv(tokens)).shape == (
         *ids.shape,
         network.decoder.cls.predictions.bias.numel(),
     )
@@ -51,10 +51,10 @@ def test_padding_changes_nothing(
         network.text_features(ids, mask)[1:], network.text_features(alone_ids, alone_mask)
     )
     torch.testing.assert_close(
-        network.match_logits(ids, mask, network.look(tokens))[1:],
-        network.match_logits(alone_ids, alone_mask, network.look(tokens[1:])),
+        network.match_logits(ids, mask, network.image_kv(tokens))[1:],
+        network.match_logits(alone_ids, alone_mask, network.image_kv(tokens[1:])),
     )
-    memory = network.look(tokens[1:])
+    memory = network.image_kv(tokens[1:])
     padded, alone = (
         network.decode(ids[1:, :2], network.fuse(i, m, memory), m, memory)
         for i, m in ((ids[1:], mask[1:]), (alone_ids, alone_mask))
@@ -67,18 +67,18 @@ def test_the_decoder_sees_the_past_the_image_and_the_context_but_not_the_future(
     network: KlipNetwork, batch: tuple[Tensor, Tensor, Tensor]
 ) -> None:
     tokens, ids, mask = batch
-    context = network.fuse(ids, mask, network.look(tokens))
-    before = network.decode(ids, context, mask, network.look(tokens))
+    context = network.fuse(ids, mask, network.image_kv(tokens))
+    before = network.decode(ids, context, mask, network.image_kv(tokens))
     future = ids.clone()
     future[:, -1] = 7
-    after = network.decode(future, context, mask, network.look(tokens))
+    after = network.decode(future, context, mask, network.image_kv(tokens))
     torch.testing.assert_close(before[:, :-1], after[:, :-1])
     assert not torch.allclose(before[:, -1], after[:, -1])
     assert not torch.allclose(
-        before, network.decode(ids, context.flip(0), mask, network.look(tokens)), atol=1e-4
+        before, network.decode(ids, context.flip(0), mask, network.image_kv(tokens)), atol=1e-4
     )
     assert not torch.allclose(
-        before, network.decode(ids, context, mask, network.look(tokens.flip(0))), atol=1e-4
+        before, network.decode(ids, context, mask, network.image_kv(tokens.flip(0))), atol=1e-4
     )
 
 
@@ -88,7 +88,8 @@ def test_fusion_looks_at_the_image_and_text_alone_does_not(
 ) -> None:
     tokens, ids, mask = batch
     assert not torch.allclose(
-        network.fuse(ids, mask, network.look(tokens)), network.fuse(ids, mask, network.look(tokens.flip(0)))
+        network.fuse(ids, mask, network.image_kv(tokens)),
+        network.fuse(ids, mask, network.image_kv(tokens.flip(0))),
     )
     names = {name for name, _ in MomentumTowers(network).named_parameters()}
     assert names

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusar_klip.models.queue import FeatureQueue
+from fusar_klip.models.network.queue import FeatureQueue
 
 
 @given(size=st.integers(0, 9), batches=st.lists(st.integers(1, 12), max_size=8))

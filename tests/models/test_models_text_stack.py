@@ -7,8 +7,8 @@ from transformers import BlipTextConfig
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel, BlipTextModel
 
 from fusar_klip.models import KlipNetwork, ModelSettings, Tokenizer
-from fusar_klip.models.image_memory import ImageMemory
-from fusar_klip.models.text_stack import Packing
+from fusar_klip.models.network.bert import Packing
+from fusar_klip.models.network.cross_attention import CrossAttentionCache
 
 TEXTS = ["3 ships at sea", "a", "long ships near the urban area"]
 
@@ -53,10 +53,10 @@ def test_the_encoder_is_blips(network: KlipNetwork, batch: tuple[Tensor, Tensor,
     alone = blip(input_ids=ids, attention_mask=mask).last_hidden_state
     torch.testing.assert_close(network.text_states(ids, mask)[real], alone[real], atol=1e-5, rtol=1e-4)
     fused = blip(input_ids=ids, attention_mask=mask, encoder_hidden_states=tokens).last_hidden_state
-    states = network.fuse(ids, mask, network.look(tokens))
+    states = network.fuse(ids, mask, network.image_kv(tokens))
     torch.testing.assert_close(states[real], fused[real], atol=1e-5, rtol=1e-4)
     assert not states[~real].any()
-    logits = network.match_logits(ids, mask, network.look(tokens))
+    logits = network.match_logits(ids, mask, network.image_kv(tokens))
     torch.testing.assert_close(logits, network.matching_head(fused[:, 0]), atol=1e-5, rtol=1e-4)
     expected = torch.nn.functional.normalize(network.text_projection(alone[:, 0]), dim=1)
     torch.testing.assert_close(network.text_features(ids, mask), expected, atol=1e-5, rtol=1e-4)
@@ -66,13 +66,13 @@ def test_the_encoder_is_blips(network: KlipNetwork, batch: tuple[Tensor, Tensor,
 def test_the_decoder_is_blips(network: KlipNetwork, batch: tuple[Tensor, Tensor, Tensor]) -> None:
     tokens, ids, mask = batch
     # One text at a time: transformers' cross-attention does not heed its mask.
-    context = network.fuse(ids, mask, network.look(tokens))
+    context = network.fuse(ids, mask, network.image_kv(tokens))
     blip = BlipTextLMHeadModel(
         blip_config(network.settings, len(network.decoder.cls.predictions.bias))
     ).eval()
     blip.load_state_dict(network.decoder.state_dict(), strict=False)
     blip.cls.predictions.decoder.bias = blip.cls.predictions.bias
-    logits = network.decode(ids, context, mask, network.look(tokens))
+    logits = network.decode(ids, context, mask, network.image_kv(tokens))
     for row in range(3):
         length = int(mask[row].sum())
         seen = torch.cat([tokens[row], network.context_projection(context[row, :length])])
@@ -80,7 +80,7 @@ def test_the_decoder_is_blips(network: KlipNetwork, batch: tuple[Tensor, Tensor,
             input_ids=ids[row : row + 1], encoder_hidden_states=seen[None], is_decoder=True
         ).logits
         torch.testing.assert_close(logits[row], expected[0], atol=1e-5, rtol=1e-4)
-    packed = network.decode_packed(ids, mask, context, mask, network.look(tokens))
+    packed = network.decode_packed(ids, mask, context, mask, network.image_kv(tokens))
     torch.testing.assert_close(packed, logits[mask == 1], atol=1e-5, rtol=1e-4)
 
 
@@ -89,7 +89,7 @@ def test_a_memory_is_arranged_for_pairs_without_another_look(
     network: KlipNetwork, batch: tuple[Tensor, Tensor, Tensor]
 ) -> None:
     tokens, ids, mask = batch
-    memory = network.look(tokens)
+    memory = network.image_kv(tokens)
     rows = torch.tensor([2, 0, 0])
     pairs = memory.tiled(2) + memory.rows(rows)
     assert len(pairs) == 9
@@ -97,15 +97,15 @@ def test_a_memory_is_arranged_for_pairs_without_another_look(
         torch.cat([ids, ids.flip(0), ids]), torch.cat([mask, mask.flip(0), mask]), pairs
     )
     expected = [
-        network.match_logits(ids, mask, network.look(tokens)),
-        network.match_logits(ids.flip(0), mask.flip(0), network.look(tokens)),
-        network.match_logits(ids, mask, network.look(tokens[rows])),
+        network.match_logits(ids, mask, network.image_kv(tokens)),
+        network.match_logits(ids.flip(0), mask.flip(0), network.image_kv(tokens)),
+        network.match_logits(ids, mask, network.image_kv(tokens[rows])),
     ]
     torch.testing.assert_close(logits, torch.cat(expected), atol=1e-5, rtol=1e-4)
     again = memory.tiled(2).rows(torch.tensor([1, 4]))
     torch.testing.assert_close(
         network.match_logits(ids[:2], mask[:2], again),
-        network.match_logits(ids[:2], mask[:2], network.look(tokens[[1, 1]])),
+        network.match_logits(ids[:2], mask[:2], network.image_kv(tokens[[1, 1]])),
     )
     with pytest.raises(AssertionError, match="a memory for 3 texts, not 2"):
         network.match_logits(ids[:2], mask[:2], memory)
@@ -128,11 +128,11 @@ def test_gradients_do_not_depend_on_the_batch(
     network: KlipNetwork, batch: tuple[Tensor, Tensor, Tensor]
 ) -> None:
     tokens, ids, mask = batch
-    network.match_logits(ids, mask, network.look(tokens.detach()))[1, 1].backward()
+    network.match_logits(ids, mask, network.image_kv(tokens.detach()))[1, 1].backward()
     together = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
     network.zero_grad()
     length = int(mask[1].sum())
-    network.match_logits(ids[1:2, :length], mask[1:2, :length], network.look(tokens[1:2].detach()))[
+    network.match_logits(ids[1:2, :length], mask[1:2, :length], network.image_kv(tokens[1:2].detach()))[
         0, 1
     ].backward()
     assert len(together) > 20
@@ -146,7 +146,7 @@ def test_dropout_is_for_training_alone(
 ) -> None:
     tokens, ids, mask = batch
     network = KlipNetwork(nano.model_copy(update={"text_dropout": 0.5}), tokenizer)
-    memory = network.look(tokens)
+    memory = network.image_kv(tokens)
     assert not torch.allclose(network.fuse(ids, mask, memory), network.fuse(ids, mask, memory))
     network.eval()
     assert torch.equal(network.fuse(ids, mask, memory), network.fuse(ids, mask, memory))
@@ -167,7 +167,7 @@ def test_checkpointed_activations_give_the_same_gradients(
         torch.manual_seed(1)
         network.zero_grad()
         tokens = network.image_tokens(images)
-        memory = network.look(tokens)
+        memory = network.image_kv(tokens)
         context = network.fuse(ids, mask, memory)
         loss = network.decode(ids, context, mask, memory).square().mean()
         (loss + network.match_logits(ids, mask, memory).square().mean()).backward()
@@ -191,7 +191,7 @@ def test_late_fusion_starts_from_the_text_alone(
     names = [name for name, _ in network.named_parameters()]
     assert not [name for name in names if "layer.0.crossattention" in name]
     assert [name for name in names if "layer.1.crossattention" in name]
-    memory = network.look(tokens)
+    memory = network.image_kv(tokens)
     states = network.text_states(ids, mask)
     close = {"atol": 1e-6, "rtol": 1e-5}
     torch.testing.assert_close(network.text_features_of(states), network.text_features(ids, mask), **close)
@@ -209,11 +209,11 @@ def test_states_do_not_enter_an_early_fusion(
 ) -> None:
     tokens, ids, mask = batch
     with pytest.raises(AssertionError, match="late fusion only"):
-        network.match_logits_of(network.text_states(ids, mask), mask, network.look(tokens))
+        network.match_logits_of(network.text_states(ids, mask), mask, network.image_kv(tokens))
 
 
 def test_a_memory_of_nothing_serves_nobody(network: KlipNetwork) -> None:
-    assert len(ImageMemory.of([torch.zeros(0, 2, 5, 4)], [torch.zeros(0, 2, 5, 4)])) == 0
+    assert len(CrossAttentionCache.of([torch.zeros(0, 2, 5, 4)], [torch.zeros(0, 2, 5, 4)])) == 0
 
 
 @pytest.mark.slow
@@ -233,7 +233,7 @@ def test_compiled_layers_give_the_same_and_are_compiled_once_for_all_lengths(
     def results(texts: list[str]) -> list[Tensor]:
         ids, mask = tokenizer.pad([tokenizer.encode(text, 64) for text in texts])
         tokens = network.image_tokens(images[: len(texts)])
-        memory = network.look(tokens)
+        memory = network.image_kv(tokens)
         context = network.fuse(ids, mask, memory)
         return [context, network.match_logits(ids, mask, memory), network.decode(ids, context, mask, memory)]
 

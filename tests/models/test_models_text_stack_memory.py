@@ -5,7 +5,7 @@ import sys
 
 SCRIPT = """
 import resource, torch
-from fusar_klip.models.text_stack import _gelu
+from fusar_klip.models.network.bert import _gelu
 
 def passed(lengths):
     for length in lengths:

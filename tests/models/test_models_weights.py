@@ -16,8 +16,9 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 from fusar_klip.errors import CheckpointError
-from fusar_klip.models import KlipNetwork, ModelSettings, Tokenizer, weights
-from fusar_klip.models.weights import load_image_weights, load_text_weights
+from fusar_klip.models import KlipNetwork, ModelSettings, Tokenizer
+from fusar_klip.models.pretrained import init_weights
+from fusar_klip.models.pretrained.init_weights import load_image_weights, load_text_weights
 
 
 def vit(size: int = 32, width: int = 24, **others: Any) -> VisionTransformer:
@@ -55,7 +56,7 @@ def test_a_name_of_timm_s_loads(network: KlipNetwork, monkeypatch: pytest.Monkey
         asked.append((name, pretrained))
         return published
 
-    monkeypatch.setattr(weights, "create_model", create)
+    monkeypatch.setattr(init_weights, "create_model", create)
     load_image_weights(network.image_tower, "vit_base_patch16_224")
     assert asked == [("vit_base_patch16_224", True)]
     assert torch.equal(network.image_tower.blocks[0].attn.proj.weight, published.blocks[0].attn.proj.weight)
@@ -342,8 +343,8 @@ def test_a_whole_blip_gives_its_text_side(
     ids, mask = tokenizer.pad([tokenizer.encode("3 ships", 64), tokenizer.encode("a", 64)])
     with torch.no_grad():
         tokens = torch.randn(2, 17, 24)
-        fused = other.fuse(ids, mask, other.look(tokens))
-        torch.testing.assert_close(network.fuse(ids, mask, network.look(tokens)), fused)
+        fused = other.fuse(ids, mask, other.image_kv(tokens))
+        torch.testing.assert_close(network.fuse(ids, mask, network.image_kv(tokens)), fused)
     own = dict(network.decoder.named_parameters())
     for name, parameter in other.decoder.named_parameters():
         assert torch.equal(own[name], parameter), name

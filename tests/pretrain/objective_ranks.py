@@ -10,10 +10,10 @@ import torch.distributed as dist
 
 from fusar_klip.models import KlipNetwork, ModelSettings, Tokenizer
 from fusar_klip.models.losses import IGNORED
-from fusar_klip.models.momentum import MomentumTowers
-from fusar_klip.models.queue import FeatureQueue
-from fusar_klip.pretrain.batches import Batch
-from fusar_klip.pretrain.objective import Losses, Objective
+from fusar_klip.models.network.momentum import MomentumTowers
+from fusar_klip.models.network.queue import FeatureQueue
+from fusar_klip.pretrain.data.batches import Batch
+from fusar_klip.pretrain.loss import Losses, Objective
 
 SETTINGS = ModelSettings(
     image_size=16, patch_size=8, image_width=16, image_depth=2, image_heads=2, text_width=16, text_depth=2,

@@ -15,8 +15,8 @@ import torch
 
 from fusar_klip.config import validate_settings
 from fusar_klip.pretrain import PretrainSettings, pretrain
-from fusar_klip.pretrain.learner import Learner
-from fusar_klip.pretrain.scio import versions
+from fusar_klip.pretrain.tasks.klip_train_state import Learner
+from fusar_klip.scio import versions
 
 STEP = Learner.step
 

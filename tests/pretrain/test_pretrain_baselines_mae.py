@@ -8,22 +8,22 @@ import torch
 from baselines_tiles import write_stripes
 
 from fusar_klip.models import MODELS, ModelSettings, Preprocess
-from fusar_klip.models.towers import ImageTower
-from fusar_klip.pretrain.baselines.image_batches import (
+from fusar_klip.models.network.towers import ImageTower
+from fusar_klip.pretrain.data.image_batches import (
     MaskedBatch,
     MaskedBatches,
     hidden_patches,
     read_image_tiles,
 )
-from fusar_klip.pretrain.baselines.mae import (
+from fusar_klip.pretrain.tasks.mae import (
     MaskedAutoencoder,
     decoder_width,
     mae_loss,
     patches_of,
     standardised_patches,
 )
-from fusar_klip.pretrain.baselines.positions import fix_positions, sines_and_cosines
-from fusar_klip.pretrain.baselines.settings import MaeSettings
+from fusar_klip.pretrain.tasks.positions import fix_positions, sines_and_cosines
+from fusar_klip.pretrain.tasks.settings import MaeSettings
 
 NANO = ModelSettings(
     image_size=32, patch_size=8, image_width=32, image_depth=2, image_heads=2, text_width=32, text_depth=1,

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from fusar_klip.models import ModelSettings
-from fusar_klip.models.towers import ImageTower
-from fusar_klip.pretrain.baselines.batch_norm import BatchNormOfAllRanks
-from fusar_klip.pretrain.baselines.image_batches import ViewsBatch
-from fusar_klip.pretrain.baselines.mocov3 import MocoV3, MomentumEncoder, contrast
-from fusar_klip.pretrain.baselines.settings import MocoV3Settings
+from fusar_klip.models.network.towers import ImageTower
+from fusar_klip.pretrain.data.image_batches import ViewsBatch
 from fusar_klip.pretrain.schedule import rising_momentum
+from fusar_klip.pretrain.tasks.batch_norm import BatchNormOfAllRanks
+from fusar_klip.pretrain.tasks.mocov3 import MocoV3, MomentumEncoder, contrast
+from fusar_klip.pretrain.tasks.settings import MocoV3Settings
 
 NANO = ModelSettings(
     image_size=16, patch_size=8, image_width=16, image_depth=2, image_heads=2, text_width=16, text_depth=1,

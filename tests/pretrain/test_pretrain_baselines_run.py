@@ -20,11 +20,11 @@ from fusar_klip.config import load_settings, validate_settings
 from fusar_klip.errors import CheckpointError, DatasetError, SettingsError
 from fusar_klip.models import UNTRAINED, image_objective, load, load_image_tower
 from fusar_klip.pretrain import PretrainSettings, PretrainSummary, pretrain
-from fusar_klip.pretrain.baselines.learners import MaeLearner, MocoV3Learner
-from fusar_klip.pretrain.ranks import Ranks
-from fusar_klip.pretrain.refine import refine
+from fusar_klip.pretrain.distributed import Ranks
 from fusar_klip.pretrain.run_folder import RunFolder
-from fusar_klip.pretrain.scio import ScioSettings
+from fusar_klip.pretrain.tasks.image_only_train_states import MaeLearner, MocoV3Learner
+from fusar_klip.scio import ScioSettings
+from fusar_klip.scio.refine import refine
 from fusar_klip.search import build_index
 
 MakeSettings = Callable[..., PretrainSettings]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from fusar_klip.pretrain.baselines.settings import MaeSettings, MocoV3Settings, ViewSettings
-from fusar_klip.pretrain.baselines.views import as_it_is, drawn
+from fusar_klip.pretrain.data.augmentation import as_it_is, drawn
+from fusar_klip.pretrain.tasks.settings import MaeSettings, MocoV3Settings, ViewSettings
 
 
 def speckled(seed: int = 0) -> np.ndarray:

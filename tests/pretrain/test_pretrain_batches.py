@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from fusar_klip.models import Preprocess, Tokenizer, open_tile_cache
 from fusar_klip.models.losses import IGNORED
-from fusar_klip.pretrain.batches import Batch, Batches
-from fusar_klip.pretrain.corpus import (
+from fusar_klip.pretrain.data.batches import Batch, Batches
+from fusar_klip.pretrain.data.dataset import (
     SegmentTable,
     TextedTiles,
     measure_preprocess,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fusar_klip.errors import SettingsError
-from fusar_klip.pretrain.guard import Guard
+from fusar_klip.pretrain.loss_spikes import Guard
 from fusar_klip.pretrain.settings import GuardSettings
 
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from fusar_klip.pretrain import PretrainSettings
-from fusar_klip.pretrain.batches import Batch
-from fusar_klip.pretrain.corpus import read_segments
-from fusar_klip.pretrain.learner import Learner
-from fusar_klip.pretrain.materials import read_materials, set_up
-from fusar_klip.pretrain.objective import Objective, batch_losses
-from fusar_klip.pretrain.ranks import Ranks
+from fusar_klip.pretrain.data.batches import Batch
+from fusar_klip.pretrain.data.dataset import read_segments
+from fusar_klip.pretrain.data.loaders import read_materials, set_up
+from fusar_klip.pretrain.distributed import Ranks
+from fusar_klip.pretrain.loss import Objective, batch_losses
 from fusar_klip.pretrain.run_folder import RunFolder
+from fusar_klip.pretrain.tasks.klip_train_state import Learner
 
 MakeSettings = Callable[..., PretrainSettings]
 PER_EPOCH = 4

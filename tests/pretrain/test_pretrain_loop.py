@@ -17,14 +17,15 @@ from fusar_klip import catalog
 from fusar_klip.config import load_settings, validate_settings
 from fusar_klip.errors import CheckpointError, DatasetError, SettingsError
 from fusar_klip.models import MODELS, Klip, KlipNetwork, load
-from fusar_klip.pretrain import PretrainSettings, learner, pretrain, validation
-from fusar_klip.pretrain.batches import Batch
-from fusar_klip.pretrain.corpus import read_segments
-from fusar_klip.pretrain.materials import read_materials, set_up
-from fusar_klip.pretrain.ranks import Ranks
+from fusar_klip.pretrain import PretrainSettings, pretrain, validation
+from fusar_klip.pretrain.data.batches import Batch
+from fusar_klip.pretrain.data.dataset import read_segments
+from fusar_klip.pretrain.data.loaders import read_materials, set_up
+from fusar_klip.pretrain.distributed import Ranks
 from fusar_klip.pretrain.run_folder import RunFolder
 from fusar_klip.pretrain.schedule import distillation_weight, learning_rate
 from fusar_klip.pretrain.settings import OptimizerSettings
+from fusar_klip.pretrain.tasks import klip_train_state as learner
 
 MakeSettings = Callable[..., PretrainSettings]
 WriteBlobs = Callable[[Path, int], Path]

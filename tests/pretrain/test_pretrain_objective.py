@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 
 from fusar_klip.models.losses import IGNORED, hard_negatives
-from fusar_klip.models.momentum import MomentumTowers
-from fusar_klip.models.queue import FeatureQueue
-from fusar_klip.pretrain.objective import batch_losses
+from fusar_klip.models.network.momentum import MomentumTowers
+from fusar_klip.models.network.queue import FeatureQueue
+from fusar_klip.pretrain.loss import batch_losses
 from fusar_klip.pretrain.settings import LossSettings
 
 IDS = [4, 9, 3, 7, 8, 5]
@@ -44,9 +44,9 @@ def test_the_losses_are_those_of_each_pair_by_itself(fusion_layers: int | None, 
             (rows[wrong_text[place]], tokens[place], 0),
             (row, tokens[wrong_image[place]], 0),
         ):
-            logits = network.match_logits(words.text, words.text_mask, network.look(look))
+            logits = network.match_logits(words.text, words.text_mask, network.image_kv(look))
             itm.append(F.cross_entropy(logits, torch.tensor([label])).item())
-        memory = network.look(tokens[place])
+        memory = network.image_kv(tokens[place])
         context = network.fuse(row.masked, row.masked_mask, memory)
         logits = network.decode(row.decoder_input, context, row.masked_mask, memory)
         mlm += F.cross_entropy(logits[0], row.decoder_labels[0], reduction="none").tolist()
@@ -65,7 +65,7 @@ def test_equal_texts_of_other_images_are_no_wrong_pairs() -> None:
     # All six say what the first says: nothing is left that could be wrong.
     alike = replace(batch, text=batch.text[:1].expand(6, -1), text_mask=batch.text_mask[:1].expand(6, -1))
     tokens = network.image_tokens(batch.images)
-    logits = network.match_logits(alike.text, alike.text_mask, network.look(tokens))
+    logits = network.match_logits(alike.text, alike.text_mask, network.image_kv(tokens))
     expected = F.cross_entropy(logits, torch.ones(6, dtype=torch.int64))
     found = ranks.losses_of(network, alike, alpha=0.0, queue=queue)
     torch.testing.assert_close(found.itm, expected)
@@ -106,7 +106,7 @@ def test_one_image_has_no_wrong_pairs(fusion_layers: int | None) -> None:
     batch = ranks.make_batch([4])
     losses = ranks.losses_of(network, batch)
     logits = network.match_logits(
-        batch.text, batch.text_mask, network.look(network.image_tokens(batch.images))
+        batch.text, batch.text_mask, network.image_kv(network.image_tokens(batch.images))
     )
     assert losses.itm.item() == pytest.approx(-logits.log_softmax(1)[0, 1].item(), rel=1e-5)
     # Twice the same image: still none.
@@ -142,7 +142,7 @@ def test_a_label_that_does_not_count_is_still_read() -> None:
     assert batch.decoder_labels.shape[1] >= 3
     labels = batch.decoder_labels.clone()
     labels[0, 0] = IGNORED
-    memory = network.look(network.image_tokens(batch.images))
+    memory = network.image_kv(network.image_tokens(batch.images))
     context = network.fuse(batch.masked, batch.masked_mask, memory)
     logits = network.decode(batch.decoder_input, context, batch.masked_mask, memory)
     expected = F.cross_entropy(logits[0], labels[0]).item()

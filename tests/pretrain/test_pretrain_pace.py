@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fusar_klip.pretrain.pace import Pace, count_flops, matrix_rate
+from fusar_klip.pretrain.throughput import Pace, count_flops, matrix_rate
 
 CPU = torch.device("cpu")
 

@@ -18,7 +18,7 @@ from fusar_klip import catalog
 from fusar_klip.config import dump_settings, validate_settings
 from fusar_klip.models import load
 from fusar_klip.pretrain import PretrainSettings, pretrain
-from fusar_klip.pretrain.ranks import Ranks
+from fusar_klip.pretrain.distributed import Ranks
 from fusar_klip.pretrain.run_folder import RunFolder
 
 MakeSettings = Callable[..., PretrainSettings]

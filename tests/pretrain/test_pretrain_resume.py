@@ -22,9 +22,9 @@ from fusar_klip import catalog
 from fusar_klip.errors import CheckpointError, SettingsError
 from fusar_klip.models import checkpoint, load
 from fusar_klip.pretrain import PretrainSettings, PretrainSummary, pretrain
-from fusar_klip.pretrain.descent import Descent
-from fusar_klip.pretrain.learner import Learner
-from fusar_klip.pretrain.scio import versions
+from fusar_klip.pretrain.optim import Descent
+from fusar_klip.pretrain.tasks.klip_train_state import Learner
+from fusar_klip.scio import versions
 
 MakeSettings = Callable[..., PretrainSettings]
 
@@ -212,7 +212,7 @@ import torch
 import torch._dynamo  # seconds, which the first optimiser would take in each run
 from fusar_klip.config import validate_settings
 from fusar_klip.pretrain import PretrainSettings, pretrain
-from fusar_klip.pretrain.scio import versions
+from fusar_klip.scio import versions
 torch.set_num_threads(1)
 versions._TILES_PER_PART = 16
 settings = validate_settings(PretrainSettings, json.loads(sys.argv[3]))

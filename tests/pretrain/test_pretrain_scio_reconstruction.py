@@ -9,7 +9,7 @@ from scio_networks import make_network
 
 from fusar_klip.models import Tokenizer
 from fusar_klip.models.tokenizer import UNKNOWN
-from fusar_klip.pretrain.scio import (
+from fusar_klip.scio import (
     ImageBlock,
     ImageText,
     PairScorer,
@@ -17,7 +17,7 @@ from fusar_klip.pretrain.scio import (
     ScioSettings,
     reconstruct,
 )
-from fusar_klip.pretrain.scio.scoring import References
+from fusar_klip.scio.scoring import References
 
 TEXTS = ["Count: 3 ships", "Size: 40 m long", "Region: water", "Layout: a row"]
 

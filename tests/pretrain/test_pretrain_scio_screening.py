@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scio_networks import make_network
 
 from fusar_klip.models import KlipNetwork, Tokenizer
-from fusar_klip.models.queue import FeatureQueue
-from fusar_klip.pretrain.scio import (
+from fusar_klip.models.network.queue import FeatureQueue
+from fusar_klip.scio import (
     ImageBlock,
     ImageText,
     PairScorer,
@@ -71,7 +71,7 @@ def literal_loss(
 def literal_score(made: Made, image: torch.Tensor, ids: Sequence[int]) -> float:
     """The p of eq. 5 of one pair."""
     network, tokenizer = made
-    memory = network.look(network.image_tokens(image[None]))
+    memory = network.image_kv(network.image_tokens(image[None]))
     return float(network.match_logits(*tokenizer.pad([list(ids)]), memory).softmax(1)[0, 1])
 
 

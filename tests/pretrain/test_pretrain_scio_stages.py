@@ -15,13 +15,13 @@ from fusar_klip import catalog
 from fusar_klip.errors import CheckpointError
 from fusar_klip.models import Tokenizer
 from fusar_klip.pretrain import PretrainSettings, PretrainSummary, pretrain, text_versions
-from fusar_klip.pretrain.corpus import read_segments, read_split, with_version
-from fusar_klip.pretrain.guard import Guard
-from fusar_klip.pretrain.learner import Learner
+from fusar_klip.pretrain.data.dataset import read_segments, read_split, with_version
+from fusar_klip.pretrain.loss_spikes import Guard
 from fusar_klip.pretrain.run_folder import RunFolder
-from fusar_klip.pretrain.scio import versions
 from fusar_klip.pretrain.stages import Place
+from fusar_klip.pretrain.tasks.klip_train_state import Learner
 from fusar_klip.pretrain.text_versions import TextVersions, entered
+from fusar_klip.scio import versions
 
 MakeSettings = Callable[..., PretrainSettings]
 CLOCK = ("samples_per_s", "utilisation")

@@ -18,10 +18,10 @@ from fusar_klip import catalog
 from fusar_klip.cli import app
 from fusar_klip.errors import DatasetError, FusarKlipError, SettingsError
 from fusar_klip.models import Klip, load
-from fusar_klip.pretrain.refine import in_words, refine
-from fusar_klip.pretrain.scio import RefineSummary, ScioSettings, TableSummary, refine_table
-from fusar_klip.pretrain.scio.scoring import References
-from fusar_klip.pretrain.scio.sentences import join_sentences, split_sentences
+from fusar_klip.scio import RefineSummary, ScioSettings, TableSummary, refine_table
+from fusar_klip.scio.refine import in_words, refine
+from fusar_klip.scio.scoring import References
+from fusar_klip.scio.sentences import join_sentences, split_sentences
 
 CAPTIONS = [
     "3 ships at a quay. A runway in a field, 80.5 m long. Bright water.",
@@ -103,7 +103,7 @@ def test_twice_is_the_same(table: Path, klip: Klip) -> None:
 def test_blocks_and_formats_agree(table: Path, klip: Klip, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = refined(table, klip)
     expected = read(whole.out)["caption"].tolist(), read(whole.decisions)["verdict"].tolist()
-    monkeypatch.setattr("fusar_klip.pretrain.scio.table_files._ROWS_PER_READ", 2)
+    monkeypatch.setattr("fusar_klip.scio.table_files._ROWS_PER_READ", 2)
     frame = read(table)
     frame.to_csv(table.with_name("t.tsv"), sep="\t", index=False)
     frame.assign(n=[1.5, 2, 3, 4, None]).to_parquet(table.with_name("p.parquet"))

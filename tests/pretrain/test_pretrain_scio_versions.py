@@ -13,7 +13,7 @@ from scio_networks import make_network
 from fusar_klip import catalog
 from fusar_klip.errors import DatasetError
 from fusar_klip.models import KlipNetwork, Preprocess, Tokenizer
-from fusar_klip.pretrain.scio import References, RefineSummary, ScioSettings, refine_texts, versions
+from fusar_klip.scio import References, RefineSummary, ScioSettings, refine_texts, versions
 
 WriteBlobs = Callable[[Path, int], Path]
 

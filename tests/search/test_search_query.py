@@ -9,7 +9,7 @@ from PIL import Image
 from shapely import box
 
 from fusar_klip.errors import SearchError
-from fusar_klip.grey import read_grey
+from fusar_klip.image_io import read_image
 from fusar_klip.search import build_index, search
 
 
@@ -112,7 +112,7 @@ def test_what_cannot_be_answered_is_said_in_one_sentence(index, query, options, 
 def test_an_image_of_16_bits_finds_what_its_8_bit_twin_finds(index, tmp_path):
     deep = np.random.default_rng(0).rayleigh(3000, (40, 40)).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / "raw.tif")
-    Image.fromarray(read_grey(tmp_path / "raw.tif")).save(tmp_path / "twin.png")
+    Image.fromarray(read_image(tmp_path / "raw.tif")).save(tmp_path / "twin.png")
     raw, twin = (search(index, str(tmp_path / name)) for name in ("raw.tif", "twin.png"))
     assert ids(raw) == ids(twin)
 

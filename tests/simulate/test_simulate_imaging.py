@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fusar_klip.geo.platforms import PLATFORMS
 from fusar_klip.simulate.imaging import CLUTTER_REACH_PX, DN_AT_0_DB, PointScatterers, Sensor
 from fusar_klip.simulate.noise import Window, smooth, uniform, white
 from fusar_klip.simulate.projection import Geometry, project
-from fusar_klip.tiles.platforms import PLATFORMS
 
 NO_POINTS = PointScatterers(np.zeros(0), np.zeros(0), np.zeros(0, complex))
 

@@ -9,11 +9,11 @@ import rasterio
 from pyproj import Transformer
 
 from fusar_klip.errors import DatasetError, SettingsError
+from fusar_klip.geo.platforms import PLATFORMS
 from fusar_klip.simulate import simulate
 from fusar_klip.simulate.noise import Window
 from fusar_klip.simulate.scene import Scene
 from fusar_klip.simulate.themes import THEMES, Theme
-from fusar_klip.tiles.platforms import PLATFORMS
 
 
 def contents(folder: Path) -> dict[str, bytes]:

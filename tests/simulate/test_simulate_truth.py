@@ -5,11 +5,11 @@ import pytest
 from pyproj import Transformer
 from shapely.geometry import shape
 
+from fusar_klip.geo.platforms import PLATFORMS
 from fusar_klip.simulate.noise import Window
 from fusar_klip.simulate.scene import Scene
 from fusar_klip.simulate.themes import Theme
 from fusar_klip.simulate.truth import coco, geojson
-from fusar_klip.tiles.platforms import PLATFORMS
 
 
 @pytest.mark.parametrize(

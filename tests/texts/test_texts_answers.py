@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from texts_contexts import make_context
 
 from fusar_klip.catalog import FIELDS, TARGET_FIELDS, TERRAIN_FIELDS
-from fusar_klip.texts.answers import MOST_ANSWER_CHARS, MOST_WORDS, Answer, Complaint, read_answer
-from fusar_klip.texts.contradictions import stated_count
-from fusar_klip.texts.evidence import Waterline
-from fusar_klip.texts.language import is_english
-from fusar_klip.texts.prompts import LAYERS
+from fusar_klip.texts.hcot.answers import MOST_ANSWER_CHARS, MOST_WORDS, Answer, Complaint, read_answer
+from fusar_klip.texts.hcot.contradictions import stated_count
+from fusar_klip.texts.hcot.language import is_english
+from fusar_klip.texts.hcot.prompts import LAYERS
+from fusar_klip.texts.measure.evidence import Waterline
 
 SEA = make_context("marine_target")
 CITY = make_context("terrain")

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusar_klip.errors import BudgetError
+from fusar_klip.llm import Completion, Picture
+from fusar_klip.llm.answer_cache import AnswerCache, answer_key
+from fusar_klip.llm.limits import Budget, RateLimit, StopFlag, StoppedError, _Bucket
+from fusar_klip.llm.prices import Price, image_tokens, price_of
 from fusar_klip.texts import DescribeSettings
-from fusar_klip.texts.answer_cache import AnswerCache, answer_key
-from fusar_klip.texts.prices import Price, image_tokens, price_of
-from fusar_klip.texts.prompts import Turn
-from fusar_klip.texts.providers import Completion, Picture
-from fusar_klip.texts.spending import Ledger, RateLimit, StopFlag, StoppedError, _Bucket
+from fusar_klip.texts.hcot.prompts import Turn
 
 TURN = Turn("system", (("user", "a"), ("assistant", "b")), "question", {"type": "object"}, None, True)
 PICTURE = Picture(b"png", "digest")
@@ -158,7 +158,7 @@ def test_a_stop_ends_every_wait() -> None:
 
 
 def test_a_reservation_waits_for_another_and_then_fits(cache: AnswerCache) -> None:
-    ledger = Ledger(cache, "m", Price(1e6, 0.0, 0.5), budget_usd=10.0)  # a dollar a token
+    ledger = Budget(cache, "m", Price(1e6, 0.0, 0.5), budget_usd=10.0)  # a dollar a token
     order = []
 
     async def request(name: str, most: int, real: int) -> None:

@@ -10,10 +10,11 @@ from texts_synthetic import city, sea_with_ships
 
 from fusar_klip.catalog import read_footprints, read_tiles, write_manifest, write_tiles
 from fusar_klip.errors import DatasetError, SettingsError
-from fusar_klip.texts import DescribeSettings, describe, evidence_store
-from fusar_klip.texts.evidence_store import EvidenceStore, ensure_evidence, read_known_places
-from fusar_klip.texts.measured import MeasuredTile, measure_dataset
-from fusar_klip.texts.prompts import first_turn
+from fusar_klip.texts import DescribeSettings, describe
+from fusar_klip.texts.hcot.prompts import first_turn
+from fusar_klip.texts.measure import evidence_store
+from fusar_klip.texts.measure.evidence_store import EvidenceStore, ensure_evidence, read_known_places
+from fusar_klip.texts.measure.measure_dataset import MeasuredTile, measure_dataset
 
 MakeDataset = Callable[..., Path]
 

@@ -11,8 +11,8 @@ from texts_synthetic import GSD_M, sea_with_ships, speckled
 from fusar_klip.catalog import read_footprints, write_tiles
 from fusar_klip.errors import DatasetError
 from fusar_klip.texts import measure_tile
-from fusar_klip.texts.landcover import cell_histograms, measure_cells, scene_reference
-from fusar_klip.texts.measured import MeasuredTile, measure_dataset
+from fusar_klip.texts.measure.land_cover import cell_histograms, measure_cells, scene_reference
+from fusar_klip.texts.measure.measure_dataset import MeasuredTile, measure_dataset
 
 MakeDataset = Callable[..., Path]
 Tiles = dict[str, tuple[NDArray[np.uint8], str, str | None, int, int]]

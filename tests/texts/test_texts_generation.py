@@ -18,11 +18,11 @@ from texts_synthetic import city, sea_with_ships
 from fusar_klip.catalog import FIELDS, read_text_metadata, read_texts, text_versions
 from fusar_klip.errors import BudgetError, ProviderError, SettingsError
 from fusar_klip.texts import DescribeSettings, describe, estimate
-from fusar_klip.texts.evidence_store import ensure_evidence
-from fusar_klip.texts.generation import Schedule
-from fusar_klip.texts.outcomes import Unanswered
-from fusar_klip.texts.pictures import tile_png
-from fusar_klip.texts.prompts import LAYERS
+from fusar_klip.texts.hcot.prompts import LAYERS
+from fusar_klip.texts.hcot.schedule import Schedule
+from fusar_klip.texts.measure.evidence_store import ensure_evidence
+from fusar_klip.texts.text_writer import Unanswered
+from fusar_klip.texts.tile_pictures import tile_png
 
 MakeSettings = Callable[..., DescribeSettings]
 TILES = 10

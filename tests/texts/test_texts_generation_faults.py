@@ -13,8 +13,8 @@ from texts_synthetic import city, sea_with_ships
 
 from fusar_klip.catalog import read_texts, text_versions
 from fusar_klip.errors import DatasetError, FusarKlipError, ProviderError
+from fusar_klip.llm.openai_chat import retry_after
 from fusar_klip.texts import DescribeSettings, describe
-from fusar_klip.texts.providers.openai_chat import retry_after
 
 MakeSettings = Callable[..., DescribeSettings]
 TILES = 4

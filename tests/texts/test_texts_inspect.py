@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 from fusar_klip.catalog import FIELDS, TEXT_SCHEMA, Task, read_texts, read_tiles, write_texts
 from fusar_klip.cli import app
 from fusar_klip.errors import DatasetError, SettingsError
-from fusar_klip.texts.inspection import closeness, inspect, statistics
-from fusar_klip.texts.inspection.captions import ImageText, dataset_sources, file_source
-from fusar_klip.texts.inspection.decisions import read_decisions
+from fusar_klip.texts.inspection import image_text_similarity as closeness
+from fusar_klip.texts.inspection import inspect, statistics
+from fusar_klip.texts.inspection.caption_sources import ImageText, dataset_sources, file_source
+from fusar_klip.texts.inspection.scio_decisions import read_decisions
 
 MakeDataset = Callable[..., Path]
 HOSTILE = '<script>window.hacked = 1</script> & "ü"'

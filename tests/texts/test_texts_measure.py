@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from texts_synthetic import GSD_M, city, sea_with_ships, speckled
 
 from fusar_klip.texts import measure_tile
-from fusar_klip.texts.landcover import cell_histograms, measure_cells, scene_reference
+from fusar_klip.texts.measure.land_cover import cell_histograms, measure_cells, scene_reference
 
 NORTH_UP = (GSD_M, 0.0, 0.0, 0.0, -GSD_M, 0.0)
 SLOTS = [(80, 80), (80, 200), (80, 320), (200, 80), (200, 200), (200, 320), (320, 80), (320, 320)]

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from texts_contexts import harbour, make_context, nowhere
 
 from fusar_klip.catalog import FIELDS, Task
-from fusar_klip.texts.evidence_store import TileContext
-from fusar_klip.texts.prompts import LAYERS, PROMPT_VERSION, first_turn, next_turn, repair_turn
-from fusar_klip.texts.prompts import files as prompt_files
-from fusar_klip.texts.prompts.known import knowledge, look_azimuth_deg
-from fusar_klip.texts.prompts.tile_data import clean, quoted
-from fusar_klip.tiles.gazetteer import Neighbour, Place
-from fusar_klip.tiles.platforms import BANDS, PLATFORMS, band_of_frequency
+from fusar_klip.geo.gazetteer import Neighbour, Place
+from fusar_klip.geo.platforms import BANDS, PLATFORMS, band_of_frequency
+from fusar_klip.texts.hcot.prompts import LAYERS, PROMPT_VERSION, first_turn, next_turn, repair_turn
+from fusar_klip.texts.hcot.prompts import templates as prompt_files
+from fusar_klip.texts.hcot.prompts.sensor_knowledge import knowledge, look_azimuth_deg
+from fusar_klip.texts.hcot.prompts.tile_data import clean, quoted
+from fusar_klip.texts.measure.evidence_store import TileContext
 
 SOME_TILE = make_context()
 TASKS: tuple[Task, ...] = ("ground_target", "marine_target", "terrain")
@@ -55,7 +55,7 @@ def test_a_single_request_goes_through_all_layers_in_order(task: Task) -> None:
 
 
 def test_every_slot_of_every_file_is_filled_and_every_file_is_used() -> None:
-    folder = resources.files("fusar_klip.texts.prompts")
+    folder = resources.files("fusar_klip.texts.hcot.prompts")
     shipped = {str(p.relative_to(str(folder)))[:-3] for p in folder.rglob("*.md")}  # type: ignore[attr-defined]
     layered = {f"{task}/{part}" for task in TASKS for part in (*LAYERS, "fields")}
     assert layered <= shipped

@@ -16,10 +16,10 @@ from PIL import Image
 from texts_synthetic import city
 
 from fusar_klip.errors import ProviderError, SettingsError
+from fusar_klip.llm import LONGEST_ANSWER, TryAgainError
+from fusar_klip.llm.openai_chat import OpenAiChat, chat_body, read_completion, without_key
 from fusar_klip.texts import DescribeSettings, describe, estimate
-from fusar_klip.texts.prompts import Turn
-from fusar_klip.texts.providers import LONGEST_ANSWER, TryAgainError
-from fusar_klip.texts.providers.openai_chat import OpenAiChat, chat_body, read_completion, without_key
+from fusar_klip.texts.hcot.prompts import Turn
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
 TURN = Turn("be an expert", (("user", "first"), ("assistant", "so")), "and then?", SCHEMA, None, True)
@@ -239,7 +239,7 @@ def png_of(pixels: Any) -> bytes:
 
 
 def test_a_local_model_answers(tiny_model: Path) -> None:
-    from fusar_klip.texts.providers.transformers_local import TransformersLocal
+    from fusar_klip.llm.transformers_local import TransformersLocal
 
     local = TransformersLocal(settings(provider="transformers", model=str(tiny_model), max_output_tokens=16))
     assert local.name == f"transformers/{tiny_model.name}"

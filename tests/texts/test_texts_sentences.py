@@ -8,11 +8,11 @@ from hypothesis.extra.numpy import arrays
 from texts_synthetic import GSD_M, Rod, city, sea_with_ships
 
 from fusar_klip.catalog import FIELDS
+from fusar_klip.geo.gazetteer import places
 from fusar_klip.texts import measure_tile
-from fusar_klip.texts.geography import Geography, locate, neighbours
-from fusar_klip.texts.sentences import compose
+from fusar_klip.texts.measure.geography import Geography, locate, neighbours
+from fusar_klip.texts.measure.sentences import compose
 from fusar_klip.texts.wording import axis, distance, number, regions_with_counts, sizes, tenths, wind
-from fusar_klip.tiles.gazetteer import places
 
 NOWHERE = locate(None, None, 0.6, None, None)
 AT_LAX = locate(-118.408, 33.9425, 0.6, "Los Angeles", "United States")

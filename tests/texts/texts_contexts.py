@@ -6,10 +6,10 @@ from typing import Any
 from texts_synthetic import GSD_M, city, sea_with_ships
 
 from fusar_klip.catalog import Task
+from fusar_klip.geo.gazetteer import Neighbour, Place
 from fusar_klip.texts import measure_tile
-from fusar_klip.texts.evidence_store import TileContext
-from fusar_klip.texts.geography import Geography
-from fusar_klip.tiles.gazetteer import Neighbour, Place
+from fusar_klip.texts.measure.evidence_store import TileContext
+from fusar_klip.texts.measure.geography import Geography
 
 NORTH_UP = (GSD_M, 0.0, 380_000.0, 0.0, -GSD_M, 3_735_000.0)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.interpolate import RegularGridInterpolator
 
 from fusar_klip.errors import SceneError
-from fusar_klip.tiles.calibration import Calibration, calibration_of
+from fusar_klip.tiles.scene.calibration import Calibration, calibration_of
 
 LINES, PIXELS = [-30, 100, 250, 400], [0, 40, 80, 200]
 SIGMA = np.random.default_rng(0).uniform(200, 700, (4, 4))

@@ -14,8 +14,8 @@ from PIL import Image
 from shapely.geometry import MultiPolygon, box
 
 from fusar_klip import catalog
-from fusar_klip.tiles.card import write_card
-from fusar_klip.tiles.card_map import draw_map
+from fusar_klip.tiles.card.data_card import write_card
+from fusar_klip.tiles.card.data_card_map import draw_map
 
 ACROSS = MultiPolygon([box(179.9, -17, 180, -16.9), box(-180, -17, -179.9, -16.9)])
 

@@ -18,10 +18,10 @@ from rasterio.transform import Affine
 
 from fusar_klip.errors import DatasetError
 from fusar_klip.tiles import BuildSettings, build
-from fusar_klip.tiles.engine import Engine
+from fusar_klip.tiles.dask_graph import Engine
 from fusar_klip.tiles.grid import Grid
 from fusar_klip.tiles.plan import ScenePlan
-from fusar_klip.tiles.scene import open_scenes
+from fusar_klip.tiles.scene.scene import open_scenes
 
 WriteScene = Callable[..., Path]
 Speckle = Callable[..., NDArray[np.uint16]]
@@ -103,7 +103,7 @@ def test_what_a_killed_build_has_done_is_not_done_again(
         cut.append(plan.scene.path.name)
         return real(plan, *_)  # type: ignore[arg-type]
 
-    from fusar_klip.tiles import engine as module
+    from fusar_klip.tiles import dask_graph as module
 
     real = module.cut_large_tile
     monkeypatch.setattr(module, "cut_large_tile", note)
@@ -131,7 +131,7 @@ def test_strips_are_whole_blocks_and_are_read_once(
     write_scene: WriteScene, speckle: Speckle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fusar_klip.tiles import plan as module
-    from fusar_klip.tiles.scene import AmplitudeReader
+    from fusar_klip.tiles.scene.scene import AmplitudeReader
 
     monkeypatch.setattr(module, "_STRIP_BYTES", 64 << 10)
     source = write_scene(speckle(700, 300), tiled=True, blockxsize=64, blockysize=64)

@@ -8,7 +8,7 @@ from skimage.feature import graycomatrix
 from skimage.measure import shannon_entropy
 
 from fusar_klip.catalog import FEATURES
-from fusar_klip.tiles.features import tile_features
+from fusar_klip.tiles.screening.texture_features import tile_features
 from fusar_klip.tiles.settings import QualitySettings
 
 ANGLES = (0, np.pi / 4, np.pi / 2, 3 * np.pi / 4)

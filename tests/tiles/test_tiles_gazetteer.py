@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Geod
 
-from fusar_klip.tiles.gazetteer import PlaceKind, distance_km, nearest, place_and_country, places
-from fusar_klip.tiles.platforms import facts_of_name
+from fusar_klip.geo.gazetteer import PlaceKind, distance_km, nearest, place_and_country, places
+from fusar_klip.geo.platforms import facts_of_name
 
 GEOD = Geod(ellps="WGS84")
 

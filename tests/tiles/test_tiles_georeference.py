@@ -23,15 +23,15 @@ from rasterio.vrt import WarpedVRT
 from scipy.stats import spearmanr
 
 from fusar_klip.errors import SceneError
-from fusar_klip.tiles.control_points import (
+from fusar_klip.tiles.scene.control_points import (
     THIN_PLATE_SPLINE,
     fit_control_points,
     pixels_and_ground,
     refuse_folds,
 )
-from fusar_klip.tiles.georeference import Georeference, locate, map_crs
-from fusar_klip.tiles.products.plain import plain_source
-from fusar_klip.tiles.scene import Scene, open_scenes
+from fusar_klip.tiles.scene.georeference import Georeference, locate, map_crs
+from fusar_klip.tiles.scene.products.plain import plain_source
+from fusar_klip.tiles.scene.scene import Scene, open_scenes
 from fusar_klip.tiles.settings import SceneSettings
 
 WriteScene = Callable[..., Path]

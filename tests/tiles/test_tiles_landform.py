@@ -13,9 +13,9 @@ from pyproj import Transformer
 
 from fusar_klip.catalog import Landform, SceneType, read_tiles
 from fusar_klip.tiles import BuildSettings, build
-from fusar_klip.tiles.landform import classify, landforms
-from fusar_klip.tiles.overview import cell_px_of, overview_of, summarise
-from fusar_klip.tiles.screening import Screening, ToLonLat, screen
+from fusar_klip.tiles.screening.landform import classify, landforms
+from fusar_klip.tiles.screening.overview import cell_px_of, overview_of, summarise
+from fusar_klip.tiles.screening.screen import Screening, ToLonLat, screen
 from fusar_klip.tiles.settings import ScreeningSettings
 
 LAX = (-118.408, 33.9425)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tiles_products_synthetic import message_of
 
 from fusar_klip.errors import SceneError
-from fusar_klip.tiles.manifest import COLUMNS, read_scene_manifest
-from fusar_klip.tiles.products.source import SceneFacts
+from fusar_klip.tiles.scene.products.source import SceneFacts
+from fusar_klip.tiles.scene_metadata import COLUMNS, read_scene_manifest
 
 CSV = """file,platform,band,polarization,acquired,place,country,scene_type,gsd_m,mode,incidence_deg
 scenes/a.tif,GF3,C,hh,2021-03-04T05:06:07Z,Shanghai,China,port,1.0,SL,33.5

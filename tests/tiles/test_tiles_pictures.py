@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusar_klip.tiles.overview import Overview, overview_of, summarise
-from fusar_klip.tiles.pictures import REASONS, save_map
-from fusar_klip.tiles.screening import screen
+from fusar_klip.tiles.card.screening_map import REASONS, save_map
+from fusar_klip.tiles.screening.overview import Overview, overview_of, summarise
+from fusar_klip.tiles.screening.screen import screen
 from fusar_klip.tiles.settings import ScreeningSettings
 
 

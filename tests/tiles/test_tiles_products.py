@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from rasterio.transform import RPCTransformer
 
 from fusar_klip.errors import SceneError
-from fusar_klip.tiles.products import Source, find_sources
-from fusar_klip.tiles.products.metadata import parse_json, parse_xml
-from fusar_klip.tiles.products.rpc import read_rpc
+from fusar_klip.tiles.scene.products import Source, find_sources
+from fusar_klip.tiles.scene.products.metadata import parse_json, parse_xml
+from fusar_klip.tiles.scene.products.rpc import read_rpc
 from fusar_klip.tiles.settings import SceneSettings
 
 # Writing and opening a raster whose geometry is beside it warns that it has none.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusar_klip.tiles.platforms import BANDS, NamedFacts, band_of_frequency, facts_of_name
+from fusar_klip.geo.platforms import BANDS, NamedFacts, band_of_frequency, facts_of_name
 
 
 def _at(*parts: int) -> datetime:

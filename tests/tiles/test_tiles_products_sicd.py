@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fusar_klip.errors import SceneError
-from fusar_klip.tiles.products import Source, find_sources
+from fusar_klip.tiles.scene.products import Source, find_sources
 from fusar_klip.tiles.settings import SceneSettings
 
 sicd = pytest.importorskip("sarkit.sicd", reason='needs the extra "sicd"')

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from fusar_klip.catalog import FEATURES
 from fusar_klip.errors import SettingsError
-from fusar_klip.tiles.features import tile_features
-from fusar_klip.tiles.quality import judge
+from fusar_klip.tiles.screening.quality import judge
+from fusar_klip.tiles.screening.texture_features import tile_features
 from fusar_klip.tiles.settings import QualitySettings
 
 SIDE = 128

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fusar_klip.tiles.radiometry import IDENTITY, AmplitudeHistogram, fit_mapping, to_levels
+from fusar_klip.tiles.scene.radiometry import IDENTITY, AmplitudeHistogram, fit_mapping, to_levels
 from fusar_klip.tiles.settings import MappingMethod, MappingSettings
 
 

@@ -22,9 +22,9 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine
 
 from fusar_klip.errors import SceneError
-from fusar_klip.tiles.calibration import Calibration
-from fusar_klip.tiles.manifest import read_scene_manifest
-from fusar_klip.tiles.scene import Scene, open_scenes
+from fusar_klip.tiles.scene.calibration import Calibration
+from fusar_klip.tiles.scene.scene import Scene, open_scenes
+from fusar_klip.tiles.scene_metadata import read_scene_manifest
 from fusar_klip.tiles.settings import SceneSettings
 
 WriteScene = Callable[..., Path]

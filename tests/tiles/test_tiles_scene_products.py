@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
 from fusar_klip.errors import SceneError
-from fusar_klip.tiles.scene import Scene, open_scenes
+from fusar_klip.tiles.scene.scene import Scene, open_scenes
 from fusar_klip.tiles.settings import SceneSettings
 
 

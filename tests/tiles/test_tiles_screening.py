@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from pyproj import Transformer
 
 from fusar_klip.errors import SettingsError
-from fusar_klip.tiles.overview import Overview, cell_px_of, overview_of, summarise
-from fusar_klip.tiles.screening import Screening, ToLonLat, screen
+from fusar_klip.tiles.screening.overview import Overview, cell_px_of, overview_of, summarise
+from fusar_klip.tiles.screening.screen import Screening, ToLonLat, screen
 from fusar_klip.tiles.settings import ScreeningSettings
 
 SETTINGS = ScreeningSettings(gazetteer=0)

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from fusar_klip.benchmark.settings import Flips, SplitRow, TrainedRow
-from fusar_klip.benchmark.training import Decay
+from fusar_klip.finetune.training_loop import Decay
 
 
 class DenseRow(SplitRow, TrainedRow):

@@ -15,22 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusar_klip.benchmark.datasets.samples import (
-    ClassificationData,
-    DatasetNotFoundError,
-    DetectionData,
-    SegmentationData,
-)
-from fusar_klip.benchmark.language.records import LanguageData
-from fusar_klip.benchmark.language.settings import LanguageRow
-from fusar_klip.benchmark.language.tuning import kept_folder
-from fusar_klip.benchmark.plain_vit import refuse_other_towers
-from fusar_klip.benchmark.report import Section, write_report
-from fusar_klip.benchmark.rows import RowOutcome, read_outcome, row_identity, write_outcome
-from fusar_klip.benchmark.settings import Row
-from fusar_klip.benchmark.splits import write_split
-from fusar_klip.benchmark.subject import (
-    Subject,
+from fusar_klip.benchmark.evaluated_model import (
+    EvaluatedModel,
     language_model,
     refuse_language_models,
     refuse_without_decoder,
@@ -38,10 +24,24 @@ from fusar_klip.benchmark.subject import (
     subject_digest,
     subject_names,
 )
+from fusar_klip.benchmark.report.report import Section, write_report
+from fusar_klip.benchmark.results import RowOutcome, read_outcome, row_identity, write_outcome
+from fusar_klip.benchmark.settings import Row
 from fusar_klip.benchmark.suite import DATA_VARIABLE, Suite, data_folder, load_suite, row_path
-from fusar_klip.benchmark.tasks import TASKS, TaskData
+from fusar_klip.benchmark.tasks.language_rows import LanguageRow
+from fusar_klip.benchmark.tasks.registry import TASKS, TaskData
+from fusar_klip.datasets.label_texts.records import LanguageData
+from fusar_klip.datasets.samples import (
+    ClassificationData,
+    DatasetNotFoundError,
+    DetectionData,
+    SegmentationData,
+)
+from fusar_klip.datasets.splits import write_split
 from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.files import write_bytes, write_json
+from fusar_klip.finetune.language.tuning import kept_folder
+from fusar_klip.models.pretrained.plain_vit import refuse_other_towers
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def benchmark(
     outcomes: list[list[RowOutcome]] = [[] for _ in plan]
     run = 0
     for checkpoint, name, digest in zip(checkpoints, names, digests, strict=True):
-        subject = Subject(checkpoint, name, out, base_url)
+        subject = EvaluatedModel(checkpoint, name, out, base_url)
         for place, (row, read) in enumerate(plan):
             outcome, is_new = _outcome(row, read, subject, digest, lenders[place])
             run += is_new
@@ -132,7 +132,7 @@ def benchmark(
 
 
 def _outcome(
-    row: Row, read: TaskData, subject: Subject, digest: str, lender: str | None
+    row: Row, read: TaskData, subject: EvaluatedModel, digest: str, lender: str | None
 ) -> tuple[RowOutcome, bool]:
     """Return a row's outcome for one model, and whether it was run for it: else it was there."""
     identity = row_identity(row, digest, read.digest, lender)

@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from fusar_klip.benchmark.datasets.catalogue import ClassificationReader
-from fusar_klip.benchmark.splits import SplitMethod
 from fusar_klip.catalog import Scale
 from fusar_klip.config import Settings
+from fusar_klip.datasets.registry import ClassificationReader
+from fusar_klip.datasets.splits import SplitMethod
 
 ClassMetric = Literal["top1", "top3", "macro_f1"]
 Flips = Literal["none", "horizontal", "all"]

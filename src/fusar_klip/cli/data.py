@@ -18,7 +18,7 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Run every stage once, on simulated scenes: a few minutes on two cores."""
-    from fusar_klip.demo import run_demo
+    from fusar_klip.cli.demo import run_demo
 
     summary = run_demo(out)
     report(summary, as_json, "\n".join(f"{what:<12} {path}" for what, path in asdict(summary).items()))

@@ -53,8 +53,8 @@ def write_label_texts(
     as_json: JsonOption = False,
 ) -> None:
     """Write captions and questions with answers from a data set's boxes or masks."""
-    from fusar_klip.benchmark.language.label_texts import TextSettings, label_texts
     from fusar_klip.config import load_settings
+    from fusar_klip.datasets.label_texts.label_texts import TextSettings, label_texts
 
     given = load_settings(TextSettings, config, settings or ())
     summary = label_texts(reader, path, out, split=split, settings=given)
@@ -67,6 +67,6 @@ def write_label_texts(
 
 def list_models(as_json: JsonOption = False) -> None:
     """List the models of other projects that benchmark takes by name, and where their weights are."""
-    from fusar_klip.benchmark.zoo import listing
+    from fusar_klip.models.pretrained import listing
 
     report(listing.listing(), as_json, listing.text())

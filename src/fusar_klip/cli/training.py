@@ -59,8 +59,8 @@ def refine(
 ) -> None:
     """Find what is false in texts with a checkpoint, leave it out, and write it anew (SCIO)."""
     from fusar_klip.config import load_settings
-    from fusar_klip.pretrain import refine as stage
-    from fusar_klip.pretrain.scio import ScioSettings
+    from fusar_klip.scio import ScioSettings
+    from fusar_klip.scio import refine as stage
 
     summary = stage.refine(
         source,

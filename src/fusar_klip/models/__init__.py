@@ -11,7 +11,7 @@ from fusar_klip.models.checkpoint import (
     load_image_tower,
 )
 from fusar_klip.models.klip import Klip, Text
-from fusar_klip.models.network import KlipNetwork
+from fusar_klip.models.network.klip_network import KlipNetwork
 from fusar_klip.models.preprocess import ImageInput, Preprocess
 from fusar_klip.models.settings import MODELS, ModelName, ModelSettings
 from fusar_klip.models.tile_cache import TileCache, open_tile_cache

@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from fusar_klip.config import validate_settings
 from fusar_klip.errors import CheckpointError, SettingsError
 from fusar_klip.files import replaced, sha256
+from fusar_klip.models.captioning import Speaks
 from fusar_klip.models.klip import Klip
-from fusar_klip.models.network import KlipNetwork
+from fusar_klip.models.network.klip_network import KlipNetwork
+from fusar_klip.models.network.towers import ImageTower
 from fusar_klip.models.preprocess import Preprocess
 from fusar_klip.models.settings import ModelSettings
-from fusar_klip.models.speaking import Speaks
 from fusar_klip.models.tokenizer import Tokenizer
-from fusar_klip.models.towers import ImageTower
 
 WEIGHTS = "model.safetensors"
 PREPROCESS = "preprocess.json"

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from fusar_klip.errors import CheckpointError
-from fusar_klip.models.image_memory import ImageMemory
-from fusar_klip.models.network import KlipNetwork
+from fusar_klip.models.captioning import Speaks, caption_prompt, question_prompt, say, written_fields
+from fusar_klip.models.network.cross_attention import CrossAttentionCache
+from fusar_klip.models.network.klip_network import KlipNetwork
 from fusar_klip.models.preprocess import ImageInput, Preprocess
-from fusar_klip.models.speaking import Speaks, caption_prompt, question_prompt, say, written_fields
 from fusar_klip.models.tokenizer import Tokenizer
 
 Text: TypeAlias = str | list[str] | tuple[str, ...]
@@ -144,8 +144,8 @@ class Klip:
         prompt = question_prompt(self.tokenizer, question, self.speaks.tokens)
         return say(self.network, self.tokenizer, self._look(image), prompt, self.speaks)
 
-    def _look(self, image: ImageInput) -> ImageMemory:
-        return self.network.look(self.network.image_tokens(self.preprocess(image)[None].to(self.device)))
+    def _look(self, image: ImageInput) -> CrossAttentionCache:
+        return self.network.image_kv(self.network.image_tokens(self.preprocess(image)[None].to(self.device)))
 
     def _image_tokens(self, images: str | Path | Sequence[ImageInput]) -> list[Tensor]:
         """Return the class token alone of each batch, (B, 1, W)."""

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from fusar_klip.errors import CheckpointError, DatasetError
 from fusar_klip.files import write_json
-from fusar_klip.grey import read_grey, to_grey
+from fusar_klip.image_io import read_image, to_single_channel
 
 ImageInput: TypeAlias = str | Path | npt.NDArray[np.uint8] | Image.Image
-"""The path of an image of any depth (`grey.read_grey`), (H, W) or (H, W, 3) uint8, or a picture."""
+"""The path of an image of any depth (`grey.read_image`), (H, W) or (H, W, 3) uint8, or a picture."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Preprocess:
 
 def _grey(image: ImageInput) -> Image.Image:
     if isinstance(image, Image.Image):
-        return Image.fromarray(to_grey(image))
+        return Image.fromarray(to_single_channel(image))
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
             raise DatasetError(
@@ -94,4 +94,4 @@ def _grey(image: ImageInput) -> Image.Image:
                 "map it to 8 bits first"
             )
         return Image.fromarray(image).convert("L")
-    return Image.fromarray(read_grey(Path(image)))
+    return Image.fromarray(read_image(Path(image)))

@@ -3,7 +3,7 @@
 Also the single-modal baselines of table 4, on the tiles alone: MAE and MoCo v3.
 """
 
-from fusar_klip.pretrain.loop import PretrainSummary, pretrain
 from fusar_klip.pretrain.settings import PretrainSettings
+from fusar_klip.pretrain.train import PretrainSummary, pretrain
 
 __all__ = ["PretrainSettings", "PretrainSummary", "pretrain"]

@@ -7,8 +7,8 @@ from pydantic import Field, field_validator, model_validator
 
 from fusar_klip.config import Settings
 from fusar_klip.models.settings import MODELS, ModelName, ModelSettings
-from fusar_klip.pretrain.baselines.settings import MaeSettings, MocoV3Settings
 from fusar_klip.pretrain.stages import StageSettings
+from fusar_klip.pretrain.tasks.settings import MaeSettings, MocoV3Settings
 
 ObjectiveName = Literal["klip", "mae", "mocov3"]
 

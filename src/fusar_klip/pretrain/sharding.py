@@ -14,9 +14,9 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from fusar_klip.models.momentum import MomentumTowers
-from fusar_klip.pretrain.objective import Objective
-from fusar_klip.pretrain.ranks import Ranks
+from fusar_klip.models.network.momentum import MomentumTowers
+from fusar_klip.pretrain.distributed import Ranks
+from fusar_klip.pretrain.loss import Objective
 
 
 def distributed(objective: Objective, momentum: MomentumTowers, parallel: str, ranks: Ranks) -> nn.Module:

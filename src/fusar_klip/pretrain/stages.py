@@ -12,7 +12,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from fusar_klip.pretrain.scio.settings import ScioSettings
+from fusar_klip.scio.settings import ScioSettings
 
 Stage = Literal["align", "screen", "reconstruct"]
 STAGES: tuple[Stage, ...] = get_args(Stage)

@@ -6,11 +6,11 @@ from typing import Any, Self
 
 from fusar_klip.errors import CheckpointError
 from fusar_klip.files import sha256
-from fusar_klip.pretrain.corpus import with_version
-from fusar_klip.pretrain.learner import Learner
-from fusar_klip.pretrain.materials import Materials
-from fusar_klip.pretrain.scio import References, ScioSettings, refine_texts
+from fusar_klip.pretrain.data.dataset import with_version
+from fusar_klip.pretrain.data.loaders import Materials
 from fusar_klip.pretrain.stages import STAGES, Place, stage_of
+from fusar_klip.pretrain.tasks.klip_train_state import Learner
+from fusar_klip.scio import References, ScioSettings, refine_texts
 
 
 @dataclass(frozen=True)

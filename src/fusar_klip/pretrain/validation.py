@@ -4,13 +4,13 @@ import numpy as np
 import torch
 
 from fusar_klip.models import Klip, KlipNetwork
-from fusar_klip.models.queue import FeatureQueue
+from fusar_klip.models.network.queue import FeatureQueue
 from fusar_klip.models.retrieval import recall_at
-from fusar_klip.pretrain.batches import Batches
-from fusar_klip.pretrain.corpus import TextedTiles
-from fusar_klip.pretrain.learner import Learner
-from fusar_klip.pretrain.materials import Materials
-from fusar_klip.pretrain.objective import Objective, batch_losses
+from fusar_klip.pretrain.data.batches import Batches
+from fusar_klip.pretrain.data.dataset import TextedTiles
+from fusar_klip.pretrain.data.loaders import Materials
+from fusar_klip.pretrain.loss import Objective, batch_losses
+from fusar_klip.pretrain.tasks.klip_train_state import Learner
 
 # Retrieval is among this many tiles at most, so that runs on data sets of any size can be compared.
 MAX_TILES = 1000

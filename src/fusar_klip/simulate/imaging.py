@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from fusar_klip.geo.platforms import Platform
 from fusar_klip.simulate.noise import Float32, Float64, Window, white
-from fusar_klip.tiles.platforms import Platform
 
 DN_AT_0_DB = 1000.0
 """Amplitude of a pixel whose sigma0 is 0 dB: 16 bits then span -60 to +36 dB."""

@@ -18,14 +18,14 @@ from pyproj import Transformer
 from rasterio.windows import Window as RasterWindow
 
 from fusar_klip.files import replaced
+from fusar_klip.geo.gazetteer import Place, places
+from fusar_klip.geo.platforms import Platform
 from fusar_klip.simulate.imaging import CLUTTER_REACH_PX, PointScatterers, Sensor
 from fusar_klip.simulate.layout import Layout
 from fusar_klip.simulate.noise import Window
 from fusar_klip.simulate.projection import Geometry, project
 from fusar_klip.simulate.surfaces import LAND_COVER, Terrain
 from fusar_klip.simulate.themes import PLACE_KINDS, Theme, compose
-from fusar_klip.tiles.gazetteer import Place, places
-from fusar_klip.tiles.platforms import Platform
 
 BLOCK_PX = 1024
 _TILE_PX = 512

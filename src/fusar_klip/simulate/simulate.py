@@ -9,11 +9,11 @@ from typing import Any
 
 from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.files import sha256, write_json
+from fusar_klip.geo.platforms import PLATFORMS, Platform
 from fusar_klip.progress import progress_bar
 from fusar_klip.simulate.scene import Scene
 from fusar_klip.simulate.themes import fitting
 from fusar_klip.simulate.truth import coco, geojson
-from fusar_klip.tiles.platforms import PLATFORMS, Platform
 
 MIN_SIZE = 64
 _ORDER = ("Gaofen-3", "Hongtu-1", "Sentinel-1", "Qilu-1")

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from rasterio import features
 from scipy import stats
 
+from fusar_klip.geo.platforms import Platform
 from fusar_klip.simulate.layout import KINDS, Area, Kind
 from fusar_klip.simulate.noise import Float32, Float64, Int64, Window, hashed, smooth, uniform
 from fusar_klip.simulate.projection import MAX_HEIGHT_M
-from fusar_klip.tiles.platforms import Platform
 
 Mask: TypeAlias = NDArray[np.bool_]
 

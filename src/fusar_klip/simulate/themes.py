@@ -12,11 +12,11 @@ import shapely
 from shapely import Polygon, box
 from shapely.geometry.base import BaseGeometry
 
+from fusar_klip.geo.gazetteer import PlaceKind
 from fusar_klip.simulate import airport, harbour, landscape
 from fusar_klip.simulate.landscape import Town
 from fusar_klip.simulate.layout import Area, Frame, Layout, Rng, seed_of
 from fusar_klip.simulate.projection import Geometry
-from fusar_klip.tiles.gazetteer import PlaceKind
 
 Theme: TypeAlias = Literal["airport", "harbour", "city", "coast"]
 THEMES: tuple[Theme, ...] = get_args(Theme)

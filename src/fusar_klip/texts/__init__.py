@@ -6,7 +6,7 @@ would cost, `measure_tile` measures a single array.
 """
 
 from fusar_klip.texts.describe import describe, estimate
-from fusar_klip.texts.measure import measure_tile
+from fusar_klip.texts.measure.measure_tile import measure_tile
 from fusar_klip.texts.settings import DescribeSettings
 from fusar_klip.texts.summary import DescribeEstimate, DescribeSummary
 

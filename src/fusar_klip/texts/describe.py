@@ -5,12 +5,12 @@ from contextlib import closing
 from pathlib import Path
 
 from fusar_klip.errors import SettingsError
-from fusar_klip.texts.measured import MEASURE_VERSION, measure_dataset
-from fusar_klip.texts.outcomes import Described, Outcomes
+from fusar_klip.texts.measure.measure_dataset import MEASURE_VERSION, measure_dataset
 from fusar_klip.texts.settings import DescribeSettings, ProviderName
 from fusar_klip.texts.summary import DescribeEstimate, DescribeSummary
 from fusar_klip.texts.template import PROMPT_VERSION as TEMPLATE_VERSION
 from fusar_klip.texts.template import template_texts
+from fusar_klip.texts.text_writer import Described, Outcomes
 
 DEFAULTS = DescribeSettings()
 
@@ -31,7 +31,7 @@ def describe(dataset: Path, settings: DescribeSettings = DEFAULTS) -> DescribeSu
     if settings.provider == "template":
         return _by_template(dataset, settings)
     # The client takes a second to import, which measuring does not need.
-    from fusar_klip.texts.by_model import describe_by_model
+    from fusar_klip.texts.hcot.hcot import describe_by_model
 
     return describe_by_model(dataset, settings)
 
@@ -45,7 +45,7 @@ def estimate(dataset: Path, settings: DescribeSettings) -> DescribeEstimate:
         SettingsError: The provider has no price, or the settings do not fit together.
         DatasetError: There is no finished data set, or something in it cannot be read.
     """
-    from fusar_klip.texts.by_model import estimate_by_model
+    from fusar_klip.texts.hcot.hcot import estimate_by_model
 
     return estimate_by_model(dataset, settings)
 

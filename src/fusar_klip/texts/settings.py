@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from fusar_klip.config import Settings
-from fusar_klip.texts.prompts import Mode
+from fusar_klip.texts.hcot.prompts import Mode
 
 ProviderName = Literal["measure", "template", "openai", "transformers"]
 ImageDetail = Literal["auto", "low", "high"]

@@ -32,13 +32,13 @@ from fusar_klip.catalog import (
 )
 from fusar_klip.errors import DatasetError, SceneError
 from fusar_klip.files import read_json
-from fusar_klip.tiles.card import write_card
-from fusar_klip.tiles.engine import Engine
-from fusar_klip.tiles.listing import counts
-from fusar_klip.tiles.manifest import SceneManifest, read_scene_manifest
+from fusar_klip.tiles.card.data_card import write_card
+from fusar_klip.tiles.catalog_rows import counts
+from fusar_klip.tiles.dask_graph import Engine
 from fusar_klip.tiles.plan import ScenePlan, settings_identity
-from fusar_klip.tiles.quality import judge, read_labels
-from fusar_klip.tiles.scene import open_scenes
+from fusar_klip.tiles.scene.scene import open_scenes
+from fusar_klip.tiles.scene_metadata import SceneManifest, read_scene_manifest
+from fusar_klip.tiles.screening.quality import judge, read_labels
 from fusar_klip.tiles.settings import BuildSettings
 from fusar_klip.tiles.split import ground_groups, split_of_ground
 

@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 from fusar_klip.catalog import SCALES, Scale
 from fusar_klip.errors import SceneError
 from fusar_klip.progress import track
-from fusar_klip.tiles.cutting import encode_tile
-from fusar_klip.tiles.engine import gdal_environment
-from fusar_klip.tiles.features import tile_features
+from fusar_klip.tiles.dask_graph import gdal_environment
 from fusar_klip.tiles.grid import GridTile, kept_tiles, valid_fractions
-from fusar_klip.tiles.manifest import read_scene_manifest
 from fusar_klip.tiles.plan import ScenePlan
-from fusar_klip.tiles.radiometry import IDENTITY, AmplitudeHistogram, fit_mapping, to_levels
-from fusar_klip.tiles.scene import open_scenes
+from fusar_klip.tiles.scene.radiometry import IDENTITY, AmplitudeHistogram, fit_mapping, to_levels
+from fusar_klip.tiles.scene.scene import open_scenes
+from fusar_klip.tiles.scene_metadata import read_scene_manifest
+from fusar_klip.tiles.scene_statistics import Fitted, no_data
+from fusar_klip.tiles.screening.texture_features import tile_features
 from fusar_klip.tiles.settings import BuildSettings
-from fusar_klip.tiles.streaming import Fitted, no_data
+from fusar_klip.tiles.tile_writer import encode_tile
 
 _SAMPLES = 9
 _SAMPLE_BYTES = 256 << 20

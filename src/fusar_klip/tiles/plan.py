@@ -16,9 +16,9 @@ from fusar_klip import __version__
 from fusar_klip.config import Settings
 from fusar_klip.files import read_json, sha256, write_json
 from fusar_klip.tiles.grid import Grid, GridTile
-from fusar_klip.tiles.scene import Scene
+from fusar_klip.tiles.scene.scene import Scene
 from fusar_klip.tiles.scratch import Scratch
-from fusar_klip.tiles.screening import cell_px_of
+from fusar_klip.tiles.screening.screen import cell_px_of
 from fusar_klip.tiles.settings import BuildSettings
 
 _STRIP_BYTES = 16 << 20  # pass 1 holds one strip per worker, and a few arrays of its size

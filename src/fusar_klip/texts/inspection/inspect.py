@@ -7,7 +7,7 @@ from pathlib import Path
 from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.files import write_bytes
 from fusar_klip.progress import track
-from fusar_klip.texts.inspection.captions import CaptionSource, dataset_sources, file_source
+from fusar_klip.texts.inspection.caption_sources import CaptionSource, dataset_sources, file_source
 from fusar_klip.texts.inspection.report import Inspected, report_html
 from fusar_klip.texts.inspection.statistics import CaptionStatistics, measure
 

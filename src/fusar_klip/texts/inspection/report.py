@@ -9,9 +9,10 @@ from typing import Any
 from fusar_klip import __version__
 from fusar_klip.catalog import FEATURES, FIELDS, Task, read_tiles
 from fusar_klip.texts.html_pages import png_url, render, tile_url
-from fusar_klip.texts.inspection import closeness, figures
-from fusar_klip.texts.inspection.captions import CaptionSource, ImageText
-from fusar_klip.texts.inspection.decisions import read_decisions
+from fusar_klip.texts.inspection import figures
+from fusar_klip.texts.inspection import image_text_similarity as closeness
+from fusar_klip.texts.inspection.caption_sources import CaptionSource, ImageText
+from fusar_klip.texts.inspection.scio_decisions import read_decisions
 from fusar_klip.texts.inspection.statistics import (
     CORPUS_TOKENS,
     MTLD_LEAST_TOKENS,

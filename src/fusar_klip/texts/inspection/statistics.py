@@ -16,7 +16,7 @@ from typing import Any
 
 from lexicalrichness import LexicalRichness
 
-from fusar_klip.texts.inspection.captions import CaptionSource, ImageText
+from fusar_klip.texts.inspection.caption_sources import CaptionSource, ImageText
 
 SAMPLE_IMAGES = 5_000
 CORPUS_TOKENS = 50_000

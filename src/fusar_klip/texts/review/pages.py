@@ -20,11 +20,11 @@ from fusar_klip import __version__
 from fusar_klip.catalog import described_versions, open_texts, read_tiles
 from fusar_klip.errors import SettingsError
 from fusar_klip.files import sha256, write_bytes
+from fusar_klip.geo.gazetteer import nearest, places
 from fusar_klip.progress import track
 from fusar_klip.texts.html_pages import png_url, render, script_json, tile_url
 from fusar_klip.texts.review.accuracy import ANSWERS_FORMAT
 from fusar_klip.texts.review.sample import sample_tiles
-from fusar_klip.tiles.gazetteer import nearest, places
 
 TILES_A_PAGE = 200
 """At some 130 kB a tile: pages of about 25 MB."""

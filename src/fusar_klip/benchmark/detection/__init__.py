@@ -1,1 +1,0 @@
-"""Detection: ViTDet on a model's image tower, AP with intervals, pictures of right and wrong boxes."""

@@ -1,0 +1,1 @@
+"""Metrics of all tasks, with intervals and chance levels."""

@@ -1,0 +1,95 @@
+"""The row of a suite that measures detection, and its presets."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from fusar_klip.benchmark.dense_row import DenseRow
+from fusar_klip.datasets.registry import DetectionReader
+
+Head = Literal["faster", "cascade"]
+BoxHead = Literal["conv", "linear"]
+
+COARSEST_STRIDE = 32
+"""`input_size` is a multiple of it, so that the pyramid's levels fit each other."""
+
+DETECTION_PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # Paper, table 3: AdamW, 0.0001, 36 epochs, warm-up and multi-step. The rest is ViTDet's (Detectron2's
+    # projects/ViTDet/configs), but for its batch of 64 on 64 GPUs, and its stochastic depth.
+    "paper": {
+        "epochs": 36,
+        "batch_size": 16,
+        "learning_rate": 1e-4,
+        "decay": "multistep",
+        "warmup_epochs": 1.0,
+        "weight_decay": 0.1,
+        "layer_decay": 0.7,
+        "input_size": 1024,
+        "window": 14,
+        "global_blocks": 4,
+        "head": "faster",
+        "box_head": "conv",
+        "channels": 256,
+        "anchor_size": 32,
+        "regions": 512,
+        "scales": (0.1, 2.0),
+        "gain": 0.0,
+        "flips": "horizontal",
+    },
+    # For small sets and small targets: smaller anchors, milder scales, no flips (decisions.md).
+    "recommended": {
+        "epochs": 36,
+        "batch_size": 8,
+        "learning_rate": 3e-4,
+        "decay": "cosine",
+        "warmup_epochs": 1.0,
+        "weight_decay": 0.05,
+        "layer_decay": 0.8,
+        "input_size": 800,
+        "window": 14,
+        "global_blocks": 4,
+        "head": "cascade",
+        "box_head": "linear",
+        "channels": 256,
+        "anchor_size": 16,
+        "regions": 256,
+        "scales": (0.7, 1.4),
+        "gain": 0.15,
+        "flips": "none",
+    },
+}
+
+
+class DetectionRow(DenseRow):
+    """ViTDet on the image tower, trained whole on boxes of a data set."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = DETECTION_PRESETS
+    task: Literal["detection"]
+    preset: Literal["paper", "recommended"] = "recommended"
+    reader: DetectionReader
+    """The layout on disk; one of the keys of `datasets.catalogue.DETECTION`."""
+    one_class: bool = False
+    """All categories count as one, `object`: finding alone, for sets too small to tell types apart."""
+    shots: int | None = Field(default=None, ge=1)
+    """The few-sample setting: so many training images, drawn by the seed; fewer are among more. None: all."""
+    train_share: float = Field(default=1.0, gt=0, le=1)
+    """The same as a share of the training images (the paper's SAR-AIRcraft-Few: 0.2)."""
+    input_size: int = Field(ge=COARSEST_STRIDE, multiple_of=COARSEST_STRIDE)
+    """Side of the square that an image is resized into, its aspect kept, in pixels: a multiple of 32."""
+    window: int = Field(ge=0)
+    """Side of the attention's windows in patches; 0 lets every block look at the whole image."""
+    global_blocks: int = Field(ge=0)
+    """So many blocks, evenly spread, look at the whole image."""
+    head: Head
+    """`faster`: one stage at IoU 0.5 (Faster R-CNN); `cascade`: three, at 0.5, 0.6 and 0.7 (Cascade
+    R-CNN)."""
+    box_head: BoxHead
+    """What a region passes: `conv`, four convolutions with layer norm and a layer of 4 x `channels` (ViTDet);
+    `linear`, two such layers, a tenth of the work."""
+    channels: int = Field(ge=8)
+    """Channels of the pyramid and the heads."""
+    anchor_size: int = Field(ge=4)
+    """Side of the smallest anchors in pixels of the input; each of the five levels doubles it."""
+    regions: int = Field(ge=8)
+    """Regions of an image that the heads learn from at a step, and half as many anchors."""

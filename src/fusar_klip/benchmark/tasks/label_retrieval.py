@@ -1,0 +1,75 @@
+"""Retrieval between a data set's images and their captions, both ways (paper 4.4, table 6).
+
+The model is fine-tuned on the training part (ITC and ITM); then the test part's images and all their captions
+are ranked against each other, by ITC alone and re-ranked by ITM.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusar_klip.benchmark.evaluated_model import EvaluatedModel
+from fusar_klip.benchmark.metrics.retrieval_metrics import (
+    RERANKED,
+    Pairing,
+    both_recalls,
+    example_queries,
+    rerank,
+    similarities,
+)
+from fusar_klip.benchmark.results import RowOutcome
+from fusar_klip.benchmark.tasks.captioning import caption_lessons
+from fusar_klip.benchmark.tasks.language_rows import LabelRetrievalRow
+from fusar_klip.datasets.label_texts.records import LanguageData
+from fusar_klip.finetune.language.tuning import keep, tuned
+from fusar_klip.finetune.resized_images import resized
+from fusar_klip.models import Klip
+
+_BLOCK = 256
+
+
+def evaluate_label_retrieval(
+    row: LabelRetrievalRow, data: LanguageData, subject: EvaluatedModel
+) -> RowOutcome:
+    """Run one row for one model."""
+    test = data.part("test")
+    model = subject.model
+    with resized([image.file for image in data.images], model.preprocess) as squares:
+        lessons, steps = caption_lessons(data, model, row)
+        learner = tuned(model, squares, lessons, steps, row)
+        keep(learner, subject, row)
+        return _retrieved(row, data, learner, squares, test)
+
+
+def _retrieved(
+    row: LabelRetrievalRow,
+    data: LanguageData,
+    model: Klip,
+    squares: NDArray[np.uint8],
+    test: NDArray[np.int64],
+) -> RowOutcome:
+    texts = [text for i in test for text in data.images[i].captions]
+    owner = np.repeat(np.arange(len(test)), [len(data.images[i].captions) for i in test])
+    distinct = sorted(set(texts))
+    number = {text: index for index, text in enumerate(distinct)}
+    pairing = Pairing(owner, np.array([number[text] for text in texts]), data.groups(test))
+    images = np.concatenate([model.embed_image(list(block)) for block in _blocks(squares, test)])
+    similarity = similarities(images, model.embed_text(distinct), pairing)
+    scores = both_recalls(similarity, similarity.T, pairing, row.recall_at, "", row.seed)
+    if row.shortlist:
+
+        def match(image: int, numbers: Sequence[int]) -> NDArray[np.float32]:
+            return model.match(squares[test[image]], [distinct[n] for n in numbers])
+
+        reranked = rerank(match, similarity, pairing, row.shortlist)
+        scores += both_recalls(*reranked, pairing, row.recall_at, RERANKED, row.seed)
+    files = [data.images[i].file for i in test]
+    queries = example_queries(similarity.T, texts, files, pairing, row.seed)
+    note = f"{len(test)} test images with {len(texts)} texts; n counts images, and every text is a query."
+    return RowOutcome(scores=scores, notes=[note], queries=queries)
+
+
+def _blocks(squares: NDArray[np.uint8], test: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+    for start in range(0, len(test), _BLOCK):
+        yield np.asarray(squares[test[start : start + _BLOCK]])

@@ -1,0 +1,163 @@
+"""General language models asked the benchmark's questions (paper 4.5, table 7).
+
+By the text engine's provider: any server that speaks OpenAI's chat protocol. Answers are kept in
+RESULTS/cache, so that a benchmark that was stopped goes on from there and nothing is paid for twice. The
+model is told nothing of the data set but the names that answers are made of, and the form of an answer.
+"""
+
+import asyncio
+import hashlib
+import io
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from PIL import Image
+
+from fusar_klip.benchmark.evaluated_model import EvaluatedModel
+from fusar_klip.benchmark.tasks.language_rows import VqaRow
+from fusar_klip.datasets.label_texts.records import NONE, LanguageData, Question
+from fusar_klip.errors import ProviderError
+from fusar_klip.image_io import read_image
+from fusar_klip.llm import Picture, RefusedError, TryAgainError
+from fusar_klip.llm.answer_cache import AnswerCache
+from fusar_klip.llm.client import Asker
+from fusar_klip.llm.limits import Budget, StopFlag, StoppedError
+from fusar_klip.llm.openai_chat import OpenAiChat
+from fusar_klip.llm.prices import price_of
+from fusar_klip.progress import progress_bar
+from fusar_klip.texts.hcot.prompts import Turn
+from fusar_klip.texts.settings import DescribeSettings
+
+SYSTEM = (
+    "You look at synthetic aperture radar (SAR) images of the ground from above: bright is strong "
+    "backscatter, dark is weak. Answer the question about the image, in the form that is asked for, with "
+    "your best guess where you are not sure."
+)
+SCHEMA = {
+    "type": "object",
+    "properties": {"answer": {"type": "string"}},
+    "required": ["answer"],
+    "additionalProperties": False,
+}
+
+
+def ask_language_model(
+    subject: EvaluatedModel, questions: Sequence[Question], data: LanguageData, row: VqaRow
+) -> tuple[list[str], list[str]]:
+    """Return what the subject's language model answers to each question, and what is to be known of it.
+
+    A question that the server refuses (a content filter) has an empty answer, which is wrong.
+
+    Raises:
+        ProviderError: The model cannot be asked; what was answered is kept.
+    """
+    given = {"base_url": subject.base_url} if subject.base_url else {}
+    settings = DescribeSettings(
+        provider="openai", model=subject.language_model, concurrency=row.concurrency, **given
+    )
+    with closing(AnswerCache(subject.results)) as cache:
+        run = _Run(questions, data, row, settings, cache)
+        asyncio.run(run.ask_all())
+    if run.stop.reason is not None:
+        raise run.stop.reason
+    notes = [f"asked as it is, without training; {run.asker.tally.cached} answers were there already."]
+    if run.refused:
+        if len(run.refused) == len(questions):
+            raise ProviderError(
+                f"every question was refused ({run.refused[0]}): give a model that sees images"
+            )
+        notes.append(f"the server refused {len(run.refused)} questions, which count as wrong.")
+    return run.answers, notes
+
+
+def turn_of(question: Question, names: Sequence[str]) -> Turn:
+    """Return the request for a question: it, and the form of the answer."""
+    numeric = all(answer.isdigit() for answer in question.answers)
+    if question.answer_type == "number":
+        form = "Answer with one whole number."
+    elif question.answer_type == "name":
+        form = f"Answer with one of: {', '.join(names)}."
+    elif numeric:
+        form = (
+            "The image is divided into a square grid of regions, numbered row by row from 1 in the upper "
+            "left. Answer with the numbers of all regions that apply, separated by commas."
+        )
+    else:
+        form = (
+            f"Answer with all that apply of: {', '.join(names)}; separated by commas. "
+            f"Answer {NONE} if none applies."
+        )
+    return Turn(SYSTEM, (), f"{question.text}\n{form}", SCHEMA, None, True)
+
+
+def picture_of(file: Path, longest_px: int) -> Picture:
+    """Return an image of any depth as a grey PNG, its longer side at most `longest_px`.
+
+    Raises:
+        DatasetError: It cannot be read.
+    """
+    grey = Image.fromarray(read_image(file))
+    grey.thumbnail((longest_px, longest_px), Image.Resampling.BOX)
+    buffer = io.BytesIO()
+    grey.save(buffer, format="PNG")
+    return Picture(buffer.getvalue(), hashlib.sha256(buffer.getvalue()).hexdigest())
+
+
+class _Run:
+    """All questions to one model."""
+
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        data: LanguageData,
+        row: VqaRow,
+        settings: DescribeSettings,
+        cache: AnswerCache,
+    ) -> None:
+        self.questions, self.data, self.row = questions, data, row
+        self.answers = [""] * len(questions)
+        self.refused: list[str] = []
+        self.stop = StopFlag()
+        self.provider = OpenAiChat(settings)
+        ledger = Budget(cache, self.provider.name, price_of(settings), None)
+        self.asker = Asker(self.provider, cache, ledger, self.stop, settings)
+
+    async def ask_all(self) -> None:
+        """Ask at most `concurrency` at a time; what is in flight when the run has to end is waited for."""
+        waiting = iter(range(len(self.questions)))
+        with progress_bar() as bar:
+            shown = bar.add_task(f"Asking {self.provider.name}", total=len(self.questions))
+
+            async def work() -> None:
+                for place in waiting:
+                    if self.stop:
+                        return
+                    await self._ask(place)
+                    bar.advance(shown)
+
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(self.row.concurrency):
+                        group.create_task(work())
+            finally:
+                await self.provider.close()
+
+    async def _ask(self, place: int) -> None:
+        question = self.questions[place]
+        try:
+            file = self.data.images[question.image].file
+            picture = await asyncio.to_thread(picture_of, file, self.row.image_px)
+            turn = turn_of(question, self.data.names)
+            self.answers[place] = (await self.asker.ask(turn, picture, 0)).text
+        except RefusedError as refusal:
+            self.refused.append(str(refusal))
+        except StoppedError:
+            return
+        except TryAgainError as failure:
+            self.stop.raise_(
+                ProviderError(f"{self.provider.name} does not answer ({failure}): the same command goes on")
+            )
+        # Whatever goes wrong: the others in flight are paid for, and end before it is raised.
+        except Exception as error:
+            self.stop.raise_(error)

@@ -1,0 +1,138 @@
+"""Zero-shot retrieval between a data set's tiles and their texts, both ways (paper 4.4, table 6).
+
+Every tile has one text. ITC ranks by the towers' cosine similarity; ITM then ranks a shortlist again
+(decisions.md, "Retrieval re-ranking"). Recall is strict (only a tile's own text counts), and beside it
+duplicate-aware: a text that is the same word for word counts as well.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusar_klip.benchmark.evaluated_model import EvaluatedModel
+from fusar_klip.benchmark.metrics.retrieval_metrics import (
+    RERANKED,
+    Pairing,
+    both_recalls,
+    example_queries,
+    rerank,
+    similarities,
+)
+from fusar_klip.benchmark.results import RowOutcome
+from fusar_klip.benchmark.settings import RetrievalRow
+from fusar_klip.catalog import read_texts, read_tiles, segments_by_tile
+from fusar_klip.datasets.samples import DatasetNotFoundError
+from fusar_klip.errors import DatasetError
+from fusar_klip.files import sha256
+from fusar_klip.models import TileCache, open_tile_cache
+from fusar_klip.models.pretrained.encoder import ZooEncoder
+
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class RetrievalData:
+    """N tiles of one split and their texts, in the catalog's order."""
+
+    dataset: Path
+    tile_ids: tuple[str, ...]
+    files: tuple[Path, ...]
+    segments: tuple[tuple[str, ...], ...]
+    grounds: NDArray[np.int64]
+    """(N,) number of the group of overlapping ground that each tile lies in."""
+    digest: str
+
+    @property
+    def facts(self) -> str:
+        """What was searched, in one line."""
+        return f"{len(self.tile_ids)} tiles with their texts, from {self.grounds.max() + 1} separate grounds"
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the numbers has to know."""
+        repeated = len(self.segments) - len(set(self.segments))
+        if not repeated:
+            return []
+        return [
+            f"{repeated} of {len(self.segments)} texts repeat another text word for word, so strict recall "
+            "cannot be full; see the duplicate-aware one."
+        ]
+
+
+def read_retrieval(row: RetrievalRow, path: Path) -> RetrievalData:
+    """Read the tiles of the row's split and scales that are kept and have a text.
+
+    Raises:
+        DatasetNotFoundError: There is no data set.
+        DatasetError: It is unfinished, has no such texts, or the split is empty.
+    """
+    if not path.is_dir():
+        raise DatasetNotFoundError(
+            f"{row.dataset} was looked for at {path}, and there is no data set: make one with fusar-klip "
+            "build and describe, or mend the row's path"
+        )
+    tiles = read_tiles(path, ["tile_id", "path", "ground_id", "scale", "split", "kept"])
+    segments = segments_by_tile(read_texts(path, row.texts))
+    wanted = tiles["kept"] & (tiles["split"] == row.split) & tiles["scale"].isin(row.scales)
+    chosen = tiles[wanted & tiles["tile_id"].isin(list(segments))]
+    if len(chosen) < 2:
+        raise DatasetError(
+            f"the split {row.split} of {path} has {len(chosen)} kept tiles with a text, and retrieval needs "
+            "at least 2: add scenes, or name another split in the suite"
+        )
+    sources = ("dataset.json", "tiles.parquet", f"texts/{row.texts}.parquet")
+    digest = hashlib.sha256(json.dumps([sha256(path / source) for source in sources]).encode()).hexdigest()
+    return RetrievalData(
+        dataset=path,
+        tile_ids=tuple(chosen["tile_id"]),
+        files=tuple(path / name for name in chosen["path"]),
+        segments=tuple(tuple(segments[tile_id]) for tile_id in chosen["tile_id"]),
+        grounds=np.unique(chosen["ground_id"].to_numpy(dtype=str), return_inverse=True)[1].astype(np.int64),
+        digest=digest,
+    )
+
+
+def evaluate_retrieval(row: RetrievalRow, data: RetrievalData, subject: EvaluatedModel) -> RowOutcome:
+    """Run one retrieval row for one model."""
+    model = subject.model
+    cache = open_tile_cache(data.dataset, model.preprocess.size)
+    # Each distinct text is embedded once, so that equal texts tie exactly.
+    distinct = sorted(set(data.segments))
+    number = {text: index for index, text in enumerate(distinct)}
+    pairing = Pairing(
+        owner=np.arange(len(data.segments)),
+        wording=np.array([number[text] for text in data.segments]),
+        groups=data.grounds,
+    )
+    images = np.concatenate([model.embed_image(block) for block in _tile_blocks(data, cache)])
+    texts = np.concatenate(
+        [model.embed_text(distinct[start : start + _BLOCK]) for start in range(0, len(distinct), _BLOCK)]
+    )
+    similarity = similarities(images, texts, pairing)
+    scores = both_recalls(similarity, similarity.T, pairing, row.recall_at, "", row.seed)
+    notes = []
+    if row.shortlist:
+        if isinstance(model, ZooEncoder) and not model.can_match:
+            reranked = similarity, similarity.T
+            notes = ["has no head for matching, so its second pass keeps ITC's order"]
+        else:
+
+            def match(image: int, numbers: Sequence[int]) -> NDArray[np.float32]:
+                tile = cache.images[cache.rows[data.tile_ids[image]]]
+                return model.match(tile, [distinct[number] for number in numbers])
+
+            reranked = rerank(match, similarity, pairing, row.shortlist)
+        scores += both_recalls(*reranked, pairing, row.recall_at, RERANKED, row.seed)
+    written = [" ".join(segments) for segments in data.segments]
+    queries = example_queries(similarity.T, written, data.files, pairing, row.seed)
+    return RowOutcome(scores=scores, notes=notes, queries=queries)
+
+
+def _tile_blocks(data: RetrievalData, cache: TileCache) -> Iterator[Sequence[NDArray[np.uint8]]]:
+    for start in range(0, len(data.tile_ids), _BLOCK):
+        yield [cache.images[cache.rows[tile_id]] for tile_id in data.tile_ids[start : start + _BLOCK]]

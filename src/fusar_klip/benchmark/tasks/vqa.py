@@ -1,0 +1,202 @@
+"""Visual question answering in six kinds (paper 4.4, table 6), also by general language models (table 7).
+
+A checkpoint is fine-tuned on the training part's questions; a language model (`llm:NAME`) is asked as it is.
+Both are scored by the same code: numbers and sets exactly.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fusar_klip.benchmark.evaluated_model import EvaluatedModel
+from fusar_klip.benchmark.metrics.answers import is_right, unwrapped
+from fusar_klip.benchmark.metrics.scores import Score, mean_of_sums, score_of_sums
+from fusar_klip.benchmark.report.heat_maps import draw_heat_maps
+from fusar_klip.benchmark.report.language_drawing import Said, said_drawing
+from fusar_klip.benchmark.results import Drawing, RowOutcome
+from fusar_klip.benchmark.tasks.captioning import TrainingExamples
+from fusar_klip.benchmark.tasks.language_rows import VqaRow
+from fusar_klip.datasets.label_texts.records import KINDS, LanguageData, Question, QuestionKind
+from fusar_klip.finetune.language.decoding import rank, write
+from fusar_klip.finetune.language.tuning import TrainingExample, keep, tokenizer_for, tuned
+from fusar_klip.finetune.resized_images import resized
+from fusar_klip.models import Klip, Tokenizer
+from fusar_klip.models.captioning import Speaks, question_prompt
+from fusar_klip.models.pretrained.encoder import ZooEncoder
+
+_SHOWN_A_KIND = 2
+OVERALL = "overall_accuracy"
+
+
+def evaluate_vqa(row: VqaRow, data: LanguageData, subject: EvaluatedModel) -> RowOutcome:
+    """Run one row for one model, or ask one language model."""
+    questions = _chosen(data, row)
+    if subject.language_model is not None:
+        # The text engine's libraries are an extra.
+        from fusar_klip.benchmark.tasks.llm_vqa import ask_language_model
+
+        said, notes = ask_language_model(subject, questions, data, row)
+    else:
+        said, notes = _by_checkpoint(row, data, subject, questions), []
+    right = [is_right(text, q, data.names) for text, q in zip(said, questions, strict=True)]
+    usual = UsualAnswers(data.asked("train"))
+    guessed = [is_right(usual.of(q), q, data.names) for q in questions]
+    scores = _scores(questions, right, guessed, data, row.seed)
+    asked = Counter(question.kind for question in questions)
+    kinds = ", ".join(f"{asked[kind]} {kind.replace('_', ' ')}" for kind in KINDS if asked[kind])
+    notes = [
+        f"Test questions: {kinds}. Chance is the answer that the same question has most often in the "
+        "training part, without a look at the image.",
+        *notes,
+    ]
+    drawings = [_drawing(questions, said, right, data, row.seed)]
+    if subject.language_model is None:
+        shown = [data.images[i].file for i in sorted({question.image for question in questions})]
+        drawings += draw_heat_maps(subject.model, shown, row.seed)
+    return RowOutcome(scores=scores, notes=notes, drawings=drawings)
+
+
+class UsualAnswers:
+    """What is answered most often, without a look at the image.
+
+    Args:
+        questions: Those of the training part.
+    """
+
+    def __init__(self, questions: Sequence[Question]) -> None:
+        self._by_text: dict[str, Counter[str]] = {}
+        self._by_kind: dict[QuestionKind, Counter[str]] = {}
+        for question in questions:
+            self._by_text.setdefault(question.text, Counter())[question.answer] += 1
+            self._by_kind.setdefault(question.kind, Counter())[question.answer] += 1
+
+    def of(self, question: Question) -> str:
+        """Return the usual answer to the same question, else to its kind, else none."""
+        counts = self._by_text.get(question.text) or self._by_kind.get(question.kind) or Counter({"": 1})
+        return min(counts.items(), key=lambda item: (-item[1], item[0]))[0]
+
+    def closed_list(self, kind: QuestionKind) -> list[str]:
+        """Return all answers of a kind, in the order of the alphabet."""
+        return sorted(self._by_kind.get(kind, ()))
+
+
+def question_lessons(
+    data: LanguageData, model: Klip | ZooEncoder, row: VqaRow
+) -> tuple[TrainingExamples, int]:
+    """Return an epoch's batches, each question once and no image twice in a batch, and their number."""
+    tokenizer = tokenizer_for(model, row)
+    by_image: dict[int, list[Question]] = {}
+    meanings: dict[tuple[str, str], int] = {}
+    for question in data.asked("train"):
+        by_image.setdefault(question.image, []).append(question)
+        meanings.setdefault((question.text, question.answer), len(meanings))
+    rounds = [
+        sum(len(each) > r for each in by_image.values()) for r in range(max(map(len, by_image.values())))
+    ]
+    steps = sum(-(-images // row.batch_size) for images in rounds)
+
+    def lesson(question: Question) -> TrainingExample:
+        text = tokenizer.encode((question.text, question.answer), row.tokens)
+        meaning = meanings[question.text, question.answer]
+        answer = answer_ids(tokenizer, question.answer, row.tokens)
+        return TrainingExample(
+            question.image, text, meaning, question_prompt(tokenizer, question.text, row.tokens), answer
+        )
+
+    def lessons(epoch: int) -> Iterator[list[TrainingExample]]:
+        rng = np.random.default_rng([row.seed, epoch, 1])
+        shuffled = {image: rng.permutation(len(each)) for image, each in by_image.items()}
+        for r in range(len(rounds)):
+            images = rng.permutation([image for image, each in by_image.items() if len(each) > r])
+            for start in range(0, len(images), row.batch_size):
+                some = images[start : start + row.batch_size].tolist()
+                yield [lesson(by_image[image][shuffled[image][r]]) for image in some]
+
+    return lessons, steps
+
+
+def answer_ids(tokenizer: Tokenizer, answer: str, tokens: int) -> list[int]:
+    """Return `answer [SEP]`, at most `tokens - 1` long."""
+    return tokenizer.encode(answer, tokens)[1:]
+
+
+def _by_checkpoint(
+    row: VqaRow, data: LanguageData, subject: EvaluatedModel, questions: Sequence[Question]
+) -> list[str]:
+    model = subject.model
+    with resized([image.file for image in data.images], model.preprocess) as squares:
+        lessons, steps = question_lessons(data, model, row)
+        learner = tuned(model, squares, lessons, steps, row)
+        learner.speaks = Speaks("questions", row.tokens, row.beams)
+        keep(learner, subject, row)
+        tokenizer = learner.tokenizer
+        prompts = [question_prompt(tokenizer, question.text, row.tokens) for question in questions]
+        images = [question.image for question in questions]
+        if row.answer_by == "write":
+            return write(learner, squares, images, prompts, beams=row.beams, max_tokens=row.tokens - 1)
+        usual = UsualAnswers(data.asked("train"))
+        said = [""] * len(questions)
+        for kind in KINDS:
+            places = [place for place, question in enumerate(questions) if question.kind == kind]
+            listed = usual.closed_list(kind)
+            if places and listed:
+                candidates = [answer_ids(tokenizer, answer, row.tokens) for answer in listed]
+                shown = [images[place] for place in places]
+                likeliest = rank(learner, squares, shown, [prompts[p] for p in places], candidates)
+                for place, chosen in zip(places, likeliest, strict=True):
+                    said[place] = listed[chosen]
+        return said
+
+
+def _chosen(data: LanguageData, row: VqaRow) -> list[Question]:
+    questions = data.asked("test")
+    if not row.questions_per_kind:
+        return questions
+    rng = np.random.default_rng(row.seed)
+    kept: list[int] = []
+    for kind in KINDS:
+        places = [place for place, question in enumerate(questions) if question.kind == kind]
+        kept += rng.permutation(places)[: row.questions_per_kind].tolist()
+    return [questions[place] for place in sorted(kept)]
+
+
+def _scores(
+    questions: Sequence[Question],
+    right: Sequence[bool],
+    guessed: Sequence[bool],
+    data: LanguageData,
+    seed: int,
+) -> list[Score]:
+    """Score all questions, then each kind. Whole images, or groups of them, are resampled."""
+    images = np.array([question.image for question in questions])
+    groups = data.groups(images)
+    scores = []
+    for metric in (OVERALL, *KINDS):
+        here = np.array([metric in (OVERALL, question.kind) for question in questions])
+        if not here.any():
+            continue
+        hits = np.array(right, dtype=np.float64)[here]
+        chance = float(np.array(guessed, dtype=np.float64)[here].mean())
+        totals = np.stack([hits, np.ones(len(hits))], axis=1)
+        units = (images if groups is None else groups)[here]
+        score = score_of_sums(metric, totals, mean_of_sums, units, chance, seed)
+        scores.append(replace(score, ci_unit="image" if groups is None else "group"))
+    return scores
+
+
+def _drawing(
+    questions: Sequence[Question], said: Sequence[str], right: Sequence[bool], data: LanguageData, seed: int
+) -> Drawing:
+    rng = np.random.default_rng(seed)
+    shown = []
+    for kind in KINDS:
+        places = rng.permutation([p for p, question in enumerate(questions) if question.kind == kind])
+        for place in places[:_SHOWN_A_KIND].tolist():
+            question = questions[place]
+            file = data.images[question.image].file
+            shown.append(Said(file, question.text, question.answer, unwrapped(said[place]), right[place]))
+    alt = "Test images with a question, its answer and the model's"
+    caption = "questions drawn at random; green is right, red is wrong."
+    return said_drawing("questions", shown, alt, caption, columns=2)

@@ -1,0 +1,162 @@
+"""Captions and questions of a labelled data set: built in memory for a row, or written as ordinary files.
+
+    fusar-klip label-texts hrsid DATA/HRSID --out TEXTS
+
+Boxes give captions and questions about targets, masks about landforms. The same labels, settings and seed
+give the same bytes.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast, get_args
+
+import numpy as np
+from pydantic import Field
+
+from fusar_klip.config import Settings
+from fusar_klip.datasets.label_texts.captions import land_captions, target_captions
+from fusar_klip.datasets.label_texts.label_facts import land_facts, target_facts
+from fusar_klip.datasets.label_texts.questions import land_questions, target_questions
+from fusar_klip.datasets.label_texts.records import CaptionedImage, LanguageData, Question, write_records
+from fusar_klip.datasets.registry import (
+    DetectionReader,
+    SegmentationReader,
+    read_detection,
+    read_segmentation,
+)
+from fusar_klip.datasets.samples import (
+    AnnotatedImage,
+    DetectionData,
+    MaskedImage,
+    SegmentationData,
+    read_mask,
+)
+from fusar_klip.datasets.splits import SplitMethod, SplitWish, split_as, with_parts
+from fusar_klip.errors import DatasetError, SettingsError
+from fusar_klip.progress import track
+
+LabelReader = DetectionReader | SegmentationReader
+LABEL_READERS: tuple[str, ...] = (*get_args(DetectionReader), *get_args(SegmentationReader))
+
+
+class TextSettings(Settings):
+    """How texts are built from labels."""
+
+    target_grid: int = Field(default=3, ge=1, le=9)
+    """Targets lie in one of target_grid x target_grid regions."""
+    land_grid: int = Field(default=2, ge=1, le=9)
+    """Landforms are told for land_grid x land_grid regions."""
+    least_share: float = Field(default=0.01, ge=0, lt=1)
+    """A landform is there if it has at least this share of the labelled pixels."""
+    text_seed: int = Field(default=0, ge=0)
+    """Draws the absent category, and the region, that are asked about."""
+
+
+@dataclass(frozen=True)
+class _Wish:
+    dataset: str
+    split: str
+    split_by: SplitMethod | None
+    split_seed: int
+
+
+@dataclass(frozen=True)
+class LabelTextsSummary:
+    """What `label_texts` wrote."""
+
+    out: str
+    images: int
+    by_part: dict[str, int]
+    captions: int
+    questions: int
+    by_kind: dict[str, int]
+    sha256: dict[str, str]
+
+
+def label_texts(
+    reader: str,
+    path: Path,
+    out: Path,
+    *,
+    split: str | None = None,
+    settings: TextSettings | None = None,
+) -> LabelTextsSummary:
+    """Write OUT/captions.jsonl, questions.jsonl and, last, label_texts.json.
+
+    Args:
+        reader: A detection or segmentation reader of `datasets.catalogue`.
+        path: The data set's folder.
+        out: Folder to make, or to write over.
+        split: How images are dealt into training and test part. Without it they are as the data set gives
+            them, or, if it gives none, whole groups of near-duplicates are dealt 4:1.
+        settings: How texts are built.
+
+    Raises:
+        SettingsError: There is no such reader or split.
+        DatasetError: The data set is missing, wrong, or brings no split where `split` is `given`.
+    """
+    if split is not None and split not in get_args(SplitMethod):
+        raise SettingsError(f'no split "{split}"; splits: {", ".join(get_args(SplitMethod))}')
+    settings = settings or TextSettings()
+    data = labelled(
+        reader, path, _Wish(path.name, "grouped", cast(SplitMethod | None, split), settings.text_seed)
+    )
+    built = build_texts(data, settings)
+    made = {"reader": reader, "split": split or "grouped", "labels": data.digest, **settings.model_dump()}
+    checksums = write_records(out, built, path, made)
+    return LabelTextsSummary(
+        out=str(out),
+        images=len(built.images),
+        by_part=dict(sorted(Counter(str(image.part) for image in built.images).items())),
+        captions=sum(len(image.captions) for image in built.images),
+        questions=len(built.questions),
+        by_kind=dict(Counter(question.kind for question in built.questions)),
+        sha256=checksums,
+    )
+
+
+def labelled(
+    reader: str, path: Path, wish: SplitWish, split_file: str = "split.csv"
+) -> DetectionData | SegmentationData:
+    """Read a data set with boxes or masks, and split it as wished; raises as `label_texts`."""
+    listed = path / split_file
+    if reader in get_args(DetectionReader):
+        boxes = read_detection(reader, path, wish.dataset)  # type: ignore[arg-type]
+        boxed = with_parts(boxes.images, listed) if listed.is_file() else boxes.images
+        return DetectionData(split_as(boxed, wish, path), boxes.classes)
+    if reader in get_args(SegmentationReader):
+        masks = read_segmentation(reader, path, wish.dataset)  # type: ignore[arg-type]
+        masked = with_parts(masks.images, listed) if listed.is_file() else masks.images
+        return SegmentationData(split_as(masked, wish, path), masks.classes, masks.table)
+    raise SettingsError(
+        f'no reader "{reader}" of boxes or masks; readers: {", ".join(LABEL_READERS)} (docs/benchmark.md)'
+    )
+
+
+def build_texts(data: DetectionData | SegmentationData, settings: TextSettings) -> LanguageData:
+    """Return the captions and questions of a data set; images without any labelled pixel are left out."""
+    rng = np.random.default_rng(settings.text_seed)
+    images: list[CaptionedImage] = []
+    questions: list[Question] = []
+
+    def add(image: AnnotatedImage | MaskedImage, captions: tuple[str, ...], asked: list[Question]) -> None:
+        images.append(CaptionedImage(image.file, image.name, image.part, image.group, captions))
+        questions.extend(asked)
+
+    if isinstance(data, DetectionData):
+        categories = tuple(sorted({box.category for image in data.images for box in image.boxes}))
+        for boxed in data.images:
+            targets = target_facts(boxed, settings.target_grid)
+            asked = target_questions(len(images), targets, categories, rng)
+            add(boxed, target_captions(targets), asked)
+        return LanguageData(tuple(images), tuple(questions), categories, data)
+    for masked in track(data.images, "Reading masks"):
+        mask = read_mask(masked.mask, data.table)
+        land = land_facts(mask, data.classes, settings.land_grid, settings.least_share)
+        if land is not None:
+            asked = land_questions(len(images), land)
+            add(masked, land_captions(land), asked)
+    if not images:
+        raise DatasetError("no mask of the data set has a labelled pixel: check its class table")
+    return LanguageData(tuple(images), tuple(questions), data.classes, data)

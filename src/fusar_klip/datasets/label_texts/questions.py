@@ -1,0 +1,84 @@
+"""Questions and answers from labels, in six kinds (paper 4.4, figure 13, table 6).
+
+- `target_count`: how many targets, and how many of a category; a number.
+- `target_category`: which categories, a set; in data sets of several, also the one of a region, a name.
+- `target_position`: the numbers of the regions that hold a category, a set; 3 x 3 regions (decisions.md).
+- `main_land`: the largest landform, a name. `all_land`: all of a least share, a set.
+- `regional_land`: the largest landform of a region, a name; 2 x 2 regions.
+
+Where labels give no single answer (two landforms of one size), nothing is asked. A question does not betray
+its answer: nouns stand in the plural, whatever their number.
+"""
+
+from collections import Counter
+
+import numpy as np
+
+from fusar_klip.datasets.label_texts.label_facts import LandFacts, TargetFacts
+from fusar_klip.datasets.label_texts.records import NONE, AnswerType, Question, QuestionKind
+from fusar_klip.datasets.label_texts.words import noun, region
+
+
+def target_questions(
+    image: int, facts: TargetFacts, categories: tuple[str, ...], rng: np.random.Generator
+) -> list[Question]:
+    """Return the questions about an image's targets.
+
+    Args:
+        image: Its number.
+        facts: What its boxes say.
+        categories: All of the data set.
+        rng: Draws the absent category, and the region, that are asked about.
+    """
+    counts = Counter(category for category, _ in facts.targets)
+    asked: list[Question] = []
+
+    def ask(kind: QuestionKind, text: str, answers: list[str], answer_type: AnswerType) -> None:
+        asked.append(Question(image, kind, text, tuple(answers), answer_type))
+
+    absent = [category for category in categories if not counts[category]]
+    about = sorted(counts) + ([str(rng.choice(absent))] if absent else [])
+    if len(categories) > 1:
+        ask("target_count", "How many targets are in this SAR image?", [str(counts.total())], "number")
+    for category in about:
+        text = f"How many {noun(category, 2)} are in this SAR image?"
+        ask("target_count", text, [str(counts[category])], "number")
+    ask(
+        "target_category",
+        "Which categories of targets are in this SAR image?",
+        sorted(counts) or [NONE],
+        "set",
+    )
+    if len(categories) > 1 and (pure := _pure_regions(facts)):
+        place = int(rng.choice(sorted(pure)))
+        text = f"Which category of target is {region(place, facts.side)} of this SAR image?"
+        ask("target_category", text, [pure[place]], "name")
+    for category in sorted(counts):
+        places = sorted({place + 1 for name, place in facts.targets if name == category})
+        text = f"Which of the regions 1 to {facts.side**2} hold {noun(category, 2)}?"
+        ask("target_position", text, [str(place) for place in places], "set")
+    return asked
+
+
+def land_questions(image: int, facts: LandFacts) -> list[Question]:
+    """Return the questions about an image's landforms."""
+    asked: list[Question] = []
+    if facts.main is not None:
+        text = "What is the main landform in this SAR image?"
+        asked.append(Question(image, "main_land", text, (facts.names[facts.main],), "name"))
+    present = tuple(sorted(facts.names[k] for k in facts.present))
+    text = "Which landforms are in this SAR image?"
+    asked.append(Question(image, "all_land", text, present, "set"))
+    for place, land in enumerate(facts.main_by_region):
+        if land is not None:
+            text = f"What is the main landform {region(place, facts.side)} of this SAR image?"
+            asked.append(Question(image, "regional_land", text, (facts.names[land],), "name"))
+    return asked
+
+
+def _pure_regions(facts: TargetFacts) -> dict[int, str]:
+    """Return the regions whose targets are all of one category, with it."""
+    seen: dict[int, set[str]] = {}
+    for category, place in facts.targets:
+        seen.setdefault(place, set()).add(category)
+    return {place: next(iter(names)) for place, names in seen.items() if len(names) == 1}

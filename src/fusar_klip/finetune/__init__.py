@@ -1,0 +1,1 @@
+"""Task heads and their training: classification, detection, segmentation, language."""

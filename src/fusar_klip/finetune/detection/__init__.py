@@ -1,0 +1,1 @@
+"""ViTDet: a detector on a plain ViT."""

@@ -1,0 +1,81 @@
+"""ViTDet: a plain ViT, the simple feature pyramid, proposals, and one or three stages of box heads."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+
+from fusar_klip.benchmark.tasks.detection_row import DetectionRow
+from fusar_klip.finetune.detection.heads import Detections, Target, make_heads, make_proposals
+from fusar_klip.finetune.detection.pyramid import STRIDES, SimpleFeaturePyramid
+from fusar_klip.finetune.training_loop import parameter_groups
+from fusar_klip.models import Klip
+from fusar_klip.models.pretrained.encoder import ZooEncoder
+from fusar_klip.models.pretrained.plain_vit import PlainViT, patch_of
+
+# B batch, S image size
+
+_RATIOS = (0.5, 1.0, 2.0)
+
+
+class Detector(nn.Module):
+    """Boxes on square images.
+
+    Args:
+        model: The model under test, whose image tower is copied.
+        classes: Classes, the background not counted.
+        row: Sizes and kinds of the parts.
+
+    Raises:
+        CheckpointError: The model's tower is no plain ViT.
+    """
+
+    def __init__(self, model: Klip | ZooEncoder, classes: int, row: DetectionRow) -> None:
+        super().__init__()
+        self.side = row.input_size
+        self.backbone = PlainViT(
+            model, row.input_size, window=row.window, global_blocks=row.global_blocks, prefix=False
+        )
+        self.pyramid = SimpleFeaturePyramid(self.backbone.width, patch_of(model), row.channels)
+        sizes = tuple((row.anchor_size * 2**level,) for level in range(len(STRIDES) + 1))
+        anchors = AnchorGenerator(sizes, (_RATIOS,) * len(sizes))
+        self.proposals = make_proposals(anchors, len(_RATIOS), row.channels, row.regions)
+        self.heads = make_heads(
+            [str(stride) for stride in STRIDES],
+            row.channels,
+            classes,
+            cascade=row.head == "cascade",
+            box_head=row.box_head,
+            regions=row.regions,
+        )
+
+    def forward(
+        self, images_b1ss: Tensor, sizes: Sequence[tuple[int, int]], targets: Sequence[Target]
+    ) -> Tensor:
+        """Return the sum of the losses, a scalar; `sizes` are height and width of what the squares hold."""
+        features, images = self._features(images_b1ss, sizes)
+        boxes, proposing = self.proposals(images, features, list(targets))
+        _, deciding = self.heads(features, boxes, images.image_sizes, list(targets))
+        return torch.stack([*proposing.values(), *deciding.values()]).sum()
+
+    @torch.inference_mode()
+    def detect(self, images_b1ss: Tensor, sizes: Sequence[tuple[int, int]]) -> Detections:
+        """Return each image's `boxes` (N, 4), `scores` (N,), likeliest first, and `labels` (N,) from 1."""
+        features, images = self._features(images_b1ss, sizes)
+        boxes, _ = self.proposals(images, features)
+        found: Detections = self.heads(features, boxes, images.image_sizes)[0]
+        return found
+
+    def groups(self, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+        """Return AdamW's parameter groups."""
+        heads: list[nn.Module] = [self.pyramid, self.proposals, self.heads]
+        return parameter_groups(self.backbone.tower, heads, weight_decay, layer_decay)
+
+    def _features(
+        self, images_b1ss: Tensor, sizes: Sequence[tuple[int, int]]
+    ) -> tuple[dict[str, Tensor], ImageList]:
+        maps: dict[str, Tensor] = self.pyramid(self.backbone(images_b1ss))
+        return {stride: part.float() for stride, part in maps.items()}, ImageList(images_b1ss, list(sizes))

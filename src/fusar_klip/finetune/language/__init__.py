@@ -1,0 +1,1 @@
+"""Fine-tuning of a whole vision-language model, and decoding."""

@@ -1,0 +1,1 @@
+"""Segmenter: a mask transformer on a plain ViT."""

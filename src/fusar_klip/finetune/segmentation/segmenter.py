@@ -1,0 +1,97 @@
+"""Segmenter: a plain ViT whose patches learned class tokens tell apart (Strudel et al. 2021, 2105.05633).
+
+Written after the paper (section 3.2, the mask transformer) and rstrudel/segmenter, segm/model/decoder.py. For
+change, before and after go through the same tower; the decoder reads each patch of the image after beside its
+difference from the image before, 2 W values (ours: the paper has no such task).
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from fusar_klip.benchmark.tasks.segmentation_row import SegmentationRow
+from fusar_klip.finetune.training_loop import parameter_groups
+from fusar_klip.models import Klip
+from fusar_klip.models.pretrained.encoder import ZooEncoder
+from fusar_klip.models.pretrained.plain_vit import PlainViT
+
+# B batch, S window side, I images of a place (1, or 2 with the one before), G patches on a side, N = G G
+# patches, W width, K classes
+
+_HEAD = 64
+_STD = 0.02
+
+
+class MaskTransformer(nn.Module):
+    """Patches and K class tokens pass some layers together; a class's mask is their product, normed.
+
+    Args:
+        inputs: Length of a patch's feature.
+        width: W of the layers.
+        classes: K.
+        layers: How many.
+    """
+
+    def __init__(self, inputs: int, width: int, classes: int, layers: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.project_in = nn.Linear(inputs, width)
+        self.class_tokens = nn.Parameter(torch.randn(1, classes, width) * _STD)
+        self.blocks = nn.ModuleList(
+            Block(width, max(1, width // _HEAD), qkv_bias=True) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.project_patches = nn.Linear(width, width, bias=False)
+        self.project_classes = nn.Linear(width, width, bias=False)
+        for projection in (self.project_patches, self.project_classes):
+            nn.init.normal_(projection.weight, std=width**-0.5)
+        self.mask_norm = nn.LayerNorm(classes)
+
+    def forward(self, features_bwgg: Tensor) -> Tensor:
+        """Return the logits (B, K, G, G)."""
+        patches_bnw = self.project_in(features_bwgg.flatten(2).transpose(1, 2))
+        tokens_bnw = torch.cat([patches_bnw, self.class_tokens.expand(len(patches_bnw), -1, -1)], dim=1)
+        for block in self.blocks:
+            tokens_bnw = block(tokens_bnw)
+        tokens_bnw = self.norm(tokens_bnw)
+        patches_bnw, classes_bkw = tokens_bnw[:, : -self.classes], tokens_bnw[:, -self.classes :]
+        patches_bnw = F.normalize(self.project_patches(patches_bnw), dim=-1)
+        classes_bkw = F.normalize(self.project_classes(classes_bkw), dim=-1)
+        masks_bnk = self.mask_norm(patches_bnw @ classes_bkw.transpose(1, 2))
+        logits_bkgg: Tensor = masks_bnk.transpose(1, 2).reshape(-1, self.classes, *features_bwgg.shape[2:])
+        return logits_bkgg
+
+
+class Segmenter(nn.Module):
+    """Class logits of every pixel of a window.
+
+    Args:
+        model: The model under test, whose image tower is copied.
+        classes: K.
+        row: Sizes.
+
+    Raises:
+        CheckpointError: The model's tower is no plain ViT.
+    """
+
+    def __init__(self, model: Klip | ZooEncoder, classes: int, row: SegmentationRow) -> None:
+        super().__init__()
+        self.backbone = PlainViT(model, row.input_size)
+        width = self.backbone.width
+        self.decoder = MaskTransformer(width * (2 if row.before else 1), width, classes, row.layers)
+
+    def forward(self, images_biss: Tensor) -> Tensor:
+        """Return (B, K, S, S) float32; the image after stands first, then the one before."""
+        features_bwgg = self.backbone(images_biss.flatten(0, 1)[:, None])
+        if images_biss.shape[1] == 2:
+            after, before = features_bwgg[::2], features_bwgg[1::2]
+            features_bwgg = torch.cat([after, after - before], dim=1)
+        logits_bkgg = self.decoder(features_bwgg).float()
+        return F.interpolate(logits_bkgg, images_biss.shape[-2:], mode="bilinear")
+
+    def groups(self, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+        """Return AdamW's parameter groups."""
+        return parameter_groups(self.backbone.tower, [self.decoder], weight_decay, layer_decay)

@@ -1,0 +1,133 @@
+"""Images and masks as Segmenter sees them: random windows to learn, sliding ones to test.
+
+Letters: H and W an image's height and width, S side of a window, I images of a place, K classes.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from fusar_klip.benchmark.settings import Flips
+from fusar_klip.datasets.samples import IGNORED, ClassTable, MaskedImage, read_mask
+from fusar_klip.errors import DatasetError
+from fusar_klip.image_io import read_image
+
+Pixels = NDArray[np.uint8]
+
+
+def read_images(image: MaskedImage, before: bool) -> Pixels:
+    """Return (I, H, W) uint8: the image, and then, if asked for, the one before.
+
+    Raises:
+        DatasetError: An image cannot be read, or the two differ in size.
+    """
+    files = [image.file, image.before] if before and image.before else [image.file]
+    read = [read_image(file) for file in files]
+    if len({grey.shape for grey in read}) > 1:
+        raise DatasetError(f"{image.file} and {image.before} differ in size: cut them to the same ground")
+    return np.stack(read)
+
+
+def checked_mask(image: MaskedImage, table: ClassTable, shape: tuple[int, ...]) -> Pixels:
+    """Return (H, W) uint8 classes of an image.
+
+    Raises:
+        DatasetError: The mask has unknown values, or not the image's size.
+    """
+    mask = read_mask(image.mask, table)
+    if mask.shape != shape:
+        raise DatasetError(
+            f"the mask {image.mask} is {mask.shape}, and its image {shape}: give one of its size"
+        )
+    return mask
+
+
+def training_window(
+    images: Pixels,
+    mask: Pixels,
+    side: int,
+    *,
+    zoom: float,
+    scales: tuple[float, float],
+    gain: float,
+    flips: Flips,
+    rng: np.random.Generator,
+) -> tuple[Pixels, Pixels]:
+    """Return a random window (I, S, S) and its mask (S, S); beyond the image are 0 and `IGNORED`."""
+    low, high = (math.log(value) for value in scales)
+    scale = zoom * math.exp(rng.uniform(low, high))
+    height, width = (max(1, round(length * scale)) for length in mask.shape)
+    top, left = (int(rng.integers(max(0, length - side) + 1)) for length in (height, width))
+    drawn = np.stack([resized(image, (height, width), Image.Resampling.BILINEAR) for image in images])
+    classes = resized(mask, (height, width), Image.Resampling.NEAREST)
+    drawn, classes = (
+        drawn[:, top : top + side, left : left + side],
+        classes[top : top + side, left : left + side],
+    )
+    amplified = np.minimum(drawn * rng.uniform(1 - gain, 1 + gain) + 0.5, 255).astype(np.uint8)
+    squares, square = _padded(amplified, side, 0), _padded(classes, side, IGNORED)
+    turns = int(rng.integers(4)) if flips == "all" else 0
+    squares, square = np.rot90(squares, turns, (1, 2)), np.rot90(square, turns)
+    if flips != "none" and rng.random() < 0.5:
+        squares, square = squares[..., ::-1], square[:, ::-1]
+    return np.ascontiguousarray(squares), np.ascontiguousarray(square)
+
+
+def whole_logits(
+    images: Pixels, side: int, zoom: float, overlap: float, logits: Callable[[Pixels], Tensor]
+) -> Tensor:
+    """Return (K, H, W) class logits of a whole image, the mean of all windows that see a pixel.
+
+    Args:
+        images: (I, H, W).
+        side: S.
+        zoom: The image is enlarged by it before windows are cut.
+        overlap: The share of a window that the next one repeats.
+        logits: From (B, I, S, S) windows to (B, K, S, S).
+    """
+    size = images.shape[1:]
+    height, width = (max(1, round(length * zoom)) for length in size)
+    drawn = np.stack([resized(image, (height, width), Image.Resampling.BILINEAR) for image in images])
+    rows, columns = (starts(length, side, overlap) for length in (height, width))
+    total, seen = None, torch.zeros(height, width)
+    for top in rows:
+        windows = [_padded(drawn[:, top : top + side, left : left + side], side, 0) for left in columns]
+        said_bkss = logits(np.stack(windows)).cpu()
+        if total is None:
+            total = torch.zeros(said_bkss.shape[1], height, width)
+        for left, said_kss in zip(columns, said_bkss, strict=True):
+            here = total[:, top : top + side, left : left + side]
+            here += said_kss[:, : here.shape[1], : here.shape[2]]
+            seen[top : top + side, left : left + side] += 1
+    assert total is not None
+    mean = total / seen
+    if (height, width) == size:
+        return mean
+    return F.interpolate(mean[None], size, mode="bilinear", antialias=zoom > 1)[0]
+
+
+def starts(length: int, side: int, overlap: float) -> Sequence[int]:
+    """Return where windows begin that cover a length; the last one ends with it."""
+    if length <= side:
+        return [0]
+    steps = math.ceil((length - side) / max(1, round(side * (1 - overlap))))
+    return [round(step * (length - side) / steps) for step in range(steps + 1)]
+
+
+def resized(image: Pixels, size: tuple[int, int], how: Image.Resampling) -> Pixels:
+    """Return an image at a height and width."""
+    if image.shape == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), how))
+
+
+def _padded(image: Pixels, side: int, value: int) -> Pixels:
+    down, right = side - image.shape[-2], side - image.shape[-1]
+    margins = [(0, 0)] * (image.ndim - 2) + [(0, down), (0, right)]
+    return np.pad(image, margins, constant_values=value)

@@ -1,0 +1,1 @@
+"""Places and SAR platforms: data that several stages read."""

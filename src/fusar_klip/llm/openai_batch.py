@@ -1,0 +1,270 @@
+"""OpenAI's Batch API: requests out in files, answers back within a day, at half the price.
+
+A pass over all tiles collects what is not in the cache yet; `exchange` sends it, waits, and puts the answers
+into the cache; the next pass gets one scale further down (or one layer, or one repair). Files and the numbers
+of their batches lie in `DATASET/cache/batches/` until their answers are in the cache, so that a process that
+was killed, or stopped for the night, is followed by one that waits for the same batches.
+"""
+
+import asyncio
+import fcntl
+import json
+import os
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+import httpx2
+import openai
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+
+from fusar_klip.errors import DatasetError, ProviderError
+from fusar_klip.files import read_json, sha256, write_json
+from fusar_klip.llm import Completion, DeferredError, Picture, RefusedError
+from fusar_klip.llm.answer_cache import AnswerCache
+from fusar_klip.llm.client import Answers
+from fusar_klip.llm.limits import Budget, StopFlag
+from fusar_klip.llm.openai_chat import OpenAiChat
+from fusar_klip.llm.prices import prompt_tokens
+from fusar_klip.texts.settings import DescribeSettings
+
+if TYPE_CHECKING:
+    from fusar_klip.texts.hcot.prompts import Turn
+
+ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
+# The API takes 50,000 requests and 200 MB a file; a smaller file is uploaded again sooner after a cut.
+MOST_REQUESTS = 50_000
+MOST_BYTES = 90_000_000
+_TAG = "fusar_klip"
+_OVER = ("completed", "failed", "expired", "cancelled")
+_RETRIES = 8
+_DOWNLOADS = 5
+_PUTS_TOGETHER = 500
+
+
+class OpenAiBatch(Answers):
+    """Collects questions, and finds answers in the cache only.
+
+    Args:
+        provider: Whose requests are sent, and by whose client.
+        dataset: The data set's folder.
+        cache: Where answers go.
+        ledger: Holds what is collected against the budget.
+        stop: Ends waiting.
+        settings: How often to look.
+
+    Raises:
+        DatasetError: Another process has batches of this data set in hand.
+    """
+
+    def __init__(
+        self,
+        provider: OpenAiChat,
+        dataset: Path,
+        cache: AnswerCache,
+        ledger: Budget,
+        stop: StopFlag,
+        settings: DescribeSettings,
+    ) -> None:
+        super().__init__(provider.name, provider.parameters, cache)
+        self._provider, self._ledger, self._stop, self._settings = provider, ledger, stop, settings
+        self._folder = dataset / "cache" / "batches"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (self._folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise DatasetError(
+                f"another process has batches of {dataset} in hand: wait for it, or end it and run this again"
+            ) from None
+        self._file: IO[bytes] | None = None
+        self._lines = 0
+        self._collected: set[bytes] = set()
+        self._held: list[tuple[int, int]] = []
+        self._refused: dict[bytes, str] = {}
+        self._trouble = "it holds no line for our requests"
+
+    async def ask(self, turn: "Turn", picture: Picture | None, attempt: int) -> Completion:
+        """Return the answer to a turn if it is there, else collect the question; see `Asking.ask`."""
+        key = self._key(turn, picture, attempt)
+        if (answer := self._look_up(key)) is not None:
+            return answer
+        if key in self._refused:
+            raise RefusedError(self._refused[key])
+        if key not in self._collected:
+            most = (prompt_tokens(turn, self._settings), self._provider.max_output_tokens)
+            # What does not fit into the budget beside the rest may fit in when the rest is billed.
+            if self._ledger.hold(*most, batch=True):
+                self._held.append(most)
+                self._collected.add(key)
+                self._collect(key, self._provider.body(turn, picture.png if picture is not None else None))
+        raise DeferredError
+
+    async def resume(self) -> None:
+        """Wait for the batches that an earlier process has left, and drop what it had not sent.
+
+        Raises:
+            StoppedError: The run ends.
+            ProviderError: The server does not answer.
+        """
+        for partial in self._folder.glob("*.partial"):
+            partial.unlink()
+        if files := sorted(self._folder.glob("*.jsonl")):
+            left = await self._left_by_another(files)
+            await self._wait_for(left)
+            for path in files:
+                path.unlink(missing_ok=True)
+
+    async def exchange(self) -> bool:
+        """Send what was collected, wait for it, and return whether another pass can get further.
+
+        Raises:
+            StoppedError: The run ends; the batches stay as they are.
+            ProviderError: The server does not answer, or no request got an answer.
+        """
+        if self._stop or not self._collected:
+            return False
+        self._close_file()
+        before = self.tally.requests + len(self._refused)
+        await self._wait_for({path: await self._send(path) for path in sorted(self._folder.glob("*.jsonl"))})
+        for most in self._held:
+            self._ledger.release(*most, batch=True)
+        self._held, self._collected = [], set()
+        if self.tally.requests + len(self._refused) == before:
+            raise ProviderError(
+                f"a batch brought no answer ({self._trouble}): see to the account or the settings"
+            )
+        return True
+
+    def close(self) -> None:
+        """Let other processes have the batches of this data set."""
+        if self._file is not None:
+            self._file.close()
+        self._lock.close()
+
+    def _collect(self, key: bytes, body: dict[str, Any]) -> None:
+        request = {"custom_id": key.hex(), "method": "POST", "url": ENDPOINT, "body": body}
+        line = json.dumps(request).encode() + b"\n"
+        if self._file is not None and (
+            self._lines >= MOST_REQUESTS or self._file.tell() + len(line) > MOST_BYTES
+        ):
+            self._close_file()
+        if self._file is None:
+            self._file, self._lines = (self._folder / "collecting.partial").open("wb"), 0
+        self._file.write(line)
+        self._lines += 1
+
+    def _close_file(self) -> None:
+        """Name the file by its content, under which its batch is found again."""
+        if self._file is None:
+            return
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._file = None
+        partial = self._folder / "collecting.partial"
+        partial.rename(self._folder / f"{sha256(partial)[:32]}.jsonl")
+
+    async def _send(self, path: Path) -> str:
+        with self._answering() as client:
+            uploaded = await client.files.create(file=path, purpose="batch")
+            batch = await client.batches.create(
+                input_file_id=uploaded.id,
+                endpoint=ENDPOINT,
+                completion_window="24h",
+                metadata={_TAG: path.stem},
+            )
+        write_json(path.with_suffix(".json"), {"batch": batch.id})
+        return batch.id
+
+    async def _left_by_another(self, files: list[Path]) -> dict[Path, str]:
+        """Find the batches of files; a process can die between sending one and writing its number down."""
+        known = {p: str(read_json(r)["batch"]) for p in files if (r := p.with_suffix(".json")).exists()}
+        unknown = {p.stem: p for p in files if p not in known}
+        if unknown:
+            with self._answering() as client:
+                async for batch in client.batches.list(limit=100):
+                    tag = (batch.metadata or {}).get(_TAG, "")
+                    if tag in unknown and batch.status not in ("failed", "cancelled", "cancelling"):
+                        known[unknown.pop(tag)] = batch.id
+                    if not unknown:
+                        break
+        return known
+
+    async def _wait_for(self, batches: dict[Path, str]) -> None:
+        while batches:
+            for path, number in list(batches.items()):
+                with self._answering() as client:
+                    batch = await client.batches.retrieve(number)
+                if batch.status not in _OVER:
+                    continue
+                if batch.status != "completed":
+                    said = [error.message for error in (batch.errors.data or [])] if batch.errors else []
+                    self._trouble = f"{batch.status}: {'; '.join(filter(None, said)) or 'no reason given'}"
+                for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
+                    await self._take_in(file_id)
+                path.unlink(missing_ok=True)
+                path.with_suffix(".json").unlink(missing_ok=True)
+                del batches[path]
+            if batches:
+                await self._stop.sleep(self._settings.batch_poll_s)
+
+    async def _take_in(self, file_id: str) -> None:
+        """Put the answers of a file into the cache; taking them in twice changes nothing."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(httpx2.TransportError),
+            stop=stop_after_attempt(_DOWNLOADS),
+            wait=wait_exponential_jitter(max=30),
+            reraise=True,
+        )
+        with self._answering() as client:
+            await retrying(self._download, client, file_id)
+
+    async def _download(self, client: openai.AsyncOpenAI, file_id: str) -> None:
+        puts: list[Awaitable[None]] = []
+        async with client.files.with_streaming_response.content(file_id) as response:
+            async for line in response.iter_lines():
+                if (found := self._read_line(line)) is not None:
+                    puts.append(self._cache.put(self._name, *found))
+                if len(puts) >= _PUTS_TOGETHER:
+                    await asyncio.gather(*puts)
+                    puts.clear()
+        await asyncio.gather(*puts)
+
+    def _read_line(self, line: str) -> tuple[bytes, Completion] | None:
+        """Return key and answer; None for a line that holds no answer, which is then asked for again."""
+        try:
+            result = json.loads(line)
+            key = bytes.fromhex(result["custom_id"])
+            response = result.get("response") or {}
+            if (status := response.get("status_code")) == 200:
+                answer = self._provider.read(response["body"], batch=True)
+                self.tally.add(answer)
+                return key, answer
+            said = (result.get("error") or response.get("body", {}).get("error") or {}).get(
+                "message", "no reason"
+            )
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return None
+        self._trouble = f"a request failed with {status}: {str(said)[:200]}"
+        if status in (400, 413, 422):
+            self._refused[key] = f"the server refused the request ({status}): {str(said)[:200]}"
+        return None
+
+    @contextmanager
+    def _answering(self) -> Iterator[openai.AsyncOpenAI]:
+        """Yield the client with its own retries on; say in one sentence what is wrong."""
+        try:
+            yield self._provider.client.with_options(max_retries=_RETRIES)
+        except openai.OpenAIError as error:
+            failure = self._provider.failure(error)
+            if isinstance(failure, ProviderError):
+                raise failure from None
+            raise ProviderError(
+                f"the Batch API fails ({failure}): the same command goes on from here"
+            ) from None
+        except httpx2.TransportError as error:
+            what = type(error).__name__
+            raise ProviderError(f"the Batch API fails ({what}): the same command goes on from here") from None

@@ -1,0 +1,99 @@
+"""What requests cost: a price table, tokens of texts and pictures estimated before they are sent.
+
+The table (`prices.toml`) is data and ages; `input_usd` and `output_usd` go over it. What was spent is counted
+from the tokens that the server reports, never from the estimates.
+"""
+
+import math
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from fusar_klip.texts.settings import DescribeSettings
+
+if TYPE_CHECKING:
+    from fusar_klip.texts.hcot.prompts import Turn
+
+# English prose has some four characters a token, numbers and names fewer: three counts rather too many.
+_CHARACTERS_A_TOKEN = 3
+_UNKNOWN_IMAGE = ("tiles", 85, 170)
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a model's tokens cost.
+
+    Attributes:
+        input_usd: US dollars for a million tokens of prompts.
+        output_usd: US dollars for a million tokens of answers.
+        batch_factor: What a batch's tokens cost in proportion.
+    """
+
+    input_usd: float
+    output_usd: float
+    batch_factor: float
+
+    def usd(self, input_tokens: int, output_tokens: int, *, batch: bool = False) -> float:
+        """Return the cost in US dollars."""
+        cost = (input_tokens * self.input_usd + output_tokens * self.output_usd) / 1e6
+        return cost * self.batch_factor if batch else cost
+
+
+def price_of(settings: DescribeSettings) -> Price | None:
+    """Return the price of the model, or None where it is not known.
+
+    A model on this machine costs nothing; one at a `base_url` costs what the table says of its name.
+    """
+    factor = float(_table()["batch_factor"])
+    if settings.provider == "transformers":
+        return Price(0.0, 0.0, factor)
+    known = _row(settings.model)
+    input_usd = settings.input_usd if settings.input_usd is not None else known.get("input_usd")
+    output_usd = settings.output_usd if settings.output_usd is not None else known.get("output_usd")
+    if input_usd is None or output_usd is None:
+        return None
+    return Price(input_usd, output_usd, factor)
+
+
+def prompt_tokens(turn: "Turn", settings: DescribeSettings) -> int:
+    """Return how many tokens a turn has at most, its picture included."""
+    return text_tokens(prompt_chars(turn)) + (image_tokens(settings) if turn.with_image else 0)
+
+
+def text_tokens(characters: int) -> int:
+    """Return how many tokens a text has at most."""
+    return math.ceil(characters / _CHARACTERS_A_TOKEN)
+
+
+def prompt_chars(turn: "Turn") -> int:
+    """Return the number of characters of a turn's texts, its schema included."""
+    schema = len(str(turn.schema)) if turn.schema is not None else 0
+    return len(turn.system) + len(turn.user) + schema + sum(len(text) for _, text in turn.history)
+
+
+def image_tokens(settings: DescribeSettings) -> int:
+    """Return how many tokens a square picture of `image_px` takes."""
+    kind, *numbers = _row(settings.model).get("image", _UNKNOWN_IMAGE)
+    side = settings.image_px
+    if kind == "fixed":
+        return int(numbers[0])
+    if kind == "patches":
+        return math.ceil(min(math.ceil(side / 32) ** 2, 1536) * float(numbers[0]))
+    if settings.image_detail == "low":
+        return int(numbers[0])
+    return int(numbers[0] + numbers[1] * math.ceil(min(side, 768) / 512) ** 2)
+
+
+@cache
+def _table() -> dict[str, Any]:
+    return tomllib.loads((files("fusar_klip.texts") / "prices.toml").read_text(encoding="utf-8"))
+
+
+def _row(model: str | None) -> dict[str, Any]:
+    """Return the table's row: "gpt-4.1-2025-04-14" is priced as "gpt-4.1", "openai/gpt-4o" as "gpt-4o"."""
+    models: dict[str, dict[str, Any]] = _table()["models"]
+    name = (model or "").rsplit("/", 1)[-1].lower()
+    fitting = [known for known in models if name == known or name.startswith(f"{known}-")]
+    return models[max(fitting, key=len)] if fitting else {}

@@ -1,0 +1,113 @@
+"""A vision-language model on this machine, through transformers (`image-text-to-text`).
+
+One request at a time: enough to try a model, or to describe some thousand tiles on one GPU. For more, serve
+the model with vLLM and give its `--base-url`. torch and transformers are imported here only.
+"""
+
+import asyncio
+import hashlib
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from fusar_klip.errors import ProviderError, SettingsError
+from fusar_klip.llm import LONGEST_ANSWER, Completion
+from fusar_klip.texts.settings import DescribeSettings
+
+if TYPE_CHECKING:
+    from fusar_klip.texts.hcot.prompts import Turn
+
+_HEAD_BYTES = 1 << 20
+
+
+class TransformersLocal:
+    """Generates greedily, or by `temperature` where it is set."""
+
+    def __init__(self, settings: DescribeSettings) -> None:
+        """Load the model; nothing is downloaded.
+
+        Raises:
+            SettingsError: No model is named.
+            ProviderError: The model is not there, or is no image-text-to-text model.
+        """
+        if not settings.model:
+            raise SettingsError("the provider transformers needs a model: give --model FOLDER")
+        folder = Path(settings.model)
+        self.name = f"transformers/{folder.name if folder.is_dir() else settings.model}"
+        try:
+            open_processor: Any = AutoProcessor.from_pretrained
+            self._processor = open_processor(settings.model, local_files_only=True)
+            model: Any = AutoModelForImageTextToText.from_pretrained(
+                settings.model, local_files_only=True, dtype="auto"
+            )
+            self._model = model.to(settings.device).eval()
+        except (OSError, ValueError, RuntimeError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise ProviderError(
+                f"{settings.model} cannot be loaded ({said}): give the folder of an image-text-to-text model"
+            ) from error
+        self.max_output_tokens = settings.max_output_tokens
+        self._temperature = settings.temperature
+        self.parameters: Mapping[str, Any] = {
+            "weights": _digest(folder) if folder.is_dir() else self._model.config._commit_hash,
+            "temperature": settings.temperature,
+            "max_output_tokens": settings.max_output_tokens,
+        }
+        self._alone = asyncio.Lock()
+
+    async def complete(self, turn: "Turn", png: bytes | None) -> Completion:
+        """Answer one turn; see `Provider.complete`."""
+        async with self._alone:
+            return await asyncio.to_thread(self._generate, turn, png)
+
+    async def close(self) -> None:
+        """Let go of the weights."""
+        del self._model
+
+    def _generate(self, turn: "Turn", png: bytes | None) -> Completion:
+        inputs = self._processor.apply_chat_template(
+            _messages(turn, png),
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        ).to(self._model.device, dtype=self._model.dtype)
+        asked = inputs["input_ids"].shape[1]
+        sampling = (
+            {"do_sample": True, "temperature": self._temperature}
+            if self._temperature
+            else {"do_sample": False}
+        )
+        with torch.inference_mode():
+            tokens = self._model.generate(**inputs, max_new_tokens=self.max_output_tokens, **sampling)[
+                0, asked:
+            ]
+        text = self._processor.decode(tokens, skip_special_tokens=True)
+        return Completion(text[:LONGEST_ANSWER], asked, len(tokens))
+
+
+def _messages(turn: "Turn", png: bytes | None) -> list[dict[str, Any]]:
+    """Spell a turn as chat templates of vision-language models take it; the picture goes first."""
+    said = [("system", turn.system), *turn.history, ("user", turn.user)]
+    messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
+    if png is not None:
+        first = next(message["content"] for message in messages if message["role"] == "user")
+        picture = Image.open(io.BytesIO(png)).convert("RGB")
+        assert isinstance(first, list)
+        first.insert(0, {"type": "image", "image": picture})
+    return messages
+
+
+def _digest(folder: Path) -> str:
+    """Return what tells weights apart without reading them all: names, sizes and beginnings of all files."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        digest.update(f"{path.name} {path.stat().st_size} ".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_HEAD_BYTES))
+    return digest.hexdigest()

@@ -1,0 +1,112 @@
+"""What a model says of an image: its eight fields, a caption, or an answer, written by the decoder.
+
+A pretrained model fills the fields of its texts (eq. 13), one after the other. One that was fine-tuned
+on captions or on questions says so in `RUN/speaks.json`, and is asked with the prompt that it has learnt.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+from fusar_klip.catalog import TARGET_FIELDS, TERRAIN_FIELDS
+from fusar_klip.errors import CheckpointError
+from fusar_klip.files import write_json
+from fusar_klip.models.network.cross_attention import CrossAttentionCache
+from fusar_klip.models.network.klip_network import KlipNetwork
+from fusar_klip.models.tokenizer import Tokenizer
+
+# Both schemata of figure 8; which one fits an image is what the model finds likelier.
+_SCHEMATA = (TARGET_FIELDS, TERRAIN_FIELDS)
+
+
+@dataclass(frozen=True)
+class Speaks:
+    """What a model was fine-tuned to say.
+
+    Attributes:
+        of: Captions, or answers to questions.
+        tokens: Longest text in tokens.
+        beams: Texts kept in play while writing.
+    """
+
+    of: Literal["captions", "questions"]
+    tokens: int
+    beams: int
+
+    def save(self, path: Path) -> None:
+        """Write `speaks.json`, atomically."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self | None:
+        """Read `speaks.json`; None where there is none.
+
+        Raises:
+            CheckpointError: The file holds something else.
+        """
+        if not path.is_file():
+            return None
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"{path} is no speaks.json of a run: give a whole RUN folder") from error
+
+
+def caption_prompt(tokenizer: Tokenizer) -> list[int]:
+    """Return `[CLS] [MASK] [SEP]`."""
+    return tokenizer.join([[tokenizer.mask_id]])
+
+
+def question_prompt(tokenizer: Tokenizer, question: str, tokens: int) -> list[int]:
+    """Return `[CLS] question [SEP] [MASK] [SEP]`, at most `tokens` long."""
+    (asked,) = tokenizer.segments([question], tokens - 2)
+    return tokenizer.join([asked, [tokenizer.mask_id]])
+
+
+def say(
+    network: KlipNetwork,
+    tokenizer: Tokenizer,
+    memory: CrossAttentionCache,
+    prompt: Sequence[int],
+    speaks: Speaks,
+) -> str:
+    """Return what the decoder writes at the prompt's [MASK], lower case.
+
+    Args:
+        network: The network.
+        tokenizer: Its tokenizer.
+        memory: One image.
+        prompt: Token ids.
+        speaks: How long, and with how many beams.
+    """
+    device = network.log_temperature.device
+    ids_bl, mask_bl = (tensor.to(device) for tensor in tokenizer.pad([prompt]))
+    (ids,) = network.write(ids_bl, mask_bl, memory, max_tokens=speaks.tokens - 1, beams=speaks.beams)
+    return _text(tokenizer, ids)
+
+
+def written_fields(
+    network: KlipNetwork, tokenizer: Tokenizer, memory: CrossAttentionCache, beams: int
+) -> Iterator[list[str]]:
+    """Yield the segments, "Field: text", that the decoder writes for either schema of a text.
+
+    One field at a time, with those before it as context: in training most of a text is visible. A field that
+    finds no room in the model's longest text, or gets no word, is left out.
+    """
+    longest = network.settings.max_tokens
+    for fields in _SCHEMATA:
+        segments: list[str] = []
+        for field in fields:
+            names = tokenizer.segments([*segments, f"{field}:"], longest - 1)
+            names[-1] = [*names[-1], tokenizer.mask_id]
+            prompt = tokenizer.join(names)
+            room = Speaks("captions", longest // len(fields) + 1, beams)
+            if len(prompt) <= longest and (text := say(network, tokenizer, memory, prompt, room)):
+                segments.append(f"{field}: {text}")
+        yield segments
+
+
+def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    return tokenizer.decode([token for token in ids if token != tokenizer.sep_id]).strip(" .")

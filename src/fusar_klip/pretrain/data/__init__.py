@@ -1,0 +1,1 @@
+"""The data of pretraining: tiles, texts, the sampler and the batches."""

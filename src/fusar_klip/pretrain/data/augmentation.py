@@ -1,0 +1,83 @@
+"""Views of a tile: augmentation of one channel of SAR amplitude. 0 is no data before and after."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from fusar_klip.pretrain.tasks.settings import Flips, ViewSettings
+
+# A crop shows this share of valid pixels at least, as a tile does (decisions.md, "Borders"); after so many
+# draws that do not, the whole tile is shown.
+_LEAST_VALID, _DRAWS = 0.25, 10
+
+
+class View(NamedTuple):
+    """One view.
+
+    Attributes:
+        pixels: (S, S) uint8, 0 = no data.
+        valid: (S, S) bool, where there is data.
+        zoom: Ground spacing of the view's pixels, as a share of the tile's.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    valid: npt.NDArray[np.bool_]
+    zoom: float
+
+
+def as_it_is(tile: npt.NDArray[np.uint8]) -> View:
+    """Return the view that shows a tile (S, S) uint8 unchanged."""
+    return View(tile, tile > 0, 1.0)
+
+
+def drawn(tile: npt.NDArray[np.uint8], settings: ViewSettings, rng: np.random.Generator) -> View:
+    """Return a random view of a tile (S, S) uint8."""
+    view = _cropped(tile, settings.crop_min, rng) if settings.crop_min < 1 else as_it_is(tile)
+    pixels, valid = _turned(view.pixels, view.valid, settings.flips, rng)
+    if settings.gain or settings.speckle:
+        factor = rng.uniform(1 - settings.gain, 1 + settings.gain)
+        amplitude = pixels * np.float32(factor)
+        if settings.speckle:
+            looks = settings.speckle**-2
+            amplitude *= rng.standard_gamma(looks, amplitude.shape, np.float32) / np.float32(looks)
+        # 0 would be no data.
+        pixels = np.where(valid, np.clip(amplitude + 0.5, 1, 255), 0).astype(np.uint8)
+    return View(np.ascontiguousarray(pixels), np.ascontiguousarray(valid), view.zoom)
+
+
+def _cropped(tile: npt.NDArray[np.uint8], least: float, rng: np.random.Generator) -> View:
+    """Return `least` to 1 of the area, resized; a square, so that a pixel stays as wide as it is long."""
+    size = len(tile)
+    known = tile > 0
+    for _ in range(_DRAWS):
+        side = size * float(np.sqrt(rng.uniform(least, 1)))
+        left, top = (float(start) for start in rng.uniform(0, size - side, 2))
+        inside = known[int(top) : int(np.ceil(top + side)), int(left) : int(np.ceil(left + side))]
+        if inside.mean() >= _LEAST_VALID:
+            break
+    else:
+        return as_it_is(tile)
+    box = (left, top, left + side, top + side)
+    pixels = _resized(tile, box)
+    if known.all():
+        return View(pixels, np.ones_like(known), side / size)
+    # What no data had a part in is no data.
+    valid = _resized(known.astype(np.uint8) * 255, box) == 255
+    return View(np.where(valid, pixels, 0).astype(np.uint8), valid, side / size)
+
+
+def _resized(square: npt.NDArray[np.uint8], box: tuple[float, float, float, float]) -> npt.NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(square).resize(square.shape, Image.Resampling.BILINEAR, box=box))
+
+
+def _turned(
+    pixels: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_], flips: Flips, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    if flips == "none":
+        return pixels, valid
+    if flips == "all":
+        quarters = int(rng.integers(4))
+        pixels, valid = np.rot90(pixels, quarters), np.rot90(valid, quarters)
+    return (pixels[:, ::-1], valid[:, ::-1]) if rng.random() < 0.5 else (pixels, valid)

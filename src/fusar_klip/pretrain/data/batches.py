@@ -1,0 +1,160 @@
+"""Tiles and texts of a step, for the vision-language objective; which tiles they are, `step_batches` says."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fusar_klip.catalog import FIELDS
+from fusar_klip.models import Preprocess, Tokenizer
+from fusar_klip.models.losses import IGNORED
+from fusar_klip.models.masking import mask_text
+from fusar_klip.models.tokenizer import Segments
+from fusar_klip.pretrain.data.dataset import TextedTiles, shown_gsd_m
+from fusar_klip.pretrain.data.sampler import StepBatches, TensorBatch
+from fusar_klip.pretrain.settings import MaskSettings
+
+
+@dataclass(frozen=True)
+class Batch(TensorBatch):
+    """Tiles and texts of one forward pass. B tiles, S input size, L, M and T the longest text of each kind.
+
+    Attributes:
+        images: (B, 1, S, S) float32, standardised.
+        tile_ids: (B,) int64, which tile each row is.
+        gsd_m: (B,) float32, ground spacing of the input's pixels in metres; nan = not known.
+        draws: (B, 2) float32 in [0, 1), by which ITM's wrong pairs are drawn.
+        text: (B, L) int64 ids of the text that is shown.
+        text_mask: (B, L) int64, 1 = token.
+        masked: (B, M) int64 ids of the same text with holes; noise is left out of it.
+        masked_mask: (B, M) int64, 1 = token.
+        decoder_input: (B, T) int64, [CLS] and the hidden spans without their last token.
+        decoder_labels: (B, T) int64, the hidden spans; `losses.IGNORED` where there is nothing.
+    """
+
+    images: Tensor
+    tile_ids: Tensor
+    gsd_m: Tensor
+    draws: Tensor
+    text: Tensor
+    text_mask: Tensor
+    masked: Tensor
+    masked_mask: Tensor
+    decoder_input: Tensor
+    decoder_labels: Tensor
+
+
+class Batches(StepBatches[Batch]):
+    """Batches of one split.
+
+    Args:
+        tiles: The split's tiles and texts.
+        tokenizer: Joins and pads.
+        preprocess: Standardises.
+        masking: What MLM hides.
+        batch_size: Tiles of a step, at most `len(tiles)`; what is left over at an epoch's end waits for
+            another epoch's order. A multiple of `accumulate` times `world`.
+        min_segments: Least number of segments shown; None is for validation, and shows every text whole,
+            in its order, and every spacing.
+        seed: Seed of all draws.
+        bucket_batches: Batches among which texts are sorted by length; 1 does not sort.
+        accumulate: Parts of a step that are worked on one after the other.
+        rank: The process whose share of each part is given.
+        world: Processes that share each part.
+    """
+
+    def __init__(
+        self,
+        tiles: TextedTiles,
+        tokenizer: Tokenizer,
+        preprocess: Preprocess,
+        masking: MaskSettings,
+        *,
+        batch_size: int,
+        min_segments: int | None,
+        seed: int,
+        bucket_batches: int = 1,
+        accumulate: int = 1,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        super().__init__(
+            len(tiles),
+            batch_size=batch_size,
+            seed=seed,
+            accumulate=accumulate,
+            rank=rank,
+            world=world,
+            lengths=tiles.segments.tokens(),
+            bucket_batches=bucket_batches,
+        )
+        self.tiles = tiles
+        self._tokenizer = tokenizer
+        self._preprocess = preprocess
+        self._masking = masking
+        self._min_segments = min_segments
+
+    def texts_changed(self, tiles: TextedTiles) -> None:
+        """Go on with other texts of the same tiles; the order by length stays that of the first texts."""
+        assert np.array_equal(tiles.rows, self.tiles.rows)
+        self.tiles = tiles
+
+    def of(self, chosen: npt.NDArray[np.int64], step: int) -> Batch:
+        """Return the batch of the tiles at places `chosen`, with the draws of `step`."""
+        count = self._segments_shown(step)
+        texts, masked, hidden, draws, gsd_m = [], [], [], [], []
+        for place in map(int, chosen):
+            rng = np.random.default_rng((self._seed, step, int(self.tiles.rows[place])))
+            segments = self.tiles.segments[place]
+            order = _shown(len(segments), count, rng)
+            noise = self.tiles.noise.get(place, ())
+            holes = mask_text(
+                _pick(segments, [i for i in order if i not in noise]),
+                self._tokenizer,
+                rng,
+                fraction=self._masking.fraction,
+                span_tokens=self._masking.span_tokens,
+                segment_probability=self._masking.segment_probability,
+            )
+            texts.append(self._tokenizer.join(_pick(segments, order)))
+            masked.append(holes.visible)
+            hidden.append(holes.hidden)
+            draws.append(rng.random(2, np.float32))
+            spacing = float(self.tiles.gsd_m[place])
+            gsd_m.append(spacing if self._min_segments is None else shown_gsd_m(spacing, rng))
+        rows = self.tiles.rows[chosen]
+        decoder_input, _ = self._tokenizer.pad([[self._tokenizer.cls_id, *spans[:-1]] for spans in hidden])
+        # A text that is empty, or all noise, hides nothing: its row is there, and no label counts.
+        labels, label_mask = self._tokenizer.pad([spans or [self._tokenizer.pad_id] for spans in hidden])
+        nothing = torch.tensor([not spans for spans in hidden])
+        return Batch(
+            self._preprocess.standardise(self.tiles.images[rows]),
+            torch.from_numpy(rows),
+            torch.tensor(gsd_m),
+            torch.from_numpy(np.stack(draws)),
+            *self._tokenizer.pad(texts),
+            *self._tokenizer.pad(masked),
+            decoder_input,
+            labels.masked_fill((label_mask == 0) | nothing[:, None], IGNORED),
+        )
+
+    def _segments_shown(self, step: int) -> int | None:
+        """Draw how many segments the texts of `step` show: one number for all, or padding would rule."""
+        if self._min_segments is None:
+            return None
+        most = max(self._min_segments, *(len(fields) for fields in FIELDS.values()))
+        return int(np.random.default_rng((self._seed, step)).integers(self._min_segments, most + 1))
+
+
+def _shown(segments: int, count: int | None, rng: np.random.Generator) -> list[int]:
+    """Return the places of the segments that are shown, in their order."""
+    if count is None:
+        return list(range(segments))
+    return [int(place) for place in rng.permutation(segments)[:count]]
+
+
+def _pick(segments: Segments, places: Collection[int]) -> Segments:
+    return [segments[place] for place in places]

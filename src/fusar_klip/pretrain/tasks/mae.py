@@ -1,0 +1,141 @@
+"""Masked autoencoder (He et al. 2022, arXiv 2111.06377) around the image tower, and its loss.
+
+The tower encodes the patches that are shown; a narrow decoder gets them back with a mask token in each gap,
+and predicts the pixels of what was hidden. The decoder ends with pretraining.
+"""
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fusar_klip.models import ModelSettings
+from fusar_klip.models.distributed import mean_of_all
+from fusar_klip.models.network.towers import ImageTower
+from fusar_klip.pretrain.data.image_batches import MaskedBatch
+from fusar_klip.pretrain.tasks.positions import sines_and_cosines
+from fusar_klip.pretrain.tasks.settings import MaeSettings
+
+# B batch, S image size, P patches, K patches that are shown, N tokens (class token first), W image width,
+# D decoder width, Q pixels of a patch
+
+# MAE's decoder is 512 wide under ViT-B's 768, in heads of 32.
+_WIDEST, _SHARE, _HEAD_WIDTH = 512, 2 / 3, 32
+# Of a patch's variance, in units of the standardised pixels (MAE's code).
+_EPS = 1e-6
+
+
+class MaskedAutoencoder(nn.Module):
+    """Image tower, decoder, and the loss of a batch.
+
+    Args:
+        tower: The image tower.
+        model: Its sizes.
+        settings: The decoder and the target.
+    """
+
+    decoder_positions: Tensor
+
+    def __init__(self, tower: ImageTower, model: ModelSettings, settings: MaeSettings) -> None:
+        super().__init__()
+        self.image_tower = tower
+        width = settings.decoder_width or decoder_width(model.image_width)
+        self.embed = nn.Linear(model.image_width, width)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        self.register_buffer("decoder_positions", sines_and_cosines(model, width), persistent=False)
+        self.blocks = nn.ModuleList(
+            Block(width, width // _HEAD_WIDTH, qkv_bias=True) for _ in range(settings.decoder_depth)
+        )
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.predict = nn.Linear(width, model.patch_size**2)
+        self.grad_checkpointing = False
+        self._side, self._normalise = model.patch_size, settings.normalise_pixels
+        nn.init.normal_(self.mask_token, std=0.02)
+        for part in (self.embed, self.predict, *self.blocks.modules()):
+            if isinstance(part, nn.Linear):
+                nn.init.xavier_uniform_(part.weight)
+                nn.init.zeros_(part.bias)
+
+    def forward(self, batch: MaskedBatch) -> Tensor:
+        """Return the loss of a batch, a scalar; with several processes, their mean is the whole batch's."""
+        predicted_bpq = self.predicted(batch).float()
+        pixels_bpq = patches_of(batch.images, self._side)
+        valid_bpq = patches_of(batch.valid, self._side)
+        hidden_bp = torch.ones(pixels_bpq.shape[:2], dtype=torch.bool, device=pixels_bpq.device)
+        hidden_bp.scatter_(1, batch.shown, False)
+        return mae_loss(predicted_bpq, pixels_bpq, hidden_bp, valid_bpq, normalise=self._normalise)
+
+    def predicted(self, batch: MaskedBatch) -> Tensor:
+        """Return what the decoder makes of every patch, (B, P, Q)."""
+        tower = self.image_tower
+        tokens_bnw = tower.embedded(batch.images, batch.gsd_m)
+        patches_bkw = _gather(tokens_bnw[:, 1:], batch.shown)
+        encoded_bnw = tower.encoded(torch.cat([tokens_bnw[:, :1], patches_bkw], 1))
+        encoded_bnd = self.embed(encoded_bnw)
+        count, width = tokens_bnw.shape[1] - 1, encoded_bnd.shape[2]
+        full_bpd = self.mask_token.to(encoded_bnd.dtype).expand(len(encoded_bnd), count, width)
+        places_bkd = batch.shown[:, :, None].expand(-1, -1, width)
+        full_bpd = full_bpd.scatter(1, places_bkd, encoded_bnd[:, 1:])
+        states_bnd = torch.cat([encoded_bnd[:, :1], full_bpd], 1) + self.decoder_positions
+        for block in self.blocks:
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                states_bnd = checkpoint(block, states_bnd, use_reentrant=False)
+            else:
+                states_bnd = block(states_bnd)
+        predicted_bpq: Tensor = self.predict(self.norm(states_bnd)[:, 1:])
+        return predicted_bpq
+
+    def checkpoint_activations(self) -> None:
+        """Keep each block's input alone for the way back."""
+        self.image_tower.grad_checkpointing = self.grad_checkpointing = True
+
+    def compile_layers(self) -> None:
+        """Compile each block by itself (`torch.compile`)."""
+        for block in (*self.image_tower.blocks, *self.blocks):
+            block.compile()
+
+
+def mae_loss(
+    predicted_bpq: Tensor, pixels_bpq: Tensor, hidden_bp: Tensor, valid_bpq: Tensor, *, normalise: bool
+) -> Tensor:
+    """Return the mean squared error of the hidden patches' pixels, a scalar (MAE, section 3).
+
+    No data counts neither in the mean nor in a patch's own mean and spread.
+
+    Args:
+        predicted_bpq: float32.
+        pixels_bpq: float32, standardised.
+        hidden_bp: bool, True = the encoder did not see the patch.
+        valid_bpq: bool, True = there is data.
+        normalise: Standardise each patch by its own mean and spread (of n - 1, as MAE's code).
+    """
+    target_bpq = standardised_patches(pixels_bpq, valid_bpq) if normalise else pixels_bpq
+    counts_bpq = hidden_bp[:, :, None] & valid_bpq
+    squares = (predicted_bpq - target_bpq).square().masked_fill(~counts_bpq, 0.0).sum()
+    return squares / mean_of_all(counts_bpq.sum().float()).clamp(min=1)
+
+
+def standardised_patches(pixels_bpq: Tensor, valid_bpq: Tensor) -> Tensor:
+    """Return the pixels by the mean and spread of their own patch's valid pixels, (B, P, Q)."""
+    count_bp1 = valid_bpq.sum(2, keepdim=True)
+    known_bpq = pixels_bpq.masked_fill(~valid_bpq, 0.0)
+    mean_bp1 = known_bpq.sum(2, keepdim=True) / count_bp1.clamp(min=1)
+    apart_bpq = (pixels_bpq - mean_bp1).masked_fill(~valid_bpq, 0.0)
+    variance_bp1 = apart_bpq.square().sum(2, keepdim=True) / (count_bp1 - 1).clamp(min=1)
+    return apart_bpq / (variance_bp1 + _EPS).sqrt()
+
+
+def patches_of(images_b1ss: Tensor, side: int) -> Tensor:
+    """Return (B, P, Q): the patches row by row of the image, the pixels row by row of the patch."""
+    count = images_b1ss.shape[2] // side
+    rows = images_b1ss.reshape(-1, count, side, count, side).transpose(2, 3)
+    return rows.reshape(-1, count * count, side * side)
+
+
+def decoder_width(image_width: int) -> int:
+    """Return two thirds of the image tower's width in whole heads, 512 at most."""
+    return max(min(_WIDEST, int(image_width * _SHARE) // _HEAD_WIDTH * _HEAD_WIDTH), _HEAD_WIDTH)
+
+
+def _gather(tokens_bpw: Tensor, places_bk: Tensor) -> Tensor:
+    return tokens_bpw.gather(1, places_bk[:, :, None].expand(-1, -1, tokens_bpw.shape[2]))

@@ -1,0 +1,217 @@
+"""What a language model answered, read and checked: eight fields, or a complaint that it can mend.
+
+Takes the JSON of `prompts.schemas`, bare, fenced or inside other words, and the paper's "Field: text" lines.
+What an answer claims against the measured evidence is flagged, never dropped or changed: evidence errs too.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fusar_klip.catalog import FIELDS
+from fusar_klip.texts.hcot.contradictions import contradictions
+from fusar_klip.texts.hcot.language import is_english
+from fusar_klip.texts.hcot.prompts.schemas import LAYERS
+from fusar_klip.texts.measure.evidence_store import TileContext
+
+MOST_ANSWER_CHARS = 50_000
+MOST_WORDS = 40
+"""Of a field. All eight share the text encoder's 160 tokens; the prompt asks for 15 words."""
+_MOST_CHARS = 400
+_MOST_RATIONALE_CHARS = 2_000
+_MOST_NAMED = 3  # in a complaint: one that lists everything is not read
+
+_END_OF_THOUGHT = re.compile(r"</(?:think|thinking|reasoning)>", re.IGNORECASE)
+_REFUSAL = re.compile(
+    r"\bi(?:['’]m| am) (?:sorry|unable|not able|afraid)\b"
+    r"|\bi (?:can['’]?t|cannot|can not|won['’]t|will not|do not|don['’]t) "
+    r"(?:assist|help|see|view|access|process|analy[sz]e|describe|identify|comply|provide|have)\b"
+    r"|\bas an ai\b|\blanguage model\b|\bcontent polic(?:y|ies)\b"
+    r"|\bno image (?:is|was|has been)? ?(?:provided|attached|given|visible)\b"
+    r"|\bunable to (?:assist|help|view|see|access|process|analy[sz]e|comply)\b",
+    re.IGNORECASE,
+)
+_PLACEHOLDER = re.compile(
+    r"(?:string|text|field|answer|todo|tbd|n/?a|null|undefined|lorem ipsum.*|\W*)\W*", re.I
+)
+_INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn"))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A usable answer.
+
+    Attributes:
+        fields: The eight texts by field, in the order of `catalog.FIELDS`, each on one line.
+        rationale: What was said for each layer, as far as anything was.
+        flags: Names of gross contradictions with the evidence, such as "count_contradicts_evidence".
+    """
+
+    fields: dict[str, str]
+    rationale: dict[str, str]
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """Why an answer cannot be used.
+
+    Attributes:
+        reason: A sentence for the model, which asks it for better; it holds nothing of the answer.
+    """
+
+    reason: str
+
+
+def read_answer(text: str, context: TileContext) -> Answer | Complaint:
+    """Read and check one answer; the same text always gives the same result, and no text raises."""
+    if len(text) > MOST_ANSWER_CHARS:
+        return Complaint("The answer is far too long: at most 15 words for each of the eight fields.")
+    text = _END_OF_THOUGHT.split(text)[-1].strip("\ufeff \t\r\n")
+    if not text:
+        return Complaint("The answer is empty.")
+    wanted = FIELDS[context.task]
+    found = _read_json(text, wanted)
+    fields, rationale = found if found is not None else (_read_lines(text, wanted), {})
+    if not fields and _REFUSAL.search(text):
+        return Complaint(
+            "The answer is a refusal. The picture is a radar image of the ground; describe what it shows, "
+            "and say in a few words what cannot be told from it."
+        )
+    if reason := _complaint(fields, wanted):
+        return Complaint(reason)
+    said = {field: _tidy(fields[field], field) for field in wanted}
+    if reason := _wording(said, context):
+        return Complaint(reason)
+    return Answer(said, rationale, contradictions(said, context))
+
+
+def _read_json(text: str, wanted: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]] | None:
+    """Find the object that holds the fields; the last one, as a model that drafts answers last."""
+    best: tuple[dict[str, Any], dict[str, str]] | None = None
+    for value in _objects(text):
+        fields = max((_named(inner, wanted) for inner in _dicts(value)), key=len)
+        if fields and (best is None or len(fields) >= len(best[0])):
+            best = fields, _rationale(value)
+    return best
+
+
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """Yield the outermost JSON objects inside a text."""
+    decoder = json.JSONDecoder(strict=False)
+    start = text.find("{")
+    tries = 0
+    while start >= 0 and tries < 100:
+        tries += 1
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            end = start + 1
+        else:
+            if isinstance(value, dict):
+                yield value
+        start = text.find("{", end)
+
+
+def _dicts(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield an object and those inside it, two levels deep: "fields", or what a model wraps around them."""
+    yield value
+    for inner in value.values():
+        if isinstance(inner, dict):
+            yield inner
+            yield from (deeper for deeper in inner.values() if isinstance(deeper, dict))
+
+
+def _named(value: Mapping[str, Any], wanted: tuple[str, ...]) -> dict[str, Any]:
+    """Return the wanted fields of an object, however their names are capitalised."""
+    by_name = {name.strip().lower(): inner for name, inner in value.items()}
+    fields = {field: by_name[field.lower()] for field in wanted if field.lower() in by_name}
+    return {field: str(inner) if type(inner) is int else inner for field, inner in fields.items()}
+
+
+def _rationale(value: Mapping[str, Any]) -> dict[str, str]:
+    inner = value.get("rationale")
+    if not isinstance(inner, dict):
+        return {}
+    said = {layer: inner[layer] for layer in LAYERS if isinstance(inner.get(layer), str)}
+    return {layer: _visible(text)[:_MOST_RATIONALE_CHARS] for layer, text in said.items()}
+
+
+def _read_lines(text: str, wanted: tuple[str, ...]) -> dict[str, Any]:
+    """Read "Field: text" lines (paper 4.2), with bullets, numbers and emphasis around the names.
+
+    A line that names no field goes on with the one before it. Of a field that is named twice the last counts.
+    Names in quotes are none: they are the keys of a JSON object that broke off, whose last text is not whole.
+    """
+    names = "|".join(wanted)
+    named = re.compile(rf"[\s>*_#\-•\d.)(]*({names})[*_\s]*[:：][*_\s]*(.*)", re.IGNORECASE)
+    canonical = {field.lower(): field for field in wanted}
+    fields: dict[str, str] = {}
+    current = None
+    for line in text.splitlines():
+        if match := named.fullmatch(line):
+            current = canonical[match[1].lower()]
+            fields[current] = match[2]
+        elif not line.strip():
+            # An empty line ends a field that has its text; what follows is no part of it.
+            current = current if current and not fields[current].strip() else None
+        elif current:
+            fields[current] += f" {line.strip()}"
+    return dict(fields)
+
+
+def _complaint(fields: Mapping[str, Any], wanted: tuple[str, ...]) -> str | None:
+    """Say what is wrong with the shape of an answer."""
+    if not fields:
+        return (
+            "The answer is not in the wanted form or breaks off: give one whole JSON object whose key fields "
+            f"holds the eight texts, or eight lines of the form Field: text for {', '.join(wanted)}."
+        )
+    if missing := [field for field in wanted if field not in fields]:
+        return f"{_fields_are(missing)} missing: give all eight fields."
+    if wrong := [field for field in wanted if not isinstance(fields[field], str)]:
+        return f"{_fields_are(wrong)} not a plain text: give each field as one string."
+    return None
+
+
+def _wording(fields: Mapping[str, str], context: TileContext) -> str | None:
+    """Say what is wrong with the words of an answer."""
+    if empty := [field for field, text in fields.items() if _PLACEHOLDER.fullmatch(text)]:
+        return f"{_fields_are(empty)} empty or a placeholder: say what is seen, or that it cannot be told."
+    if unseen := [
+        f for f, text in fields.items() if any(unicodedata.category(c) in _INVISIBLE for c in text)
+    ]:
+        return f"{_fields_are(unseen)} not clean: leave out control and invisible characters."
+    if long := [f for f, text in fields.items() if len(text) > _MOST_CHARS or len(text.split()) > MOST_WORDS]:
+        return f"{_fields_are(long)} too long: at most 15 words for each field."
+    if refused := [field for field, text in fields.items() if _REFUSAL.search(text)]:
+        return f"{_fields_are(refused)} a refusal: describe what the radar image shows."
+    if not is_english(fields.values(), names=_names(context)):
+        return "The answer is not in English: write every field in English."
+    return None
+
+
+def _fields_are(fields: list[str]) -> str:
+    named = ", ".join(fields[:_MOST_NAMED])
+    more = f" and {len(fields) - _MOST_NAMED} more" if len(fields) > _MOST_NAMED else ""
+    return f"The field {named} is" if len(fields) == 1 else f"The fields {named}{more} are"
+
+
+def _names(context: TileContext) -> list[str]:
+    geography = context.geography
+    near = [n.place.name for n in (geography.airport, geography.port, geography.city) if n is not None]
+    return [name for name in (context.place, context.country, *near) if name]
+
+
+def _tidy(text: str, field: str) -> str:
+    """Put a text on one line, without emphasis around it and without its own field's name before it."""
+    text = " ".join(unicodedata.normalize("NFC", text).split())
+    text = re.sub(rf"^\W*{field}\W*[:：]\s*", "", text, flags=re.IGNORECASE)
+    return text.strip("*_`\"' ")
+
+
+def _visible(text: str) -> str:
+    return " ".join("".join(" " if unicodedata.category(c) in _INVISIBLE else c for c in text).split())

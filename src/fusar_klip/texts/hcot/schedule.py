@@ -1,0 +1,232 @@
+"""Texts of all tiles by a language model: HCoT-MIS (paper 3.2, eqs. 1 to 3), scheduled as a graph.
+
+T_L = f(S_L), T_M = f(S_M, T_L), T_S = f(S_S, T_M): a tile waits for the tile that holds it, and for nothing
+else. Tiles whose parent is done go first, so that few families are open at a time and memory does not grow
+with the data set. What becomes of a tile is handed over as soon as it is known, in no order.
+"""
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fusar_klip.errors import ProviderError
+from fusar_klip.llm import DeferredError, Picture, RefusedError, TryAgainError
+from fusar_klip.llm.client import Asking
+from fusar_klip.llm.limits import StopFlag, StoppedError
+from fusar_klip.texts.hcot.answers import Complaint, read_answer
+from fusar_klip.texts.hcot.prompts import Turn, first_turn, next_turn, repair_turn
+from fusar_klip.texts.measure.evidence_store import EvidenceStore, TileContext
+from fusar_klip.texts.settings import DescribeSettings
+from fusar_klip.texts.text_writer import Described, Outcome, Rejected, Unanswered
+from fusar_klip.texts.tile_pictures import tile_png
+
+# So many tiles in a row without any answer are no accident of a tile, but a fault of the server.
+_HOPELESS = 10
+# Pictures are compressed outside Python's lock; more threads only make the loop wait for that lock.
+_DRAWING_THREADS = 2
+
+
+@dataclass
+class _Family:
+    """A tile that no other holds, and all inside it: whose text is there, and who waits for whose."""
+
+    finished: dict[str, Outcome] = field(default_factory=dict)
+    waiting: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Job:
+    tile_id: str
+    parent: Outcome | None
+    family: _Family
+
+
+class Schedule:
+    """Which tile may be asked about next; see the module's docstring.
+
+    Args:
+        graph: (tile_id, parent_id) of every tile, parents before their children, one family after the other.
+    """
+
+    def __init__(self, graph: Iterator[tuple[str, str | None]]) -> None:
+        self._graph = graph
+        self._family = _Family()
+        self._ready: deque[_Job] = deque()
+        self._in_flight = 0
+        self._changed = asyncio.Condition()
+
+    async def take(self) -> _Job | None:
+        """Return a tile whose parent is done, waiting for one if need be; None when there will be none."""
+        async with self._changed:
+            while (job := self._next()) is None:
+                if not self._in_flight:
+                    return None
+                await self._changed.wait()
+            self._in_flight += 1
+            return job
+
+    async def finish(self, job: _Job, outcome: Outcome) -> None:
+        """Let the tiles inside a tile go ahead."""
+        async with self._changed:
+            self._in_flight -= 1
+            job.family.finished[job.tile_id] = outcome
+            for child in job.family.waiting.pop(job.tile_id, ()):
+                self._ready.append(_Job(child, outcome, job.family))
+            self._changed.notify_all()
+
+    def _next(self) -> _Job | None:
+        if self._ready:
+            return self._ready.popleft()
+        for tile_id, parent_id in self._graph:
+            if parent_id is None:
+                self._family = _Family()
+                return _Job(tile_id, None, self._family)
+            if (parent := self._family.finished.get(parent_id)) is not None:
+                return _Job(tile_id, parent, self._family)
+            self._family.waiting.setdefault(parent_id, []).append(tile_id)
+        return None
+
+
+async def generate(
+    store: EvidenceStore,
+    asker: Asking,
+    stop: StopFlag,
+    settings: DescribeSettings,
+    receive: Callable[[Outcome], None],
+) -> None:
+    """Ask about every tile, at most `settings.concurrency` at a time, and hand each outcome to `receive`.
+
+    When the run has to end early, `stop` says why: tiles in flight are waited for, for their answers are paid
+    for, and the others are `Unanswered`.
+
+    Args:
+        store: What is known of every tile.
+        asker: Who answers.
+        stop: Ends the run, from outside or from here.
+        settings: Mode, pictures and limits.
+        receive: Called once for every tile, in no order, in this thread.
+    """
+    schedule = Schedule(store.graph())
+    with ThreadPoolExecutor(_DRAWING_THREADS) as threads:
+        worker = _Worker(store, asker, stop, settings, threads)
+        await _work_through(schedule, worker, stop, settings.concurrency, receive)
+
+
+async def _work_through(
+    schedule: Schedule,
+    worker: "_Worker",
+    stop: StopFlag,
+    concurrency: int,
+    receive: Callable[[Outcome], None],
+) -> None:
+    async def work() -> None:
+        while (job := await schedule.take()) is not None:
+            # Whatever goes wrong: the others in flight are paid for, and end before it is raised.
+            try:
+                outcome = await worker.outcome(job)
+            except Exception as error:
+                stop.raise_(error)
+                outcome = Unanswered(job.tile_id, None)
+            try:
+                receive(outcome)
+            except Exception as error:
+                stop.raise_(error)
+            await schedule.finish(job, outcome)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(concurrency):
+            group.create_task(work())
+
+
+class _Worker:
+    """What is done about one tile."""
+
+    def __init__(
+        self,
+        store: EvidenceStore,
+        asker: Asking,
+        stop: StopFlag,
+        settings: DescribeSettings,
+        threads: ThreadPoolExecutor,
+    ) -> None:
+        self._store, self._asker, self._stop, self._settings = store, asker, stop, settings
+        self._threads = threads
+        self._unanswered_in_a_row = 0
+
+    async def outcome(self, job: _Job) -> Outcome:
+        """Describe a tile.
+
+        Raises:
+            Exception: What no other tile can be described after.
+        """
+        if self._stop or isinstance(job.parent, Unanswered):
+            return Unanswered(job.tile_id, None)
+        try:
+            outcome = await self._describe(job)
+        except (StoppedError, DeferredError):
+            return Unanswered(job.tile_id, None)
+        except (TryAgainError, RefusedError) as failure:
+            return self._without_answer(job.tile_id, failure)
+        self._unanswered_in_a_row = 0
+        return outcome
+
+    def _without_answer(self, tile_id: str, failure: TryAgainError | RefusedError) -> Outcome:
+        self._unanswered_in_a_row += 1
+        if self._unanswered_in_a_row >= _HOPELESS:
+            self._stop.raise_(
+                ProviderError(
+                    f"{_HOPELESS} tiles in a row got no answer ({failure}): see to the server or the "
+                    "settings; the same command goes on from here"
+                )
+            )
+        if isinstance(failure, RefusedError) and not self._stop:
+            return Rejected(tile_id, str(failure), ())
+        return Unanswered(tile_id, str(failure))
+
+    async def _describe(self, job: _Job) -> Outcome:
+        """Ask about a tile; after rejected answers look at later attempts, and make one if told to."""
+        loop = asyncio.get_running_loop()
+        context, picture = await loop.run_in_executor(self._threads, self._prepare, job.tile_id)
+        parent = job.parent.fields if isinstance(job.parent, Described) else None
+        turn = first_turn(context, self._settings.mode, parent)
+        attempt = 0
+        outcome = await self._attempt(context, turn, picture, attempt)
+        may_ask = self._settings.retry_rejected
+        while isinstance(outcome, Rejected):
+            attempt += 1
+            if not self._asker.known(turn, picture, attempt):
+                if not may_ask:
+                    break
+                may_ask = False
+            outcome = await self._attempt(context, turn, picture, attempt)
+        return outcome
+
+    def _prepare(self, tile_id: str) -> tuple[TileContext, Picture]:
+        context = self._store.context(tile_id)
+        path: Path = self._store.dataset / context.path
+        png = tile_png(path, self._settings.image_px, self._settings.scale_bar, context.gsd_m)
+        return context, Picture(png, hashlib.sha256(png).hexdigest())
+
+    async def _attempt(
+        self, context: TileContext, turn: Turn, picture: Picture, attempt: int
+    ) -> Described | Rejected:
+        """Ask all turns about a tile, and once more if the answer cannot be used."""
+        text = await self._text(turn, picture, attempt)
+        while (following := next_turn(context, self._settings.mode, turn, text)) is not None:
+            turn, text = following, await self._text(following, picture, attempt)
+        answers = [text]
+        read = read_answer(text, context)
+        if isinstance(read, Complaint):
+            answers.append(await self._text(repair_turn(turn, text, read.reason), picture, attempt))
+            read = read_answer(answers[-1], context)
+        if isinstance(read, Complaint):
+            return Rejected(context.tile_id, read.reason, tuple(answers))
+        return Described(context.tile_id, context.task, read.fields, read.flags)
+
+    async def _text(self, turn: Turn, picture: Picture, attempt: int) -> str:
+        answer = await self._asker.ask(turn, picture if turn.with_image else None, attempt)
+        return answer.text

@@ -1,0 +1,1 @@
+"""Rule-based texts: what is measured in a tile, and the sentences made of it (no LLM)."""

@@ -1,0 +1,345 @@
+"""Bright targets on a dark surface: cell-averaging CFAR, fragments joined, each target measured.
+
+Works where the surface is known to be dark and smooth: water, or aprons and runways at an airport. Lengths
+are those of the bright return, which layover and side lobes make a little longer than the object, and weak
+bows and sterns a little shorter. What is no target: long thin lines (breakwaters, wakes, seams) and faint
+spots.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from fusar_klip.texts.measure.evidence import Target, TargetSetting
+from fusar_klip.texts.measure.land_cover import block_sum, connected
+
+_MIN_SPACING_M = 1.0  # finer tiles are reduced first: a metre tells the length of a ship or an aircraft
+_BACKGROUND_M = 700.0
+_GUARD_M = 300.0  # longer than most ships, so that a ship is no part of its own background
+_RESTING_CLIP = 3.0  # standard deviations over which a pixel is no background
+_NEAR_SHORE_M = 150.0
+_ALONGSIDE_M = 40.0
+_COARSE_M = 5.0
+_JOIN_OFFSHORE_M = 60.0
+
+
+@dataclass(frozen=True)
+class TargetClass:
+    """What counts as one target.
+
+    Attributes:
+        join_m: Fragments closer than this are one target.
+        min_length_m: Shorter ones are speckle or buoys.
+        max_length_m: Longer ones are breakwaters, quays or buildings.
+        min_width_m: Narrower ones are fences, edges of roofs, or single bright points.
+        max_width_m: Wider ones are islands or buildings.
+        min_contrast: Least ratio of the mean over the background's.
+        small_m: Shorter targets (at a spacing under 5 m), and all at the land's edge, must have
+            `small_contrast`: buoys, breaking waves and the fringes of land have less.
+        small_contrast: Least ratio of a small target.
+        blurred_m: Shorter targets need only `blurred_contrast` at a spacing of 5 m and more and away from
+            land: a few pixels are mostly blur. Longer faint ones are breakwaters.
+        blurred_contrast: Least ratio of a blurred target.
+        bridge_contrast: Up to twice `blurred_m`, targets whose brightest pixel has this ratio count as
+            blurred ones: a ship's bridge stands out of a weak hull, and nothing out of a wake.
+    """
+
+    join_m: float
+    min_length_m: float
+    max_length_m: float
+    min_width_m: float
+    max_width_m: float
+    min_contrast: float
+    small_m: float
+    small_contrast: float
+    blurred_m: float
+    blurred_contrast: float
+    bridge_contrast: float
+
+
+SHIP = TargetClass(
+    join_m=12.0,
+    min_length_m=12.0,
+    max_length_m=480.0,
+    min_width_m=0.0,
+    max_width_m=130.0,
+    min_contrast=3.45,
+    small_m=30.0,
+    small_contrast=6.0,
+    blurred_m=150.0,
+    blurred_contrast=2.5,
+    bridge_contrast=5.25,
+)
+APRON_TARGET = TargetClass(
+    join_m=10.0,
+    min_length_m=8.0,
+    max_length_m=85.0,
+    min_width_m=8.0,  # the span of the smallest aircraft
+    max_width_m=80.0,
+    min_contrast=2.5,
+    small_m=8.0,
+    small_contrast=2.5,
+    blurred_m=0.0,
+    blurred_contrast=2.5,
+    bridge_contrast=5.25,
+)
+
+
+@dataclass(frozen=True)
+class Detected:
+    """A target and the rows and columns that its body covers, in pixels: top <= row < bottom."""
+
+    target: Target
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+
+def within(found: Iterable[Detected], top: int, left: int, height: int, width: int) -> tuple[Detected, ...]:
+    """Return what a window shows of the targets: those whose centre lies in it, in its own pixels.
+
+    A target keeps its whole length where the window cuts it, and says that it is cut.
+    """
+    inside = []
+    for one in found:
+        row, col = one.target.row - top, one.target.col - left
+        if not (-0.5 <= row < height - 0.5 and -0.5 <= col < width - 0.5):
+            continue
+        box = (one.top - top, one.left - left, one.bottom - top, one.right - left)
+        cut = box[0] < 0 or box[1] < 0 or box[2] > height or box[3] > width
+        target = replace(one.target, row=row, col=col, touches_edge=one.target.touches_edge or cut)
+        inside.append(Detected(target, *box))
+    return tuple(inside)
+
+
+def detect(
+    pixels: NDArray[np.uint8],
+    surface: NDArray[np.bool_],
+    spacing_m: float,
+    kind: TargetClass,
+    north: NDArray[np.float64],
+) -> list[Detected]:
+    """Find the bright targets that stand on `surface`.
+
+    Args:
+        pixels: (H, W) uint8, 0 = no data.
+        surface: (H, W) bool, the dark surface with its targets (holes filled).
+        spacing_m: Ground spacing of a pixel, metres.
+        kind: What counts as one target.
+        north: (2, 2) float64, takes (column, row) steps to (east, north) steps.
+
+    Returns:
+        The targets by row, then column of their centres; measures in pixels of the tile.
+    """
+    reduction = max(1, int(_MIN_SPACING_M / spacing_m))
+    spacing_m *= reduction
+    valid = block_sum(pixels > 0, reduction) >= reduction**2 / 2
+    values = block_sum(pixels, reduction) / np.float32(reduction**2)
+    on = surface[::reduction, ::reduction] & valid
+    if on.sum() * spacing_m**2 < kind.join_m**2:
+        return []
+    smooth, excess, background = _excess(values, on, spacing_m)
+    land_m = np.full(on.shape, np.inf)
+    if not (on | ~valid).all():
+        land_m = ndimage.distance_transform_edt(on | ~valid) * spacing_m
+    body = _bodies(smooth, excess, background) & on
+    parts = _grouped(body, kind.join_m, spacing_m)
+    joined = _joined(parts, land_m > _NEAR_SHORE_M, spacing_m, kind)
+    found = []
+    for number, box in enumerate(ndimage.find_objects(joined), start=1):
+        if box is None:
+            continue
+        body = joined[box] == number
+        to_land_m = float(land_m[box][body].min())
+        target = _measured(body * parts[box], values[box], background[box], north, spacing_m, kind, to_land_m)
+        if target is None:
+            continue
+        rows, cols = (slice(max(s.start - 1, 0), s.stop + 1) for s in box)
+        inside = all(s.start > 0 and s.stop < side for s, side in zip(box, on.shape, strict=True))
+        touches = not inside or not bool(valid[rows, cols].all())
+        found.append(_placed(target, box, reduction, _setting(to_land_m, kind), touches_edge=touches))
+    return sorted(found, key=lambda one: (one.target.row, one.target.col))
+
+
+def _excess(
+    values: NDArray[np.float32], on: NDArray[np.bool_], spacing_m: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Return the 3 x 3 mean, its excess over the background in standard deviations, and the background.
+
+    The background of a pixel is the mean over a frame of 700 m around a guard of 300 m (cell-averaging CFAR),
+    of the surface only and without what stands out of it. A pixel that alone exceeds by more (small ships at
+    coarse spacing) counts with its own excess over the unsmoothed spread.
+    """
+    smooth = ndimage.uniform_filter(values, 3, mode="nearest")
+    resting = on & (smooth < _clip(smooth[on]))
+    mean, spread = _frame_moments(smooth, resting, spacing_m)
+    _, spread_raw = _frame_moments(values, resting, spacing_m)
+    excess = np.maximum((smooth - mean) / spread, 0.7 * (values - mean) / spread_raw)
+    return smooth, np.where(on, excess, 0).astype(np.float32), mean
+
+
+def _clip(values: NDArray[np.float32]) -> float:
+    """Return the level above which pixels are targets rather than sea, by repeated three-sigma clipping."""
+    for _ in range(5):
+        clip = float(values.mean() + _RESTING_CLIP * values.std())
+        values = values[values <= clip]
+    return clip + 1e-3
+
+
+def _frame_moments(
+    values: NDArray[np.float32], among: NDArray[np.bool_], spacing_m: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return mean and standard deviation of the values in `among` over the frame around each pixel."""
+    # The background changes slowly: blocks of a twelfth of the guard are fine enough for it.
+    block = max(1, int(_GUARD_M / 12 / spacing_m))
+    outer, inner = (max(3, round(m / spacing_m / block / 2) * 2 + 1) for m in (_BACKGROUND_M, _GUARD_M))
+
+    def frame(array: NDArray[np.float32]) -> NDArray[np.float32]:
+        sums = block_sum(array, block)
+        big = ndimage.uniform_filter(sums, outer, mode="constant") * outer**2
+        small = ndimage.uniform_filter(sums, inner, mode="constant") * inner**2
+        return (big - small).astype(np.float32)
+
+    weight = among.astype(np.float32)
+    n = frame(weight)
+    enough = n > 0.02 * (outer * block) ** 2
+    chosen = values[among]
+    mean = np.where(enough, frame(values * weight) / np.maximum(n, 1), chosen.mean())
+    square = frame(values**2 * weight) / np.maximum(n, 1)
+    spread = np.where(enough, np.sqrt(np.maximum(square - mean**2, 0)), chosen.std())
+    # No sea is calmer than the rounding to 8 bits: half a grey level.
+    spread = np.maximum(spread, 0.5)
+    height, width = values.shape
+    mean, spread = (
+        a.repeat(block, axis=0).repeat(block, axis=1)[:height, :width].astype(np.float32)
+        for a in (mean, spread)
+    )
+    return mean, spread
+
+
+def _bodies(
+    smooth: NDArray[np.float32], excess: NDArray[np.float32], background: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """Find the pixels of the targets: strong seeds, grown to where they fade out, side lobes cut."""
+    labels = connected(excess > 4.0, diagonal=True)
+    count = int(labels.max(initial=0))
+    if count == 0:
+        return np.zeros(labels.shape, bool)
+    inside = np.flatnonzero(labels)
+    peaks, strongest = np.full(count + 1, np.inf), np.zeros(count + 1)
+    peaks[1:] = 0
+    np.maximum.at(peaks, labels.flat[inside], smooth.flat[inside])
+    np.maximum.at(strongest, labels.flat[inside], excess.flat[inside])
+    seeded = strongest > 7.0
+    # Side lobes and ghosts lie 13 dB or more under the peak: a quarter in amplitude.
+    floor = background + 0.25 * (peaks[labels] - background)
+    body: NDArray[np.bool_] = seeded[labels] & (smooth > floor)
+    return body
+
+
+def _joined(
+    parts: NDArray[np.int32], open_water: NDArray[np.bool_], spacing_m: float, kind: TargetClass
+) -> NDArray[np.int32]:
+    """Number the targets that the parts make up.
+
+    At coarse spacing a ship fades between bridge and bow, while ships on open water keep further apart.
+    """
+    if spacing_m < _COARSE_M or kind is not SHIP:
+        return parts
+    offshore = (parts > 0) & ~np.isin(parts, np.unique(parts[(parts > 0) & ~open_water]))
+    further = _grouped(offshore, _JOIN_OFFSHORE_M, spacing_m)
+    return np.where(offshore, further + parts.max(initial=0), parts).astype(np.int32)
+
+
+def _grouped(body: NDArray[np.bool_], within_m: float, spacing_m: float) -> NDArray[np.int32]:
+    """Number the connected areas of a mask, those as one that lie closer than `within_m`."""
+    reach = max(1, round(within_m / spacing_m / 2))
+    disk = np.hypot(*np.ogrid[-reach : reach + 1, -reach : reach + 1]) <= reach + 0.5
+    return connected(ndimage.binary_dilation(body, disk), diagonal=True) * body
+
+
+def _measured(
+    parts: NDArray[np.int32],
+    values: NDArray[np.float32],
+    background: NDArray[np.float32],
+    north: NDArray[np.float64],
+    spacing_m: float,
+    kind: TargetClass,
+    to_land_m: float,
+) -> tuple[float, float, float, float, float | None, float] | None:
+    """Return row, column, length, width, orientation, contrast of one body, or None if it is no target.
+
+    A body is numbered by its parts, 0 around it; one part with enough contrast is enough.
+    """
+    mask = parts > 0
+    rows, cols = np.nonzero(mask)
+    if len(rows) < 2:
+        return None
+    weights = values[mask].astype(np.float64)
+    points = np.stack([cols, rows], axis=1).astype(np.float64)
+    centre = np.average(points, axis=0, weights=weights)
+    # A pixel is itself 1 wide: its own second moment is 1/12. A rod of length l has l^2 / 12 along its axis;
+    # moments, unlike extents, make little of the thin cross of side lobes.
+    moments = np.cov((points - centre).T, aweights=weights, bias=True) + np.eye(2) / 12
+    spreads, axes = np.linalg.eigh(moments)
+    width, length = (float(side) for side in np.sqrt(12 * spreads))
+    base = max(float(background[mask].mean()), 1.0)
+    contrast = float(values[mask].mean()) / base
+    # The 8-bit mapping may clip before the contrast is reached, so less is asked for on a bright sea.
+    small = length * spacing_m < kind.small_m and spacing_m < _COARSE_M
+    fringe = small or to_land_m <= _ALONGSIDE_M
+    least = kind.small_contrast if fringe else kind.min_contrast
+    if spacing_m >= _COARSE_M and to_land_m > _NEAR_SHORE_M:
+        bridge = float(values[mask].max()) / base >= kind.bridge_contrast
+        if length * spacing_m < kind.blurred_m * (2 if bridge else 1):
+            least = kind.blurred_contrast
+    asked = min(least, 0.75 * 255 / base)
+    thin_line = length > 12 * width and length * spacing_m > 150
+    if not kind.min_length_m <= length * spacing_m <= kind.max_length_m:
+        return None
+    if not kind.min_width_m <= width * spacing_m <= kind.max_width_m:
+        return None
+    brightest = float(np.max(ndimage.mean(values, parts, np.unique(parts[mask])))) / base
+    if brightest < asked or thin_line:
+        return None
+    orientation = None
+    if spreads[1] > 2.0 * spreads[0] and length >= 3:
+        east, up = north @ axes[:, 1]
+        orientation = float(np.degrees(np.arctan2(east, up)) % 180)
+    return float(centre[1]), float(centre[0]), length, width, orientation, contrast
+
+
+def _placed(
+    measured: tuple[float, float, float, float, float | None, float],
+    box: tuple[slice, ...],
+    reduction: int,
+    setting: TargetSetting,
+    *,
+    touches_edge: bool,
+) -> Detected:
+    """Put a body measured in the reduced pixels of a box back into the pixels of the tile."""
+    row, col, length, width, orientation_deg, contrast = measured
+    target = Target(
+        row=(box[0].start + row + 0.5) * reduction - 0.5,
+        col=(box[1].start + col + 0.5) * reduction - 0.5,
+        length_px=length * reduction,
+        width_px=width * reduction,
+        orientation_deg=orientation_deg,
+        contrast=contrast,
+        setting=setting,
+        touches_edge=touches_edge,
+    )
+    rows, cols = box
+    return Detected(target, *(side * reduction for side in (rows.start, cols.start, rows.stop, cols.stop)))
+
+
+def _setting(land_m: float, kind: TargetClass) -> TargetSetting:
+    if kind is APRON_TARGET:
+        return "dark_ground"
+    if land_m <= _ALONGSIDE_M:
+        return "alongside"
+    return "near_shore" if land_m <= _NEAR_SHORE_M else "open_water"

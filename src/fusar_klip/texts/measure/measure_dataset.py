@@ -1,0 +1,264 @@
+"""Every kept tile of a data set measured, one family at a time: the pass that all describers share.
+
+Two passes: the levels of every scene from its largest tiles, then each large tile with all that lies inside
+it (`family`). Tiles that are not kept are read too: without the open sea of a scene, which screening leaves
+out, nothing tells water from land there. Memory holds a few families a process. What is done with the
+measured tiles is not decided here: `describe` writes them down as sentences, `evidence_store` keeps them for
+describers that ask a language model.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import pandas as pd
+
+from fusar_klip.catalog import SCALES, Task, read_tiles
+from fusar_klip.errors import DatasetError
+from fusar_klip.geo.gazetteer import Neighbour, nearest
+from fusar_klip.progress import track
+from fusar_klip.texts.measure.evidence import Evidence
+from fusar_klip.texts.measure.geography import Geography, locate
+from fusar_klip.texts.measure.land_cover import (
+    AIRFIELD_RADIUS_M,
+    CellHistograms,
+    SceneReference,
+    cell_histograms,
+    measure_cells,
+    scene_reference,
+)
+from fusar_klip.texts.measure.measure_tile import ASSUMED_SPACING_M, image_to_ground
+from fusar_klip.texts.measure.sentences import compose
+from fusar_klip.texts.measure.tile_pyramid import (
+    Beside,
+    CatalogTile,
+    Shown,
+    measure_inside,
+    measure_outermost,
+    offset_in,
+    read_tile,
+    tiles_beside,
+)
+
+T = TypeVar("T")
+
+MEASURE_VERSION = "measure-4"
+"""Of the measurements and of the sentences made from them."""
+
+_COLUMNS = (
+    *("tile_id", "scene_id", "parent_id", "path", "height", "width"),
+    *("gsd_m", "lon", "lat", "place", "country", "water_fraction", "kept"),
+)
+# Enough that no process waits for the next family, few enough that what is measured does not pile up.
+_FAMILIES_A_WORKER = 4
+_ALL_WATER = 0.99  # of a tile's cells, from which all of it counts as water that screening found
+
+
+@dataclass(frozen=True)
+class MeasuredTile:
+    """What is known of one tile without a language model.
+
+    Attributes:
+        tile: Its row of the catalog.
+        evidence: What is measured from its pixels.
+        geography: What the gazetteer knows; at an airport with targets, of that airport.
+        task: The schema of its text.
+        fields: The eight sentences of the describer `measure`, by field, in the order of `catalog.FIELDS`.
+        parent_id: The next larger tile, whose text this one's has to agree with; None where it is not kept.
+    """
+
+    tile: CatalogTile
+    evidence: Evidence
+    geography: Geography
+    task: Task
+    fields: dict[str, str]
+    parent_id: str | None
+
+
+def measure_dataset(
+    dataset: Path, workers: int, *, done: frozenset[str] = frozenset()
+) -> Iterator[list[MeasuredTile]]:
+    """Measure every kept tile, one family at a time: a tile that no kept tile holds, then all inside it.
+
+    Families come in the order of the catalog, parents before their children, whatever the number of workers.
+
+    Args:
+        dataset: The data set's folder.
+        workers: Processes that measure.
+        done: Tiles that need no measuring; a family is left out when it holds nothing but them.
+
+    Raises:
+        DatasetError: There is no finished data set, it holds no kept tile, or a tile cannot be read.
+    """
+    families = _families(_catalog_tiles(dataset))
+    wanted = [family for family in families if not done.issuperset(t.tile_id for t in family if t.kept)]
+    scenes = {family[0].scene_id for family in wanted}
+    with _executor(min(workers, len(wanted))) as executor:
+        families = [family for family in families if family[0].scene_id in scenes]
+        references = _references(dataset, families, executor)
+        roots: dict[str, list[CatalogTile]] = {}
+        for family in families:
+            roots.setdefault(family[0].scene_id, []).append(family[0])
+        jobs: deque[Future[list[list[MeasuredTile]]]] = deque()
+        try:
+            for family in track(wanted, "measuring"):
+                scene_id = family[0].scene_id
+                beside = tiles_beside(family[0], roots[scene_id])
+                reference = references[scene_id]
+                jobs.append(executor.submit(_measure_family, dataset, family, beside, reference))
+                if len(jobs) >= _FAMILIES_A_WORKER * workers:
+                    yield from jobs.popleft().result()
+            while jobs:
+                yield from jobs.popleft().result()
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def _catalog_tiles(dataset: Path) -> list[CatalogTile]:
+    """Read all tiles, large before medium before small; at least one is kept."""
+    catalog = read_tiles(dataset, (*_COLUMNS, "transform", "scale"))
+    if not catalog["kept"].any():
+        raise DatasetError(f"{dataset} holds no kept tile: build it from scenes with more valid pixels")
+    order = {scale: place for place, scale in enumerate(SCALES)}
+    catalog = catalog.assign(_place=catalog["scale"].map(order)).sort_values(["_place", "tile_id"])
+    return [_tile(row) for row in cast(list[dict[str, Any]], catalog.to_dict("records"))]
+
+
+def _tile(row: Mapping[str, Any]) -> CatalogTile:
+    transform = row["transform"]
+    known: dict[str, Any] = {key: None if pd.isna(row[key]) else row[key] for key in _COLUMNS}
+    return CatalogTile(**known, transform=None if transform is None else tuple(map(float, transform)))
+
+
+def _families(tiles: Iterable[CatalogTile]) -> list[list[CatalogTile]]:
+    """Group tiles with those that hold them; the first of a family lies in no other of the catalog."""
+    return _grouped(tiles, lambda tile: (tile.tile_id, tile.parent_id))
+
+
+def _grouped(items: Iterable[T], ids: Callable[[T], tuple[str, str | None]]) -> list[list[T]]:
+    """Group items, parents before their children, by the first ancestor that is among them."""
+    group_of: dict[str, list[T]] = {}
+    groups = []
+    for item in items:
+        own, parent = ids(item)
+        group = group_of.get(parent) if parent is not None else None
+        if group is None:
+            group = []
+            groups.append(group)
+        group.append(item)
+        group_of[own] = group
+    return groups
+
+
+class _InProcess(Executor):
+    """Runs a job when it is submitted: one worker needs no second process."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except DatasetError as error:
+            future.set_exception(error)
+        return future
+
+
+def _executor(workers: int) -> Executor:
+    # Spawned, not forked: GDAL and BLAS threads of the parent do not survive a fork.
+    return ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else _InProcess()
+
+
+def _references(
+    dataset: Path, families: Iterable[Sequence[CatalogTile]], executor: Executor
+) -> dict[str, SceneReference]:
+    """Find the levels of each scene from the tiles that no other tile holds."""
+    sums: dict[str, CellHistograms] = {}
+    jobs = [(family[0].scene_id, executor.submit(_histograms, dataset, family)) for family in families]
+    for scene_id, job in track(jobs, "reading the scenes' levels"):
+        found = job.result()
+        sums[scene_id] = sums[scene_id] + found if scene_id in sums else found
+    return {scene_id: scene_reference(histograms) for scene_id, histograms in sums.items()}
+
+
+def _histograms(dataset: Path, family: Sequence[CatalogTile]) -> CellHistograms:
+    """Count the cells of a family's first tile, and of those inside that screening took for water or land."""
+    root = family[0]
+    cells = measure_cells(read_tile(dataset, root), root.gsd_m or ASSUMED_SPACING_M)
+    water, land = (np.zeros(cells.valid.shape, bool) for _ in range(2))
+    for tile in family:
+        offset = offset_in(root, tile)
+        if tile.water_fraction is None or offset is None:
+            continue
+        ends = (offset[0] + tile.height, offset[1] + tile.width)
+        window = tuple(
+            slice(max(start, 0) // cells.side_px, max(end, 0) // cells.side_px)
+            for start, end in zip(offset, ends, strict=True)
+        )
+        water[window] |= tile.water_fraction >= _ALL_WATER
+        land[window] |= tile.water_fraction == 0
+    return cell_histograms(cells, water & ~land, land & ~water)
+
+
+def _needed(family: Sequence[CatalogTile]) -> list[CatalogTile]:
+    """Return the kept tiles of a family and those that hold them, in its order."""
+    needed: set[str] = set()
+    for tile in reversed(family):  # children before their parents
+        if tile.kept or tile.tile_id in needed:
+            needed |= {tile.tile_id} if tile.parent_id is None else {tile.tile_id, tile.parent_id}
+    return [tile for tile in family if tile.tile_id in needed]
+
+
+def _measure_family(
+    dataset: Path, family: list[CatalogTile], beside: Sequence[Beside], reference: SceneReference
+) -> list[list[MeasuredTile]]:
+    """Measure a tile and all that lies inside it, and return the families of those that are kept."""
+    done: dict[str, Shown] = {}
+    measured = []
+    for tile in _needed(family):
+        parent = done.get(tile.parent_id) if tile.parent_id is not None else None
+        airports = _airports(tile)
+        points = [rc for _, rc in airports]
+        if parent is None:
+            shown = measure_outermost(dataset, tile, beside, reference, points)
+        else:
+            shown = measure_inside(dataset, tile, parent, reference, points)
+        done[tile.tile_id] = shown
+        geography = locate(tile.lon, tile.lat, tile.half_m / 1000, tile.place, tile.country)
+        if (airport := _airport_of_targets(shown.evidence, airports)) is not None:
+            geography = replace(geography, airport=airport)
+        task, fields = compose(shown.evidence, geography, parent.evidence if parent else None)
+        parent_id = parent.tile.tile_id if parent and parent.tile.kept else None
+        measured.append(MeasuredTile(tile, shown.evidence, geography, task, fields, parent_id))
+    return _grouped((m for m in measured if m.tile.kept), lambda m: (m.tile.tile_id, m.parent_id))
+
+
+def _airports(tile: CatalogTile) -> list[tuple[Neighbour, tuple[float, float]]]:
+    """Return the airports whose grounds may reach into the tile, with row and column of their points."""
+    if tile.lon is None or tile.lat is None or tile.transform is None or tile.gsd_m is None:
+        return []
+    reach_km = (AIRFIELD_RADIUS_M + tile.half_m * math.sqrt(2)) / 1000
+    found = []
+    for airport in nearest("airport", tile.lon, tile.lat, count=8, within_km=reach_km):
+        bearing = math.radians(airport.bearing_deg)
+        ground = np.array([math.sin(bearing), math.cos(bearing)]) * airport.distance_km * 1000 / tile.gsd_m
+        col, row = np.linalg.solve(image_to_ground(tile.transform), ground)
+        found.append((airport, (tile.height / 2 + float(row), tile.width / 2 + float(col))))
+    return found
+
+
+def _airport_of_targets(
+    evidence: Evidence, airports: Sequence[tuple[Neighbour, tuple[float, float]]]
+) -> Neighbour | None:
+    """Return the airport nearest to a target on dark ground; another one may be nearest to the tile."""
+    distances = [
+        (math.hypot(target.row - row, target.col - col), place)
+        for target in evidence.targets
+        if target.setting == "dark_ground"
+        for place, (_, (row, col)) in enumerate(airports)
+    ]
+    return airports[min(distances)[1]][0] if distances else None

@@ -1,0 +1,50 @@
+"""Evidence and geography into the eight fields of a text, one sentence each (the schemata of paper figure 8).
+
+Every statement rests on a measured value or on the gazetteer; what neither tells is said not to be told. The
+same evidence gives the same words.
+"""
+
+from fusar_klip.catalog import FIELDS, Task
+from fusar_klip.texts.measure.evidence import Evidence
+from fusar_klip.texts.measure.geography import Geography
+from fusar_klip.texts.measure.target_fields import ground_target_fields, marine_target_fields
+from fusar_klip.texts.measure.terrain_fields import terrain_fields
+
+_MARINE_WATER = 0.35
+_AIRFIELD_DARK = 0.03
+
+
+def choose_task(evidence: Evidence, geography: Geography) -> Task:
+    """Choose the schema: targets on water or on an airport's dark ground, else terrain."""
+    on_ground = [t for t in evidence.targets if t.setting == "dark_ground"]
+    if len(evidence.targets) > len(on_ground) and evidence.cover.fractions["water"] >= _MARINE_WATER:
+        return "marine_target"
+    dark = evidence.cover.fractions["smooth"]
+    if on_ground and dark >= _AIRFIELD_DARK and geography.airport is not None:
+        return "ground_target"
+    return "terrain"
+
+
+def compose(
+    evidence: Evidence, geography: Geography, parent: Evidence | None = None
+) -> tuple[Task, dict[str, str]]:
+    """Return the task of a tile and its eight fields, in the order of `catalog.FIELDS`.
+
+    Args:
+        evidence: Measured from the tile.
+        geography: Of the tile.
+        parent: Evidence of the next larger tile, which Environment and Region keep to (paper eqs. 2 and 3).
+    """
+    task = choose_task(evidence, geography)
+    match task:
+        case "marine_target":
+            fields = marine_target_fields(evidence, geography, parent)
+        case "ground_target":
+            fields = ground_target_fields(evidence, geography, parent)
+        case "terrain":
+            fields = terrain_fields(evidence, geography, parent)
+    return task, {field: _sentence(fields[field]) for field in FIELDS[task]}
+
+
+def _sentence(clause: str) -> str:
+    return f"{clause[0].upper()}{clause[1:]}."

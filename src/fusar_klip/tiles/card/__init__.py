@@ -1,0 +1,1 @@
+"""The data card of a data set and its pictures."""

@@ -1,0 +1,1 @@
+"""Reading, radiometry and geocoding of one SAR scene."""
