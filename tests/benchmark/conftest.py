@@ -44,7 +44,7 @@ def java() -> None:
 def _without_java(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let tests that do not ask for Java see none: METEOR's takes ten seconds to start."""
     if "java" not in request.fixturenames:
-        monkeypatch.setattr("fusar_klip.benchmark.metrics.caption_metrics.java_there", lambda: False)
+        monkeypatch.setattr("fusar_klip.benchmark.metrics.caption_metrics.java_available", lambda: False)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from PIL import Image
 import fusar_klip.models as models
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.metrics import scores as metrics
-from fusar_klip.benchmark.results import RowOutcome
+from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.tasks.detection import drawn_images, evaluate_detection, read_boxes
 from fusar_klip.benchmark.tasks.detection_row import DETECTION_PRESETS, DetectionRow
 from fusar_klip.config import validate_settings
@@ -140,7 +140,7 @@ def test_a_row_is_the_same_alone_and_after_another_model(
     check_outcome(alone)
 
 
-def check_outcome(outcome: RowOutcome) -> None:
+def check_outcome(outcome: RowResult) -> None:
     assert [score.metric for score in outcome.scores][:2] == ["ap50", "ap"]
     for score in outcome.scores:
         assert score.n == 4

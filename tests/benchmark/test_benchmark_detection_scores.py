@@ -10,12 +10,12 @@ from pycocotools.cocoeval import COCOeval
 
 from fusar_klip.benchmark.metrics import scores as metrics
 from fusar_klip.benchmark.metrics.average_precision import average_precision, detection_scores
-from fusar_klip.benchmark.metrics.box_matching import Found, Truth, match_class, right_and_missed
+from fusar_klip.benchmark.metrics.box_matching import Detections, GroundTruth, match_class, match_image
 
 CLASSES = 3
 
 
-def random_images(seed: int, count: int) -> tuple[list[Truth], list[Found]]:
+def random_images(seed: int, count: int) -> tuple[list[GroundTruth], list[Detections]]:
     """Boxes, a fifth of them ignored; detections near them, two of each, and stray ones; scores that tie."""
     rng = np.random.default_rng(seed)
     truths, found = [], []
@@ -25,16 +25,16 @@ def random_images(seed: int, count: int) -> tuple[list[Truth], list[Found]]:
             for n in rng.integers(0, [6, 5])
         )
         labels = rng.integers(0, CLASSES, len(boxes))
-        truths.append(Truth(boxes.astype(float), labels, rng.random(len(boxes)) < 0.2))
+        truths.append(GroundTruth(boxes.astype(float), labels, rng.random(len(boxes)) < 0.2))
         near = np.concatenate([boxes, boxes]) + rng.integers(-12, 13, (2 * len(boxes), 4))
         guesses = np.concatenate([near, strays]).astype(float)
         guesses[:, 2:] = np.maximum(guesses[:, 2:], guesses[:, :2] + 1)
         named = np.concatenate([labels, labels, rng.integers(0, CLASSES, len(strays))])
-        found.append(Found(guesses, np.round(rng.random(len(guesses)), 1), named))
+        found.append(Detections(guesses, np.round(rng.random(len(guesses)), 1), named))
     return truths, found
 
 
-def coco_says(truths: list[Truth], found: list[Found]) -> dict[str, float]:
+def coco_says(truths: list[GroundTruth], found: list[Detections]) -> dict[str, float]:
     def bbox(box: np.ndarray) -> list[float]:
         return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
 
@@ -87,7 +87,7 @@ def test_average_precision_is_pycocotools(seed: int) -> None:
 def test_a_resample_is_the_same_as_its_images() -> None:
     truths, found = random_images(3, 10)
     rng = np.random.default_rng(0)
-    found = [Found(f.boxes, rng.random(len(f.boxes)), f.labels) for f in found]
+    found = [Detections(f.boxes, rng.random(len(f.boxes)), f.labels) for f in found]
     groups = np.array([0, 0, 1, 1, 2, 2, 3, 3, 4, 4])
     drawn = np.array([2.0, 0, 1, 0, 2])
     weighted = [match_class(truths, found, label, "all") for label in range(CLASSES)]
@@ -118,13 +118,13 @@ def test_intervals_draw_whole_groups() -> None:
 
 def test_ignored_boxes_are_neither_found_nor_missed() -> None:
     boxes = np.array([[0.0, 0, 10, 10], [20, 0, 40, 20], [50, 0, 60, 10]])
-    truth = Truth(boxes, np.zeros(3, dtype=int), np.array([False, True, False]))
-    found = Found(
+    truth = GroundTruth(boxes, np.zeros(3, dtype=int), np.array([False, True, False]))
+    found = Detections(
         np.array([[1.0, 0, 10, 10], [21, 1, 30, 10], [80, 0, 90, 10], [0, 0, 9, 10]]),
         np.array([0.9, 0.8, 0.7, 0.6]),
         np.zeros(4, dtype=int),
     )
-    verdict, missed = right_and_missed(truth, found)
+    verdict, missed = match_image(truth, found)
     # The last one is a second detection of a box that is taken.
     assert verdict.tolist() == [1, -1, 0, 0]
     assert missed.tolist() == [False, False, True]
@@ -134,9 +134,9 @@ def test_ignored_boxes_are_neither_found_nor_missed() -> None:
 
 
 def test_another_class_is_no_right_box() -> None:
-    truth = Truth(np.array([[0.0, 0, 10, 10]]), np.array([1]), np.array([False]))
-    found = Found(truth.boxes, np.array([0.9]), np.array([0]))
-    verdict, missed = right_and_missed(truth, found)
+    truth = GroundTruth(np.array([[0.0, 0, 10, 10]]), np.array([1]), np.array([False]))
+    found = Detections(truth.boxes, np.array([0.9]), np.array([0]))
+    verdict, missed = match_image(truth, found)
     assert verdict.tolist() == [0]
     assert missed.tolist() == [True]
     assert detection_scores([truth], [found], 2, None, 0)[0].value == 0

@@ -17,21 +17,26 @@ from fusar_klip.benchmark import benchmark
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.metrics.caption_metrics import (
     bleu4,
-    bleu_parts,
+    bleu_statistics,
     cider,
-    java_parts,
+    java_metrics,
     meteor,
-    meteor_parts,
+    meteor_statistics,
     tokenise,
 )
-from fusar_klip.benchmark.metrics.retrieval_metrics import DUPLICATES, Pairing, both_recalls, rerank
+from fusar_klip.benchmark.metrics.retrieval_metrics import (
+    DUPLICATES,
+    ImageTextPairs,
+    rerank,
+    retrieval_scores,
+)
 from fusar_klip.benchmark.suite import load_suite
 from fusar_klip.benchmark.tasks.captioning import caption_lessons, caption_scores, evaluate_captioning
 from fusar_klip.benchmark.tasks.label_retrieval import evaluate_label_retrieval
 from fusar_klip.benchmark.tasks.language_data import read_language
 from fusar_klip.benchmark.tasks.language_rows import CaptioningRow, LabelRetrievalRow, LanguageRow, VqaRow
 from fusar_klip.benchmark.tasks.vqa import (
-    UsualAnswers,
+    MostFrequentAnswers,
     answer_ids,
     evaluate_vqa,
     question_lessons,
@@ -287,7 +292,7 @@ def test_a_part_without_questions_says_so(patches: Path, tmp_path: Path) -> None
 
 
 def test_the_usual_answer_is_that_of_the_same_question(patches: Path) -> None:
-    usual = UsualAnswers(data_of(patches).asked("train"))
+    usual = MostFrequentAnswers(data_of(patches).asked("train"))
     questions = data_of(patches).asked("test")
     assert {usual.of(q) for q in questions if q.kind == "all_land"} == {"dry, flooded"}
     assert usual.closed_list("all_land") == ["dry", "dry, flooded", "flooded"]
@@ -316,7 +321,7 @@ def test_bleu_and_cider_are_pycocoevalcap_s() -> None:
     """The figures are those of tylin/coco-caption's bleu_scorer.py and cider_scorer.py (commit 49be6f3)."""
     written = [text.split() for text in WRITTEN]
     references = [[text.split() for text in each] for each in REFERENCES]
-    sums = bleu_parts(written, references).sum(axis=0, keepdims=True)
+    sums = bleu_statistics(written, references).sum(axis=0, keepdims=True)
     assert bleu4(sums)[0] == pytest.approx(0.7911171507836477, abs=1e-9)
     expected = [3.28932594, 5.63563087, 4.82322406, 2.65036925]
     assert cider(written, references) == pytest.approx(expected, abs=1e-6)
@@ -365,7 +370,7 @@ def test_bleu_and_cider_agree_with_the_installed_scorers(seed: int) -> None:
         scorer += (text, each)
     written = [text.split() for text in captions]
     references = [[text.split() for text in each] for each in truths]
-    sums = bleu_parts(written, references).sum(axis=0, keepdims=True)
+    sums = bleu_statistics(written, references).sum(axis=0, keepdims=True)
     assert bleu4(sums)[0] == pytest.approx(theirs.compute_score(option="closest")[0][3], abs=1e-9)
     assert cider(written, references) == pytest.approx(scorer.compute_score()[1], abs=1e-9)
 
@@ -375,7 +380,7 @@ def test_meteor_of_the_sums_is_the_installed_one_s(java: None) -> None:
     module = pytest.importorskip("pycocoevalcap.meteor.meteor")
     written, references = random_captions(4, 25)
     scorer = module.Meteor()
-    sums = meteor_parts(scorer, written, references)
+    sums = meteor_statistics(scorer, written, references)
     whole, each = scorer.compute_score(dict(enumerate(references)), {n: [t] for n, t in enumerate(written)})
     scorer.meteor_p.kill()
     scorer.meteor_p.communicate()
@@ -433,9 +438,9 @@ def test_a_perfect_caption_and_an_empty_one() -> None:
 
 def test_missing_java_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pycocoevalcap")
-    assert java_parts([["a"]], [[["a"]]]) == ({}, ["METEOR and SPICE are left out: there is no Java."])
+    assert java_metrics([["a"]], [[["a"]]]) == ({}, ["METEOR and SPICE are left out: there is no Java."])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert java_parts([["a"]], [[["a"]]]) == (
+    assert java_metrics([["a"]], [[["a"]]]) == (
         {},
         ["METEOR and SPICE are left out: pycocoevalcap is not installed."],
     )
@@ -448,15 +453,15 @@ def test_java_that_answers_in_words_is_said(java: None, monkeypatch: pytest.Monk
         raise ValueError("could not convert string to float: 'Error'")
 
     monkeypatch.setattr(module.Meteor, "_stat", fail)
-    scores, missing = java_parts([["a"]], [[["a"]]])
+    scores, missing = java_metrics([["a"]], [[["a"]]])
     assert "meteor" not in scores
     assert "METEOR is left out: Java's answer cannot be read (could not convert" in missing[0]
 
 
 def test_recall_with_several_texts_an_image() -> None:
-    pairing = Pairing(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 2]), None)
+    pairing = ImageTextPairs(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 2]), None)
     similarity = np.array([[0.1, 0.9, 0.9, 0.2], [0.3, 0.4, 0.4, 0.8]])
-    scores = {s.metric: s for s in both_recalls(similarity, similarity.T, pairing, (1,), "", 0)}
+    scores = {s.metric: s for s in retrieval_scores(similarity, similarity.T, pairing, (1,), "", 0)}
     # Image 0: its text 1 ties with the equal text 2. Texts 0 and 2 are found by the wrong image.
     assert scores["image_to_text_r1"].value == pytest.approx((0.5 + 1) / 2)
     assert scores["image_to_text_r1" + DUPLICATES].value == 1

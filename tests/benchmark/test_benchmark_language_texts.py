@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fusar_klip import cli
-from fusar_klip.benchmark.metrics.answers import is_right, read_answer
+from fusar_klip.benchmark.metrics.vqa_answers import is_correct, parse_answer
 from fusar_klip.datasets.label_texts.captions import land_captions, target_captions
 from fusar_klip.datasets.label_texts.label_facts import LandFacts, TargetFacts, land_facts, target_facts
 from fusar_klip.datasets.label_texts.label_texts import TextSettings, build_texts, label_texts
@@ -290,15 +290,15 @@ ALL = Question(0, "all_land", "Which?", ("dry", "bare field"), "set")
     ],
 )
 def test_counts_are_read(text: str, right: bool) -> None:
-    assert is_right(text, COUNT, LANDS) is right
+    assert is_correct(text, COUNT, LANDS) is right
 
 
 def test_none_is_zero_and_an_article_is_one() -> None:
-    assert read_answer("None.", COUNT, LANDS) == {"0"}
-    assert read_answer("no ships", COUNT, LANDS) == {"0"}
-    assert read_answer("a single ship", COUNT, LANDS) == {"1"}
-    assert read_answer("a ship", COUNT, LANDS) == {"1"}
-    assert read_answer("1,234 ships", COUNT, LANDS) == {"1234"}
+    assert parse_answer("None.", COUNT, LANDS) == {"0"}
+    assert parse_answer("no ships", COUNT, LANDS) == {"0"}
+    assert parse_answer("a single ship", COUNT, LANDS) == {"1"}
+    assert parse_answer("a ship", COUNT, LANDS) == {"1"}
+    assert parse_answer("1,234 ships", COUNT, LANDS) == {"1234"}
 
 
 @pytest.mark.parametrize(
@@ -314,8 +314,8 @@ def test_none_is_zero_and_an_article_is_one() -> None:
     ],
 )
 def test_region_numbers_are_a_set(text: str, right: bool) -> None:
-    assert is_right(text, PLACES, LANDS) is right
-    assert read_answer("3 to 5", PLACES, LANDS) == {"3", "4", "5"}
+    assert is_correct(text, PLACES, LANDS) is right
+    assert parse_answer("3 to 5", PLACES, LANDS) == {"3", "4", "5"}
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_region_numbers_are_a_set(text: str, right: bool) -> None:
     ],
 )
 def test_names_are_read(text: str, question: Question, right: bool) -> None:
-    assert is_right(text, question, LANDS) is right
+    assert is_correct(text, question, LANDS) is right
 
 
 @given(
@@ -344,8 +344,8 @@ def test_a_set_of_numbers_is_read_in_any_order(numbers: set[int], rng: object, s
     question = Question(0, "target_position", "Which?", tuple(map(str, sorted(numbers))), "set")
     order = sorted(numbers)
     rng.shuffle(order)  # type: ignore[attr-defined]
-    assert is_right(separator.join(map(str, order)) + ".", question, ())
-    assert not is_right(separator.join(map(str, [*order, 82])), question, ())
+    assert is_correct(separator.join(map(str, order)) + ".", question, ())
+    assert not is_correct(separator.join(map(str, [*order, 82])), question, ())
 
 
 @given(
@@ -355,18 +355,18 @@ def test_a_set_of_names_is_read_in_any_order(names: set[str], rng: object, separ
     question = Question(0, "all_land", "Which?", tuple(sorted(names)), "set")
     order = sorted(names)
     rng.shuffle(order)  # type: ignore[attr-defined]
-    assert is_right(separator.join(order).upper(), question, LANDS)
+    assert is_correct(separator.join(order).upper(), question, LANDS)
 
 
 @given(st.integers(0, 10_000))
 def test_a_count_is_read_in_figures_and_words(count: int) -> None:
     question = Question(0, "target_count", "How many?", (str(count),), "number")
-    assert is_right(f"There are {count} of them.", question, ())
+    assert is_correct(f"There are {count} of them.", question, ())
     if count < len(NUMBERS):
-        assert is_right(NUMBERS[count], question, ())
+        assert is_correct(NUMBERS[count], question, ())
 
 
 @given(st.text(max_size=60), st.sampled_from([COUNT, PLACES, MAIN, ALL]))
 def test_no_text_raises(text: str, question: Question) -> None:
-    read = read_answer(text, question, LANDS)
+    read = parse_answer(text, question, LANDS)
     assert read is None or len(read) >= 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fusar_klip.benchmark.metrics.retrieval_metrics import Pairing, rerank
+from fusar_klip.benchmark.metrics.retrieval_metrics import ImageTextPairs, rerank
 from fusar_klip.benchmark.metrics.scores import recall_hits
 
 
@@ -15,7 +15,7 @@ def test_the_shortlist_comes_in_the_order_of_matching_and_the_rest_as_it_was(sho
     rng = np.random.default_rng(shortlist)
     images, texts_each = 9, 2
     texts = images * texts_each
-    pairing = Pairing(np.repeat(np.arange(images), texts_each), np.arange(texts), None)
+    pairing = ImageTextPairs(np.repeat(np.arange(images), texts_each), np.arange(texts), None)
     similarity = rng.uniform(-1, 1, (images, texts))
     matching = rng.random((images, texts))
     asked: list[tuple[int, int]] = []
@@ -37,7 +37,7 @@ def test_the_shortlist_comes_in_the_order_of_matching_and_the_rest_as_it_was(sho
 
 
 def test_reranking_can_find_only_what_the_shortlist_holds() -> None:
-    pairing = Pairing(np.arange(3), np.arange(3), None)
+    pairing = ImageTextPairs(np.arange(3), np.arange(3), None)
     similarity = np.array([[0.1, 0.8, 0.9], [0.7, 0.6, 0.1], [0.2, 0.3, 0.9]])
 
     def match(image: int, numbers: Sequence[int]) -> NDArray[np.float32]:

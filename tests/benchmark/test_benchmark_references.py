@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fusar_klip.benchmark.metrics.scores import classification_scores, recall_hits
-from fusar_klip.benchmark.metrics.segmentation_scores import confusion_counts, segmentation_scores
+from fusar_klip.benchmark.metrics.segmentation_metrics import confusion_counts, segmentation_scores
 from fusar_klip.datasets.samples import IGNORED
 
 with warnings.catch_warnings():

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusar_klip.benchmark.metrics.box_matching import Found, Truth
+from fusar_klip.benchmark.metrics.box_matching import Detections, GroundTruth
 from fusar_klip.benchmark.metrics.scores import Score
 from fusar_klip.benchmark.report import figures
 from fusar_klip.benchmark.report.detection_drawing import FALSE, MISSED, RIGHT, draw_detections
 from fusar_klip.benchmark.report.report import Section, write_report
-from fusar_klip.benchmark.results import Drawing, Hit, Query, RowOutcome
+from fusar_klip.benchmark.results import ReportFigure, RetrievalExample, RetrievedImage, RowResult
 from fusar_klip.benchmark.tasks.language_rows import CaptioningRow
 from fusar_klip.datasets.samples import AnnotatedImage, Box
 
@@ -23,7 +23,7 @@ def score(metric: str, value: float) -> Score:
     return Score(metric, value, 7, value - 0.05, value + 0.05, "group", 0.1)
 
 
-def section(outcomes: Mapping[str, RowOutcome], dataset: str = "Set", **values: object) -> Section:
+def section(outcomes: Mapping[str, RowResult], dataset: str = "Set", **values: object) -> Section:
     known = {"task": "captioning", "dataset": dataset, "path": "p", "split": "given", "reader": "hrsid"}
     return Section(CaptioningRow.model_validate(known | values), "4 images", [], outcomes)
 
@@ -34,8 +34,8 @@ def png(grey: int = 0) -> str:
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def outcome(value: float, *more: Score) -> RowOutcome:
-    return RowOutcome([score("bleu4", value), *more])
+def outcome(value: float, *more: Score) -> RowResult:
+    return RowResult([score("bleu4", value), *more])
 
 
 def test_the_best_is_bold_the_second_underlined_and_each_has_its_interval(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_metric_that_one_model_lacks_is_an_empty_cell(tmp_path: Path, order: t
 
 def test_figures_of_models_with_like_names_are_files_of_their_own(tmp_path: Path) -> None:
     drawn = {
-        name: RowOutcome([score("bleu4", 0.3)], drawings=[Drawing("sheet", png(grey), "alt", "caption")])
+        name: RowResult([score("bleu4", 0.3)], drawings=[ReportFigure("sheet", png(grey), "alt", "caption")])
         for name, grey in (("run_1", 10), ("run-1", 90), ("RUN 1", 200))
     }
     write_report(tmp_path, "suite", [section(drawn)], [])
@@ -146,10 +146,10 @@ def test_detections_are_blue_false_alarms_red_and_missed_boxes_yellow(tmp_path: 
         100,
         "test",
     )
-    truth = Truth(boxes, np.zeros(2, dtype=int), np.zeros(2, dtype=bool))
+    truth = GroundTruth(boxes, np.zeros(2, dtype=int), np.zeros(2, dtype=bool))
 
     def colours(found: np.ndarray, scores: list[float]) -> tuple[bool, bool, bool]:
-        answer = Found(found, np.array(scores), np.zeros(len(found), dtype=int))
+        answer = Detections(found, np.array(scores), np.zeros(len(found), dtype=int))
         (drawing,) = draw_detections([image], [truth], [answer], ["ship"], 0)
         with Image.open(io.BytesIO(base64.b64decode(drawing.content))) as picture:
             pixels = np.asarray(picture.convert("RGB"))
@@ -167,11 +167,13 @@ def test_detections_are_blue_false_alarms_red_and_missed_boxes_yellow(tmp_path: 
 
 
 def test_retrieval_lists_say_which_tile_is_the_text_s_own(tmp_path: Path) -> None:
-    hits = [Hit(png(20), 0.9, False), Hit(png(60), 0.8, True)]
-    answered = RowOutcome([score("bleu4", 0.3)], queries=[Query("ships in a row", 2, hits)])
+    hits = [RetrievedImage(png(20), 0.9, False), RetrievedImage(png(60), 0.8, True)]
+    answered = RowResult([score("bleu4", 0.3)], queries=[RetrievalExample("ships in a row", 2, hits)])
     write_report(tmp_path, "suite", [section({"run": answered})], [])
     markdown = (tmp_path / "report.md").read_text()
     assert "> ships in a row" in markdown
     assert "the text's own has rank 2" in markdown
     assert (tmp_path / "figures" / "01-captioning-set-run-query-1.png").is_file()
-    assert figures.query(answered.queries[0]) != figures.query(Query("ships in a row", 2, hits[::-1]))
+    assert figures.query(answered.queries[0]) != figures.query(
+        RetrievalExample("ships in a row", 2, hits[::-1])
+    )

@@ -13,7 +13,7 @@ from typing import cast
 import pytest
 
 from fusar_klip.benchmark import benchmark
-from fusar_klip.benchmark.results import RowOutcome
+from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.tasks.registry import TASKS, BenchmarkTask
 from fusar_klip.errors import CheckpointError, DatasetError, FusarKlipError, SettingsError
 
@@ -113,7 +113,7 @@ def test_a_killed_benchmark_goes_on_at_its_row(
     suite, out = write_suite(), tmp_path / "out"
     finetune = TASKS["finetune"]
 
-    def killed(*_: object) -> RowOutcome:
+    def killed(*_: object) -> RowResult:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -17,7 +17,7 @@ import fusar_klip.models as models
 from fusar_klip.benchmark import benchmark
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.metrics import scores as metrics
-from fusar_klip.benchmark.metrics.segmentation_scores import confusion_counts, segmentation_scores
+from fusar_klip.benchmark.metrics.segmentation_metrics import confusion_counts, segmentation_scores
 from fusar_klip.benchmark.report.report import metric_title
 from fusar_klip.benchmark.tasks.segmentation import evaluate_segmentation, read_masks
 from fusar_klip.benchmark.tasks.segmentation_row import SEGMENTATION_PRESETS, SegmentationRow

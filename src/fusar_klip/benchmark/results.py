@@ -28,7 +28,7 @@ REVISIONS: Mapping[str, int] = {"captioning": 1}
 
 
 @dataclass(frozen=True)
-class Confusion:
+class ConfusionMatrix:
     """A confusion matrix of the test part."""
 
     classes: list[str]
@@ -37,7 +37,7 @@ class Confusion:
 
 
 @dataclass(frozen=True)
-class Chip:
+class ClassifiedImage:
     """One test image, shown in the report."""
 
     picture: str
@@ -49,7 +49,7 @@ class Chip:
 
 
 @dataclass(frozen=True)
-class Hit:
+class RetrievedImage:
     """One tile in the answer to a text."""
 
     picture: str
@@ -60,17 +60,17 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Query:
+class RetrievalExample:
     """A text and the tiles that come first for it."""
 
     text: str
     rank: int
     """The rank of the text's own tile, 1 = first."""
-    hits: list[Hit]
+    hits: list[RetrievedImage]
 
 
 @dataclass(frozen=True)
-class Drawing:
+class ReportFigure:
     """A figure that the task has drawn itself."""
 
     name: str
@@ -84,7 +84,7 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class RowOutcome:
+class RowResult:
     """All that one row gave for one checkpoint."""
 
     scores: list[Score]
@@ -92,13 +92,13 @@ class RowOutcome:
     """Settings that were chosen on a held-out fifth of the training part, and how the candidates did."""
     notes: list[str] = field(default_factory=list)
     """What a reader of the numbers has to know."""
-    confusion: Confusion | None = None
-    chips: list[Chip] = field(default_factory=list)
-    queries: list[Query] = field(default_factory=list)
-    drawings: list[Drawing] = field(default_factory=list)
+    confusion: ConfusionMatrix | None = None
+    chips: list[ClassifiedImage] = field(default_factory=list)
+    queries: list[RetrievalExample] = field(default_factory=list)
+    drawings: list[ReportFigure] = field(default_factory=list)
 
 
-_OUTCOME = TypeAdapter(RowOutcome)
+_OUTCOME = TypeAdapter(RowResult)
 
 
 def row_identity(
@@ -121,7 +121,7 @@ def row_identity(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def read_outcome(results: Path, identity: str) -> RowOutcome | None:
+def read_result(results: Path, identity: str) -> RowResult | None:
     """Return the kept outcome of that identity, or None."""
     path = _path(results, identity)
     if not path.is_file():
@@ -133,7 +133,7 @@ def read_outcome(results: Path, identity: str) -> RowOutcome | None:
         return None
 
 
-def write_outcome(results: Path, identity: str, outcome: RowOutcome) -> None:
+def write_result(results: Path, identity: str, outcome: RowResult) -> None:
     """Keep an outcome, atomically."""
     write_bytes(_path(results, identity), _OUTCOME.dump_json(outcome, indent=1) + b"\n")
 

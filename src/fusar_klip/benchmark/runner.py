@@ -25,7 +25,7 @@ from fusar_klip.benchmark.evaluated_model import (
     subject_names,
 )
 from fusar_klip.benchmark.report.report import Section, write_report
-from fusar_klip.benchmark.results import RowOutcome, read_outcome, row_identity, write_outcome
+from fusar_klip.benchmark.results import RowResult, read_result, row_identity, write_result
 from fusar_klip.benchmark.settings import Row
 from fusar_klip.benchmark.suite import DATA_VARIABLE, Suite, data_folder, load_suite, row_path
 from fusar_klip.benchmark.tasks.language_rows import LanguageRow
@@ -97,7 +97,7 @@ def benchmark(
     _tell_of_equal_ones(names, digests)
     plan, skipped = _read_data(loaded, data_folder(data))
     lenders = [_text_side_digest(row) for row, _ in plan]
-    outcomes: list[list[RowOutcome]] = [[] for _ in plan]
+    outcomes: list[list[RowResult]] = [[] for _ in plan]
     run = 0
     for checkpoint, name, digest in zip(checkpoints, names, digests, strict=True):
         subject = EvaluatedModel(checkpoint, name, out, base_url)
@@ -133,15 +133,15 @@ def benchmark(
 
 def _outcome(
     row: Row, read: TaskData, subject: EvaluatedModel, digest: str, lender: str | None
-) -> tuple[RowOutcome, bool]:
+) -> tuple[RowResult, bool]:
     """Return a row's outcome for one model, and whether it was run for it: else it was there."""
     identity = row_identity(row, digest, read.digest, lender)
-    outcome = None if _lost(subject.results, subject.name, row) else read_outcome(subject.results, identity)
+    outcome = None if _lost(subject.results, subject.name, row) else read_result(subject.results, identity)
     if outcome is not None:
         return outcome, False
     logger.info("%s: %s on %s (%s)", subject.name, row.task, row.dataset, row.split)
     outcome = TASKS[row.task].evaluate(row, read, subject)
-    write_outcome(subject.results, identity, outcome)
+    write_result(subject.results, identity, outcome)
     return outcome, True
 
 

@@ -11,13 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from fusar_klip.benchmark.metrics.box_matching import SIZES, ClassMatches, Found, Truth, match_class
+from fusar_klip.benchmark.metrics.box_matching import (
+    SIZES,
+    ClassMatches,
+    Detections,
+    GroundTruth,
+    match_class,
+)
 from fusar_klip.benchmark.metrics.scores import Score, resamples
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-RECALLS = np.linspace(0.0, 1.0, 101)
+RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
 _EVERY = tuple(range(10))
 # Metric, size of the boxes, thresholds.
 _METRICS = (
@@ -30,7 +36,7 @@ _METRICS = (
 
 
 def detection_scores(
-    truths: Sequence[Truth], found: Sequence[Found], classes: int, groups: Ints | None, seed: int
+    truths: Sequence[GroundTruth], found: Sequence[Detections], classes: int, groups: Ints | None, seed: int
 ) -> list[Score]:
     """Score the detections in N images: AP50, AP, and AP of small, medium and large boxes.
 
@@ -102,9 +108,9 @@ def _class_precision(matches: ClassMatches, threshold: int, units: Ints, weights
     recall_bh = hits_bh / np.maximum(boxes_b, 1)[:, None]
     values = np.full(len(weights), np.nan)
     for b in np.flatnonzero(boxes_b > 0):
-        places = np.searchsorted(recall_bh[b], RECALLS, side="left")
+        places = np.searchsorted(recall_bh[b], RECALL_THRESHOLDS, side="left")
         reached = places < columns
-        values[b] = falling_bh[b, places[reached]].sum() / len(RECALLS)
+        values[b] = falling_bh[b, places[reached]].sum() / len(RECALL_THRESHOLDS)
     return values
 
 

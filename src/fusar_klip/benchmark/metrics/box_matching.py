@@ -16,9 +16,9 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """COCO's IoU thresholds."""
-MOST_DETECTIONS = 100
+MAX_DETECTIONS = 100
 """So many likeliest detections of a class are counted in an image (COCO)."""
 SIZES = {
     "all": (0.0, 1e10),
@@ -30,7 +30,7 @@ SIZES = {
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """The boxes of one image; N of them."""
 
     boxes: Floats
@@ -42,7 +42,7 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class Found:
+class Detections:
     """The detections in one image; D of them."""
 
     boxes: Floats
@@ -67,7 +67,9 @@ class ClassMatches:
     """(N,) boxes to be found in each image."""
 
 
-def match_class(truths: Sequence[Truth], found: Sequence[Found], label: int, size: str) -> ClassMatches:
+def match_class(
+    truths: Sequence[GroundTruth], found: Sequence[Detections], label: int, size: str
+) -> ClassMatches:
     """Match all images' detections of one class with its boxes."""
     matched = [_match_image(t, f, label, *SIZES[size]) for t, f in zip(truths, found, strict=True)]
     scores = np.concatenate([scores for scores, _, _, _ in matched])
@@ -80,7 +82,7 @@ def match_class(truths: Sequence[Truth], found: Sequence[Found], label: int, siz
     return ClassMatches(image[order], right[:, order], counted[:, order], boxes)
 
 
-def right_and_missed(truth: Truth, found: Found) -> tuple[Ints, Bools]:
+def match_image(truth: GroundTruth, found: Detections) -> tuple[Ints, Bools]:
     """Match one image's detections of all classes at IoU 0.5.
 
     Returns:
@@ -96,7 +98,7 @@ def right_and_missed(truth: Truth, found: Found) -> tuple[Ints, Bools]:
         there = there[np.argsort(truth.ignored[there], kind="stable")]
         ignored = truth.ignored[there]
         taken = _taken(
-            overlaps(found.boxes[here], truth.boxes[there], ignored), ignored, ignored, THRESHOLDS[0]
+            overlaps(found.boxes[here], truth.boxes[there], ignored), ignored, ignored, IOU_THRESHOLDS[0]
         )
         hit = taken >= 0
         verdict[here[hit]] = np.where(ignored[taken[hit]], -1, 1)
@@ -120,11 +122,11 @@ def areas(boxes: Floats) -> Floats:
 
 
 def _match_image(
-    truth: Truth, found: Found, label: int, smallest: float, largest: float
+    truth: GroundTruth, found: Detections, label: int, smallest: float, largest: float
 ) -> tuple[Floats, Bools, Bools, int]:
     """Return scores (D,), right (T, D), counted (T, D) and the number of boxes to be found."""
     here = found.labels == label
-    order = np.argsort(-found.scores[here], kind="stable")[:MOST_DETECTIONS]
+    order = np.argsort(-found.scores[here], kind="stable")[:MAX_DETECTIONS]
     scores, boxes = found.scores[here][order], found.boxes[here][order]
     there = truth.labels == label
     crowd, wanted = truth.ignored[there], truth.boxes[there]
@@ -132,7 +134,7 @@ def _match_image(
     ignored_last = np.argsort(ignored, kind="stable")
     crowd, wanted, ignored = crowd[ignored_last], wanted[ignored_last], ignored[ignored_last]
     iou = overlaps(boxes, wanted, crowd)
-    taken = np.stack([_taken(iou, ignored, crowd, threshold) for threshold in THRESHOLDS])
+    taken = np.stack([_taken(iou, ignored, crowd, threshold) for threshold in IOU_THRESHOLDS])
     outside = (areas(boxes) < smallest) | (areas(boxes) > largest)
     hit = taken >= 0
     hidden = np.zeros_like(hit)

@@ -74,7 +74,7 @@ def tokenise(caption: str) -> Tokens:
     return [word.replace(chr(0), "'") for word in words if word]
 
 
-def bleu_parts(written: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> Floats:
+def bleu_statistics(written: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> Floats:
     """Return (N, 10): matches for n = 1 to 4, n-grams written, the caption's length, and the reference's.
 
     The reference's length is that nearest to the caption's, the shorter of two.
@@ -95,7 +95,7 @@ def bleu_parts(written: Sequence[Tokens], references: Sequence[Sequence[Tokens]]
 
 
 def bleu4(sums: Floats) -> Floats:
-    """Return BLEU-4 of (B, 10) sums of `bleu_parts`, (B,) in 0 to 1."""
+    """Return BLEU-4 of (B, 10) sums of `bleu_statistics`, (B,) in 0 to 1."""
     matches, guesses = sums[:, :ORDER], sums[:, ORDER : 2 * ORDER]
     precision = np.prod((matches + _TINY) / (guesses + _SMALL), axis=1) ** (1 / ORDER)
     ratio = (sums[:, -2] + _TINY) / (sums[:, -1] + _SMALL)
@@ -139,7 +139,7 @@ def cider(written: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> 
     return np.array(scores, dtype=np.float64)
 
 
-def java_parts(
+def java_metrics(
     written: Sequence[Tokens], references: Sequence[Sequence[Tokens]]
 ) -> tuple[dict[str, tuple[Floats, Statistic]], list[str]]:
     """Return what each image adds to METEOR and SPICE, and why one of them is missing.
@@ -149,15 +149,15 @@ def java_parts(
     """
     if importlib.util.find_spec("pycocoevalcap") is None:
         return {}, ["METEOR and SPICE are left out: pycocoevalcap is not installed."]
-    if not java_there():
+    if not java_available():
         return {}, ["METEOR and SPICE are left out: there is no Java."]
     truths = [[" ".join(words) for words in each] for each in references]
     given = [" ".join(words) for words in written]
     parts: dict[str, tuple[Floats, Statistic]] = {}
     missing = []
     for name, jars, measure in (
-        ("meteor", "meteor-*.jar", meteor_parts),
-        ("spice", "lib/stanford-corenlp-*.jar", spice_parts),
+        ("meteor", "meteor-*.jar", meteor_statistics),
+        ("spice", "lib/stanford-corenlp-*.jar", spice_statistics),
     ):
         module: Any = importlib.import_module(f"pycocoevalcap.{name}.{name}")
         if not any(Path(module.__file__).parent.glob(jars)):
@@ -173,7 +173,7 @@ def java_parts(
     return parts, missing
 
 
-def java_there() -> bool:
+def java_available() -> bool:
     """Tell whether there is a Java to call."""
     return shutil.which("java") is not None
 
@@ -204,7 +204,7 @@ def meteor(sums: Floats) -> Floats:
     return np.asarray(mean * (1 - _PENALTY * pieces))
 
 
-def meteor_parts(scorer: Any, written: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
+def meteor_statistics(scorer: Any, written: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
     """Return (N, 23) counts; a caption that is its reference has no pieces, in sums neither."""
     counts = np.array(
         [
@@ -217,7 +217,7 @@ def meteor_parts(scorer: Any, written: Sequence[str], references: Sequence[Seque
     return counts
 
 
-def spice_parts(scorer: Any, written: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
+def spice_statistics(scorer: Any, written: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
     """Return (N, 2): each image's F-score, and 1."""
     truths = {n: list(each) for n, each in enumerate(references)}
     _, scores = scorer.compute_score(truths, {n: [said] for n, said in enumerate(written)})

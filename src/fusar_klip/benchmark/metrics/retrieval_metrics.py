@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fusar_klip.benchmark.metrics.scores import Score, recall_chance, recall_hits, recall_scores
 from fusar_klip.benchmark.report.thumbnails import thumbnail
-from fusar_klip.benchmark.results import Hit, Query
+from fusar_klip.benchmark.results import RetrievalExample, RetrievedImage
 from fusar_klip.progress import track
 
 Floats = NDArray[np.float64]
@@ -31,7 +31,7 @@ _HITS_SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Pairing:
+class ImageTextPairs:
     """Which text belongs to which image."""
 
     owner: Ints
@@ -65,16 +65,18 @@ class Pairing:
         return np.bincount(self.owner, weights=of_texts) / np.bincount(self.owner)
 
 
-def similarities(images: NDArray[np.float32], distinct: NDArray[np.float32], pairing: Pairing) -> Floats:
+def similarities(
+    images: NDArray[np.float32], distinct: NDArray[np.float32], pairing: ImageTextPairs
+) -> Floats:
     """Return (N, M) cosines of (N, E) images and (D, E) distinct texts; equal texts tie exactly."""
     similarity = images.astype(np.float64) @ distinct.T.astype(np.float64)
     return np.asarray(similarity[:, pairing.wording])
 
 
-def both_recalls(
+def retrieval_scores(
     image_to_text: Floats,
     text_to_image: Floats,
-    pairing: Pairing,
+    pairing: ImageTextPairs,
     recall_at: Sequence[int],
     scoring: str,
     seed: int,
@@ -117,7 +119,9 @@ def both_recalls(
     return scores
 
 
-def rerank(match: Match, similarity: Floats, pairing: Pairing, shortlist: int) -> tuple[Floats, Floats]:
+def rerank(
+    match: Match, similarity: Floats, pairing: ImageTextPairs, shortlist: int
+) -> tuple[Floats, Floats]:
     """Return both directions' scores, (N, M) and (M, N): the shortlist in ITM's order, then ITC's order."""
     directions = (similarity, similarity.T)
     listed = [_shortlisted(itc, shortlist) for itc in directions]
@@ -138,8 +142,8 @@ def rerank(match: Match, similarity: Floats, pairing: Pairing, shortlist: int) -
 
 
 def example_queries(
-    text_to_image: Floats, texts: Sequence[str], files: Sequence[Path], pairing: Pairing, seed: int
-) -> list[Query]:
+    text_to_image: Floats, texts: Sequence[str], files: Sequence[Path], pairing: ImageTextPairs, seed: int
+) -> list[RetrievalExample]:
     """Return texts, drawn at random, with their first images by ITC."""
     drawn = np.random.default_rng(seed).permutation(len(text_to_image))[:_QUERIES_SHOWN]
     queries = []
@@ -147,10 +151,12 @@ def example_queries(
         own = int(pairing.owner[query])
         order = np.argsort(-text_to_image[query], kind="stable")
         hits = [
-            Hit(thumbnail(files[item]), round(float(text_to_image[query, item]), 4), bool(item == own))
+            RetrievedImage(
+                thumbnail(files[item]), round(float(text_to_image[query, item]), 4), bool(item == own)
+            )
             for item in order[:_HITS_SHOWN]
         ]
-        queries.append(Query(texts[query], int(np.flatnonzero(order == own)[0]) + 1, hits))
+        queries.append(RetrievalExample(texts[query], int(np.flatnonzero(order == own)[0]) + 1, hits))
     return queries
 
 

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from fusar_klip.benchmark.metrics.box_matching import Found, Truth, right_and_missed
+from fusar_klip.benchmark.metrics.box_matching import Detections, GroundTruth, match_image
 from fusar_klip.benchmark.report.figures import png
-from fusar_klip.benchmark.results import Drawing
+from fusar_klip.benchmark.results import ReportFigure
 from fusar_klip.datasets.samples import AnnotatedImage
 from fusar_klip.image_io import read_image
 
@@ -23,11 +23,11 @@ _IMAGES, _A_ROW = 6, 3
 
 def draw_detections(
     images: Sequence[AnnotatedImage],
-    truths: Sequence[Truth],
-    found: Sequence[Found],
+    truths: Sequence[GroundTruth],
+    found: Sequence[Detections],
     classes: Sequence[str],
     seed: int,
-) -> list[Drawing]:
+) -> list[ReportFigure]:
     """Return one sheet of test images that have boxes or detections, drawn at random, not picked."""
     shown = [_shown(f) for f in found]
     worth = [i for i, (t, f) in enumerate(zip(truths, shown, strict=True)) if len(t.boxes) or len(f.scores)]
@@ -57,17 +57,17 @@ def draw_detections(
         "the right class."
     )
     content = base64.b64encode(png(figure)).decode("ascii")
-    return [Drawing("detections", content, "Test images with right, false and missed boxes", caption)]
+    return [ReportFigure("detections", content, "Test images with right, false and missed boxes", caption)]
 
 
-def _shown(found: Found) -> Found:
+def _shown(found: Detections) -> Detections:
     kept = found.scores >= SHOWN_SCORE
-    return Found(found.boxes[kept], found.scores[kept], found.labels[kept])
+    return Detections(found.boxes[kept], found.scores[kept], found.labels[kept])
 
 
-def _draw(axes: Any, truth: Truth, found: Found, classes: Sequence[str]) -> NDArray[np.int64]:
+def _draw(axes: Any, truth: GroundTruth, found: Detections, classes: Sequence[str]) -> NDArray[np.int64]:
     """Draw the boxes; return how many are right, false and missed."""
-    verdict, missed = right_and_missed(truth, found)
+    verdict, missed = match_image(truth, found)
     for box, label in zip(truth.boxes[missed], truth.labels[missed], strict=True):
         _outline(axes, box, MISSED, classes[label] if len(classes) > 1 else "")
     for box, label, score, right in zip(found.boxes, found.labels, found.scores, verdict, strict=True):

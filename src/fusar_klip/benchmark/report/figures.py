@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from fusar_klip.benchmark.metrics.scores import Score
 from fusar_klip.benchmark.report.thumbnails import decode
-from fusar_klip.benchmark.results import Chip, Confusion, Query
+from fusar_klip.benchmark.results import ClassifiedImage, ConfusionMatrix, RetrievalExample
 
 RIGHT, WRONG, INK = "#1a7f5a", "#c0392b", "#22303c"
 # Okabe and Ito's palette, told apart by colour-blind readers too.
@@ -107,7 +107,7 @@ def _beside(angle: float) -> str:
     return "bottom" if np.sin(angle) > 0 else "top"
 
 
-def confusion(matrix: Confusion) -> bytes:
+def confusion(matrix: ConfusionMatrix) -> bytes:
     """Draw a confusion matrix: colour by share of the true class, numbers are images."""
     counts = np.array(matrix.counts)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -129,7 +129,7 @@ def confusion(matrix: Confusion) -> bytes:
     return png(figure)
 
 
-def chips(shown: Sequence[Chip]) -> bytes:
+def chips(shown: Sequence[ClassifiedImage]) -> bytes:
     """Draw test images with their true and predicted classes: the right ones first, then the wrong ones."""
     rows = -(-len(shown) // _CHIPS_A_ROW)
     figure = Figure(figsize=(1.45 * _CHIPS_A_ROW, 1.95 * rows))
@@ -145,7 +145,7 @@ def chips(shown: Sequence[Chip]) -> bytes:
     return png(figure)
 
 
-def query(shown: Query) -> bytes:
+def query(shown: RetrievalExample) -> bytes:
     """Draw the first tiles for a text; the text's own tile has a green title."""
     figure = Figure(figsize=(1.75 * len(shown.hits), 2.05))
     grid = figure.subplots(1, len(shown.hits), squeeze=False)[0]

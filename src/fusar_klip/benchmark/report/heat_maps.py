@@ -20,7 +20,7 @@ from timm.models.vision_transformer import (  # type: ignore[attr-defined]
 from torch import Tensor
 
 from fusar_klip.benchmark.report.figures import png
-from fusar_klip.benchmark.results import Drawing
+from fusar_klip.benchmark.results import ReportFigure
 from fusar_klip.image_io import read_image
 from fusar_klip.models import Klip
 from fusar_klip.models.pretrained.encoder import ZooEncoder
@@ -32,7 +32,7 @@ _IMAGES = 3
 _TITLES = ("image", "attention, last block", "attention, rolled out", "size of features")
 
 
-def draw_heat_maps(model: Klip | ZooEncoder, files: Sequence[Path], seed: int) -> list[Drawing]:
+def draw_heat_maps(model: Klip | ZooEncoder, files: Sequence[Path], seed: int) -> list[ReportFigure]:
     """Return one sheet of some images, drawn at random, three maps each.
 
     There is none of models whose tower is no plain ViT or has no class token.
@@ -66,7 +66,7 @@ def draw_heat_maps(model: Klip | ZooEncoder, files: Sequence[Path], seed: int) -
         "where the class token looks, and how large patches' features are (bright: more, each map in its own "
         "range), in the image tower as it came, before this row trained it."
     )
-    return [Drawing("heat-maps", content, "Test images under attention and feature maps", caption)]
+    return [ReportFigure("heat-maps", content, "Test images under attention and feature maps", caption)]
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from fusar_klip.benchmark.report.figures import INK, RIGHT, WRONG
 from fusar_klip.benchmark.report.thumbnails import decode, thumbnail
-from fusar_klip.benchmark.results import Drawing
+from fusar_klip.benchmark.results import ReportFigure
 
 # Letters that fit beside an image, by images in a row.
 _LETTERS = {1: 74, 2: 34}
@@ -19,7 +19,7 @@ _LINES = 9
 
 
 @dataclass(frozen=True)
-class Said:
+class TextPrediction:
     """What stands beside one image."""
 
     file: Path
@@ -31,7 +31,9 @@ class Said:
     """Green or red; None where it is neither right nor wrong."""
 
 
-def said_drawing(name: str, shown: Sequence[Said], alt: str, caption: str, columns: int = 1) -> Drawing:
+def draw_texts(
+    name: str, shown: Sequence[TextPrediction], alt: str, caption: str, columns: int = 1
+) -> ReportFigure:
     """Draw images, one or two in a row, each with what was asked, the truth and what was said beside it."""
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(8.6, 1.75 * rows))
@@ -53,4 +55,4 @@ def said_drawing(name: str, shown: Sequence[Said], alt: str, caption: str, colum
     figure.tight_layout()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return Drawing(name, base64.b64encode(buffer.getvalue()).decode("ascii"), alt, caption)
+    return ReportFigure(name, base64.b64encode(buffer.getvalue()).decode("ascii"), alt, caption)

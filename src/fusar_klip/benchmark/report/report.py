@@ -16,7 +16,7 @@ import jinja2
 from fusar_klip.benchmark.metrics.retrieval_metrics import DUPLICATES, RERANKED
 from fusar_klip.benchmark.metrics.scores import Score
 from fusar_klip.benchmark.report import figures
-from fusar_klip.benchmark.results import RowOutcome
+from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.settings import Row
 from fusar_klip.benchmark.tasks.registry import TASKS
 from fusar_klip.files import write_bytes
@@ -63,7 +63,7 @@ class Section:
     facts: str
     """The data set's sizes, in one line."""
     notes: Sequence[str]
-    outcomes: Mapping[str, RowOutcome]
+    outcomes: Mapping[str, RowResult]
 
     @property
     def headline(self) -> str:
@@ -216,7 +216,7 @@ def _section_context(section: Section, number: int, drawn: _Figures) -> dict[str
     }
 
 
-def _lines(outcomes: Mapping[str, RowOutcome]) -> list[Line]:
+def _lines(outcomes: Mapping[str, RowResult]) -> list[Line]:
     """Return a line for each scoring and model, and one for chance after each scoring."""
     lines = []
     scores = _scores(outcomes)
@@ -242,7 +242,7 @@ def _summary(sections: Sequence[Section], models: Sequence[str]) -> list[Line]:
     ]
 
 
-def _cell(outcomes: Mapping[str, RowOutcome], model: str, metric: str) -> Cell:
+def _cell(outcomes: Mapping[str, RowResult], model: str, metric: str) -> Cell:
     score = _score(outcomes[model], metric)
     if score is None:
         return Cell("", "")
@@ -254,7 +254,7 @@ def _cell(outcomes: Mapping[str, RowOutcome], model: str, metric: str) -> Cell:
     return Cell(_percent(score.value), interval, place if place <= 2 else 0)
 
 
-def _pictures(stem: str, outcomes: Mapping[str, RowOutcome], drawn: _Figures) -> list[Picture]:
+def _pictures(stem: str, outcomes: Mapping[str, RowResult], drawn: _Figures) -> list[Picture]:
     """Draw the models' confusion matrices, side by side, then their images, then their queries."""
     pictures = []
     for model, outcome in outcomes.items():
@@ -286,7 +286,7 @@ def _pictures(stem: str, outcomes: Mapping[str, RowOutcome], drawn: _Figures) ->
     return pictures
 
 
-def _chosen(model: str, outcome: RowOutcome) -> str:
+def _chosen(model: str, outcome: RowResult) -> str:
     (name, value), *_ = outcome.chosen.items()
     tried = ", ".join(
         f"{candidate}: {_percent(share)}" for candidate, share in outcome.chosen["held_out_accuracy"].items()
@@ -295,7 +295,7 @@ def _chosen(model: str, outcome: RowOutcome) -> str:
     return f"{model}: {name} = {value}, chosen on {images} held-out training images (top-1 {tried})"
 
 
-def _scores(outcomes: Mapping[str, RowOutcome]) -> list[Score]:
+def _scores(outcomes: Mapping[str, RowResult]) -> list[Score]:
     """Return one score of each metric that any model has: an outcome from before Java came has no METEOR."""
     found: dict[str, Score] = {}
     for outcome in outcomes.values():
@@ -304,7 +304,7 @@ def _scores(outcomes: Mapping[str, RowOutcome]) -> list[Score]:
     return [*found.values()]
 
 
-def _score(outcome: RowOutcome, metric: str) -> Score | None:
+def _score(outcome: RowResult, metric: str) -> Score | None:
     return next((score for score in outcome.scores if score.metric == metric), None)
 
 

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from fusar_klip.benchmark.report.figures import png
-from fusar_klip.benchmark.results import Drawing
+from fusar_klip.benchmark.results import ReportFigure
 from fusar_klip.datasets.samples import IGNORED, MaskedImage
 from fusar_klip.finetune.segmentation.windows import read_images
 
@@ -26,7 +26,7 @@ def draw_masks(
     masks: Sequence[NDArray[np.uint8]],
     classes: Sequence[str],
     before: bool,
-) -> list[Drawing]:
+) -> list[ReportFigure]:
     """Return one sheet: each image (and the one before), its mask, and the predicted one in a row."""
     titles = ["image", "before", "truth", "prediction"] if before else ["image", "truth", "prediction"]
     figure = Figure(figsize=(2.3 * len(titles), 2.35 * len(images) + 0.5))
@@ -51,5 +51,7 @@ def draw_masks(
     content = base64.b64encode(png(figure)).decode("ascii")
     alt = "Test images beside their true and predicted masks"
     return [
-        Drawing("masks", content, alt, "test images drawn at random, their masks, and the predicted ones.")
+        ReportFigure(
+            "masks", content, alt, "test images drawn at random, their masks, and the predicted ones."
+        )
     ]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.metrics import caption_metrics
 from fusar_klip.benchmark.metrics.scores import Score, mean_of_sums, score_of_sums
-from fusar_klip.benchmark.report.language_drawing import Said, said_drawing
-from fusar_klip.benchmark.results import RowOutcome
+from fusar_klip.benchmark.report.language_drawing import TextPrediction, draw_texts
+from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.tasks.language_rows import CaptioningRow, LanguageRow
 from fusar_klip.datasets.label_texts.records import LanguageData
 from fusar_klip.finetune.language.decoding import write
@@ -59,7 +59,7 @@ def caption_lessons(
     return lessons, steps
 
 
-def evaluate_captioning(row: CaptioningRow, data: LanguageData, subject: EvaluatedModel) -> RowOutcome:
+def evaluate_captioning(row: CaptioningRow, data: LanguageData, subject: EvaluatedModel) -> RowResult:
     """Run one row for one model."""
     test = data.part("test")
     model = subject.model
@@ -82,11 +82,11 @@ def evaluate_captioning(row: CaptioningRow, data: LanguageData, subject: Evaluat
         *missing,
     ]
     drawn = np.sort(np.random.default_rng(row.seed).permutation(len(test))[:_SHOWN])
-    shown = [Said(data.images[test[d]].file, "", references[d][0], written[d], None) for d in drawn]
-    drawing = said_drawing(
+    shown = [TextPrediction(data.images[test[d]].file, "", references[d][0], written[d], None) for d in drawn]
+    drawing = draw_texts(
         "captions", shown, "Test images with a caption from labels and the written one", "captions written."
     )
-    return RowOutcome(scores=scores, notes=notes, drawings=[drawing])
+    return RowResult(scores=scores, notes=notes, drawings=[drawing])
 
 
 def caption_scores(
@@ -110,11 +110,13 @@ def caption_scores(
     """
     words = [caption_metrics.tokenise(text) for text in written]
     truths = [[caption_metrics.tokenise(text) for text in each] for each in references]
-    parts = caption_metrics.bleu_parts(words, truths)
+    parts = caption_metrics.bleu_statistics(words, truths)
     blind = [caption_metrics.tokenise(usual)] * len(words)
-    chance = float(caption_metrics.bleu4(caption_metrics.bleu_parts(blind, truths).sum(0, keepdims=True))[0])
+    chance = float(
+        caption_metrics.bleu4(caption_metrics.bleu_statistics(blind, truths).sum(0, keepdims=True))[0]
+    )
     scores = [score_of_sums("bleu4", parts, caption_metrics.bleu4, groups, chance, seed)]
-    each, missing = caption_metrics.java_parts(words, truths)
+    each, missing = caption_metrics.java_metrics(words, truths)
     of_image = caption_metrics.cider(words, truths)
     each["cider"] = np.stack([of_image, np.ones(len(words))], axis=1), mean_of_sums
     for name in ("meteor", "cider", "spice"):

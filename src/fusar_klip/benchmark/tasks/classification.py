@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.metrics.scores import classification_scores
 from fusar_klip.benchmark.report.thumbnails import thumbnail
-from fusar_klip.benchmark.results import Chip, Confusion, RowOutcome
+from fusar_klip.benchmark.results import ClassifiedImage, ConfusionMatrix, RowResult
 from fusar_klip.benchmark.settings import FinetuneRow, KnnRow, LinearProbeRow
 from fusar_klip.benchmark.tasks.probes import knn, linear_probe
 from fusar_klip.datasets.samples import ClassificationData
@@ -20,7 +20,7 @@ _CHIPS_EACH = 6
 
 def evaluate_classification(
     row: LinearProbeRow | KnnRow | FinetuneRow, data: ClassificationData, subject: EvaluatedModel
-) -> RowOutcome:
+) -> RowResult:
     """Run one classification row for one model; the test part is read once, at the end."""
     train, test = data.part("train"), data.part("test")
     chosen: dict[str, Any] = {}
@@ -35,7 +35,7 @@ def evaluate_classification(
         probabilities, chosen, notes = result.probabilities, result.chosen, result.notes
     test_groups = None if data.groups is None else data.groups[test]
     labels = data.labels[test]
-    return RowOutcome(
+    return RowResult(
         scores=classification_scores(probabilities, labels, test_groups, row.metrics, row.seed),
         chosen=chosen,
         notes=notes,
@@ -46,13 +46,13 @@ def evaluate_classification(
 
 def _confusion(
     data: ClassificationData, labels: NDArray[np.int64], probabilities: NDArray[np.float64]
-) -> Confusion:
+) -> ConfusionMatrix:
     counts = np.zeros((len(data.classes), len(data.classes)), dtype=np.int64)
     np.add.at(counts, (labels, probabilities.argmax(axis=1)), 1)
-    return Confusion(list(data.classes), counts.tolist())
+    return ConfusionMatrix(list(data.classes), counts.tolist())
 
 
-def _chips(data: ClassificationData, probabilities: NDArray[np.float64], seed: int) -> list[Chip]:
+def _chips(data: ClassificationData, probabilities: NDArray[np.float64], seed: int) -> list[ClassifiedImage]:
     """Return right and wrong test images, drawn at random, not picked."""
     test = data.part("test")
     predicted = probabilities.argmax(axis=1)
@@ -63,7 +63,7 @@ def _chips(data: ClassificationData, probabilities: NDArray[np.float64], seed: i
         candidates = rng.permutation(np.flatnonzero(outcome))
         shown += candidates[:_CHIPS_EACH].tolist()
     return [
-        Chip(
+        ClassifiedImage(
             picture=thumbnail(data.images[test[i]].file),
             truth=data.images[test[i]].label,
             predicted=data.classes[predicted[i]],

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.metrics.average_precision import detection_scores
-from fusar_klip.benchmark.metrics.box_matching import Found, Truth
+from fusar_klip.benchmark.metrics.box_matching import Detections, GroundTruth
 from fusar_klip.benchmark.report.detection_drawing import draw_detections
 from fusar_klip.benchmark.report.heat_maps import draw_heat_maps
-from fusar_klip.benchmark.results import RowOutcome
+from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.tasks.detection_row import DetectionRow
 from fusar_klip.datasets.registry import read_detection
 from fusar_klip.datasets.samples import AnnotatedImage, DetectionData
@@ -56,7 +56,7 @@ def read_boxes(row: DetectionRow, path: Path) -> DetectionData:
     return data
 
 
-def evaluate_detection(row: DetectionRow, data: DetectionData, subject: EvaluatedModel) -> RowOutcome:
+def evaluate_detection(row: DetectionRow, data: DetectionData, subject: EvaluatedModel) -> RowResult:
     """Train ViTDet on the training part, and measure it on the test part, which is read once, at the end.
 
     Raises:
@@ -71,7 +71,7 @@ def evaluate_detection(row: DetectionRow, data: DetectionData, subject: Evaluate
         found = find(detector, test, data.classes, subject.model)
     groups = None if data.groups is None else data.groups[data.part("test")]
     truths = [truth_of(image, data.classes) for image in test]
-    return RowOutcome(
+    return RowResult(
         scores=detection_scores(truths, found, len(data.classes), groups, row.seed),
         notes=_notes(data, train, test),
         drawings=[
@@ -89,16 +89,16 @@ def drawn_images(train: Ints, row: DetectionRow) -> Ints:
     return np.sort(np.random.default_rng(row.seed).permutation(train)[:wanted])
 
 
-def truth_of(image: AnnotatedImage, classes: Sequence[str]) -> Truth:
+def truth_of(image: AnnotatedImage, classes: Sequence[str]) -> GroundTruth:
     """Return an image's boxes for the matching."""
     labels = np.array([classes.index(box.category) for box in image.boxes], dtype=np.int64)
     ignored = np.array([box.difficult for box in image.boxes], dtype=np.bool_)
-    return Truth(boxes_of(image), labels, ignored)
+    return GroundTruth(boxes_of(image), labels, ignored)
 
 
 def find(
     detector: Detector, images: Sequence[AnnotatedImage], classes: tuple[str, ...], model: Klip | ZooEncoder
-) -> list[Found]:
+) -> list[Detections]:
     """Return what the detector finds in each image, in the image's pixels."""
     side = detector.side
     found = []
@@ -109,7 +109,7 @@ def find(
         answers = detector.detect(pixels_b1ss, [view.size for view, _ in views])
         for answer, (_, scale) in zip(answers, views, strict=True):
             boxes, scores, labels = (answer[key].cpu().numpy() for key in ("boxes", "scores", "labels"))
-            found.append(Found(boxes.astype(np.float64) / scale, scores.astype(np.float64), labels - 1))
+            found.append(Detections(boxes.astype(np.float64) / scale, scores.astype(np.float64), labels - 1))
     return found
 
 

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.metrics.retrieval_metrics import (
     RERANKED,
-    Pairing,
-    both_recalls,
+    ImageTextPairs,
     example_queries,
     rerank,
+    retrieval_scores,
     similarities,
 )
-from fusar_klip.benchmark.results import RowOutcome
+from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.tasks.captioning import caption_lessons
 from fusar_klip.benchmark.tasks.language_rows import LabelRetrievalRow
 from fusar_klip.datasets.label_texts.records import LanguageData
@@ -31,7 +31,7 @@ _BLOCK = 256
 
 def evaluate_label_retrieval(
     row: LabelRetrievalRow, data: LanguageData, subject: EvaluatedModel
-) -> RowOutcome:
+) -> RowResult:
     """Run one row for one model."""
     test = data.part("test")
     model = subject.model
@@ -48,26 +48,26 @@ def _retrieved(
     model: Klip,
     squares: NDArray[np.uint8],
     test: NDArray[np.int64],
-) -> RowOutcome:
+) -> RowResult:
     texts = [text for i in test for text in data.images[i].captions]
     owner = np.repeat(np.arange(len(test)), [len(data.images[i].captions) for i in test])
     distinct = sorted(set(texts))
     number = {text: index for index, text in enumerate(distinct)}
-    pairing = Pairing(owner, np.array([number[text] for text in texts]), data.groups(test))
+    pairing = ImageTextPairs(owner, np.array([number[text] for text in texts]), data.groups(test))
     images = np.concatenate([model.embed_image(list(block)) for block in _blocks(squares, test)])
     similarity = similarities(images, model.embed_text(distinct), pairing)
-    scores = both_recalls(similarity, similarity.T, pairing, row.recall_at, "", row.seed)
+    scores = retrieval_scores(similarity, similarity.T, pairing, row.recall_at, "", row.seed)
     if row.shortlist:
 
         def match(image: int, numbers: Sequence[int]) -> NDArray[np.float32]:
             return model.match(squares[test[image]], [distinct[n] for n in numbers])
 
         reranked = rerank(match, similarity, pairing, row.shortlist)
-        scores += both_recalls(*reranked, pairing, row.recall_at, RERANKED, row.seed)
+        scores += retrieval_scores(*reranked, pairing, row.recall_at, RERANKED, row.seed)
     files = [data.images[i].file for i in test]
     queries = example_queries(similarity.T, texts, files, pairing, row.seed)
     note = f"{len(test)} test images with {len(texts)} texts; n counts images, and every text is a query."
-    return RowOutcome(scores=scores, notes=[note], queries=queries)
+    return RowResult(scores=scores, notes=[note], queries=queries)
 
 
 def _blocks(squares: NDArray[np.uint8], test: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:

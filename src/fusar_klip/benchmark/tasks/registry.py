@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
-from fusar_klip.benchmark.results import RowOutcome
+from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.settings import FinetuneRow, KnnRow, LinearProbeRow, RetrievalRow, Row
 from fusar_klip.benchmark.tasks.captioning import evaluate_captioning
 from fusar_klip.benchmark.tasks.classification import evaluate_classification
@@ -50,7 +50,7 @@ class BenchmarkTask:
     row: type[Row]
     read: Callable[[Any, Path], TaskData]
     """From the row and where its data set lies."""
-    evaluate: Callable[[Any, Any, EvaluatedModel], RowOutcome]
+    evaluate: Callable[[Any, Any, EvaluatedModel], RowResult]
     """From the row, what `read` gave, and the model."""
     read_by: tuple[str, ...]
     """The row's values that decide what is read, beside its path: rows with the same share one reading."""

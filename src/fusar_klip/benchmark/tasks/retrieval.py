@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.metrics.retrieval_metrics import (
     RERANKED,
-    Pairing,
-    both_recalls,
+    ImageTextPairs,
     example_queries,
     rerank,
+    retrieval_scores,
     similarities,
 )
-from fusar_klip.benchmark.results import RowOutcome
+from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.settings import RetrievalRow
 from fusar_klip.catalog import read_texts, read_tiles, segments_by_tile
 from fusar_klip.datasets.samples import DatasetNotFoundError
@@ -97,14 +97,14 @@ def read_retrieval(row: RetrievalRow, path: Path) -> RetrievalData:
     )
 
 
-def evaluate_retrieval(row: RetrievalRow, data: RetrievalData, subject: EvaluatedModel) -> RowOutcome:
+def evaluate_retrieval(row: RetrievalRow, data: RetrievalData, subject: EvaluatedModel) -> RowResult:
     """Run one retrieval row for one model."""
     model = subject.model
     cache = open_tile_cache(data.dataset, model.preprocess.size)
     # Each distinct text is embedded once, so that equal texts tie exactly.
     distinct = sorted(set(data.segments))
     number = {text: index for index, text in enumerate(distinct)}
-    pairing = Pairing(
+    pairing = ImageTextPairs(
         owner=np.arange(len(data.segments)),
         wording=np.array([number[text] for text in data.segments]),
         groups=data.grounds,
@@ -114,7 +114,7 @@ def evaluate_retrieval(row: RetrievalRow, data: RetrievalData, subject: Evaluate
         [model.embed_text(distinct[start : start + _BLOCK]) for start in range(0, len(distinct), _BLOCK)]
     )
     similarity = similarities(images, texts, pairing)
-    scores = both_recalls(similarity, similarity.T, pairing, row.recall_at, "", row.seed)
+    scores = retrieval_scores(similarity, similarity.T, pairing, row.recall_at, "", row.seed)
     notes = []
     if row.shortlist:
         if isinstance(model, ZooEncoder) and not model.can_match:
@@ -127,10 +127,10 @@ def evaluate_retrieval(row: RetrievalRow, data: RetrievalData, subject: Evaluate
                 return model.match(tile, [distinct[number] for number in numbers])
 
             reranked = rerank(match, similarity, pairing, row.shortlist)
-        scores += both_recalls(*reranked, pairing, row.recall_at, RERANKED, row.seed)
+        scores += retrieval_scores(*reranked, pairing, row.recall_at, RERANKED, row.seed)
     written = [" ".join(segments) for segments in data.segments]
     queries = example_queries(similarity.T, written, data.files, pairing, row.seed)
-    return RowOutcome(scores=scores, notes=notes, queries=queries)
+    return RowResult(scores=scores, notes=notes, queries=queries)
 
 
 def _tile_blocks(data: RetrievalData, cache: TileCache) -> Iterator[Sequence[NDArray[np.uint8]]]:

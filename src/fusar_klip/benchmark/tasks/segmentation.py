@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
-from fusar_klip.benchmark.metrics.segmentation_scores import confusion_counts, segmentation_scores
+from fusar_klip.benchmark.metrics.segmentation_metrics import confusion_counts, segmentation_scores
 from fusar_klip.benchmark.report.heat_maps import draw_heat_maps
 from fusar_klip.benchmark.report.segmentation_drawing import draw_masks
-from fusar_klip.benchmark.results import RowOutcome
+from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.tasks.segmentation_row import SegmentationRow
 from fusar_klip.datasets.registry import read_segmentation
 from fusar_klip.datasets.samples import IGNORED, MaskedImage, SegmentationData
@@ -60,9 +60,7 @@ def read_masks(row: SegmentationRow, path: Path) -> SegmentationData:
     return SegmentationData(split_as(images, row, path), listed.classes, listed.table)
 
 
-def evaluate_segmentation(
-    row: SegmentationRow, data: SegmentationData, subject: EvaluatedModel
-) -> RowOutcome:
+def evaluate_segmentation(row: SegmentationRow, data: SegmentationData, subject: EvaluatedModel) -> RowResult:
     """Train Segmenter on the training part, and measure it on the test part, which is read once, at the end.
 
     Raises:
@@ -95,7 +93,7 @@ def evaluate_segmentation(
     if not counts.any():
         raise DatasetError(f"the test masks of {row.dataset} hold no class at all: check its class table")
     groups = None if data.groups is None else data.groups[data.part("test")]
-    return RowOutcome(
+    return RowResult(
         scores=segmentation_scores(counts, data.classes, groups, row.seed),
         notes=[_most_frequent(counts.sum((0, 2)), data.classes)],
         drawings=[

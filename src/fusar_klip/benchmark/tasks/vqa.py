@@ -11,11 +11,11 @@ from dataclasses import replace
 import numpy as np
 
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
-from fusar_klip.benchmark.metrics.answers import is_right, unwrapped
 from fusar_klip.benchmark.metrics.scores import Score, mean_of_sums, score_of_sums
+from fusar_klip.benchmark.metrics.vqa_answers import extract_answer, is_correct
 from fusar_klip.benchmark.report.heat_maps import draw_heat_maps
-from fusar_klip.benchmark.report.language_drawing import Said, said_drawing
-from fusar_klip.benchmark.results import Drawing, RowOutcome
+from fusar_klip.benchmark.report.language_drawing import TextPrediction, draw_texts
+from fusar_klip.benchmark.results import ReportFigure, RowResult
 from fusar_klip.benchmark.tasks.captioning import TrainingExamples
 from fusar_klip.benchmark.tasks.language_rows import VqaRow
 from fusar_klip.datasets.label_texts.records import KINDS, LanguageData, Question, QuestionKind
@@ -30,7 +30,7 @@ _SHOWN_A_KIND = 2
 OVERALL = "overall_accuracy"
 
 
-def evaluate_vqa(row: VqaRow, data: LanguageData, subject: EvaluatedModel) -> RowOutcome:
+def evaluate_vqa(row: VqaRow, data: LanguageData, subject: EvaluatedModel) -> RowResult:
     """Run one row for one model, or ask one language model."""
     questions = _chosen(data, row)
     if subject.language_model is not None:
@@ -40,9 +40,9 @@ def evaluate_vqa(row: VqaRow, data: LanguageData, subject: EvaluatedModel) -> Ro
         said, notes = ask_language_model(subject, questions, data, row)
     else:
         said, notes = _by_checkpoint(row, data, subject, questions), []
-    right = [is_right(text, q, data.names) for text, q in zip(said, questions, strict=True)]
-    usual = UsualAnswers(data.asked("train"))
-    guessed = [is_right(usual.of(q), q, data.names) for q in questions]
+    right = [is_correct(text, q, data.names) for text, q in zip(said, questions, strict=True)]
+    usual = MostFrequentAnswers(data.asked("train"))
+    guessed = [is_correct(usual.of(q), q, data.names) for q in questions]
     scores = _scores(questions, right, guessed, data, row.seed)
     asked = Counter(question.kind for question in questions)
     kinds = ", ".join(f"{asked[kind]} {kind.replace('_', ' ')}" for kind in KINDS if asked[kind])
@@ -55,10 +55,10 @@ def evaluate_vqa(row: VqaRow, data: LanguageData, subject: EvaluatedModel) -> Ro
     if subject.language_model is None:
         shown = [data.images[i].file for i in sorted({question.image for question in questions})]
         drawings += draw_heat_maps(subject.model, shown, row.seed)
-    return RowOutcome(scores=scores, notes=notes, drawings=drawings)
+    return RowResult(scores=scores, notes=notes, drawings=drawings)
 
 
-class UsualAnswers:
+class MostFrequentAnswers:
     """What is answered most often, without a look at the image.
 
     Args:
@@ -136,7 +136,7 @@ def _by_checkpoint(
         images = [question.image for question in questions]
         if row.answer_by == "write":
             return write(learner, squares, images, prompts, beams=row.beams, max_tokens=row.tokens - 1)
-        usual = UsualAnswers(data.asked("train"))
+        usual = MostFrequentAnswers(data.asked("train"))
         said = [""] * len(questions)
         for kind in KINDS:
             places = [place for place, question in enumerate(questions) if question.kind == kind]
@@ -188,7 +188,7 @@ def _scores(
 
 def _drawing(
     questions: Sequence[Question], said: Sequence[str], right: Sequence[bool], data: LanguageData, seed: int
-) -> Drawing:
+) -> ReportFigure:
     rng = np.random.default_rng(seed)
     shown = []
     for kind in KINDS:
@@ -196,7 +196,11 @@ def _drawing(
         for place in places[:_SHOWN_A_KIND].tolist():
             question = questions[place]
             file = data.images[question.image].file
-            shown.append(Said(file, question.text, question.answer, unwrapped(said[place]), right[place]))
+            shown.append(
+                TextPrediction(
+                    file, question.text, question.answer, extract_answer(said[place]), right[place]
+                )
+            )
     alt = "Test images with a question, its answer and the model's"
     caption = "questions drawn at random; green is right, red is wrong."
-    return said_drawing("questions", shown, alt, caption, columns=2)
+    return draw_texts("questions", shown, alt, caption, columns=2)

@@ -25,7 +25,7 @@ _NO_TARGET = re.compile(r"\b(?:none|nothing|no (?:targets?|objects?|categor(?:y|
 _MOST_RANGE = 100
 
 
-def read_answer(text: str, question: Question, names: Sequence[str]) -> frozenset[str] | None:
+def parse_answer(text: str, question: Question, names: Sequence[str]) -> frozenset[str] | None:
     """Return what a text answers: the number in figures, the name, or the set's members; None for no answer.
 
     Args:
@@ -33,7 +33,7 @@ def read_answer(text: str, question: Question, names: Sequence[str]) -> frozense
         question: Says what is wanted.
         names: All names that answers of its kind are made of.
     """
-    text = unwrapped(text)
+    text = extract_answer(text)
     numeric = all(answer.isdigit() for answer in question.answers)
     if question.answer_type == "number":
         found = _numbers(text)
@@ -48,12 +48,12 @@ def read_answer(text: str, question: Question, names: Sequence[str]) -> frozense
     return frozenset(named) or None
 
 
-def is_right(text: str, question: Question, names: Sequence[str]) -> bool:
+def is_correct(text: str, question: Question, names: Sequence[str]) -> bool:
     """Tell whether an answer in words is exactly the question's: order and wording do not count."""
-    return read_answer(text, question, names) == frozenset(question.answers)
+    return parse_answer(text, question, names) == frozenset(question.answers)
 
 
-def unwrapped(text: str) -> str:
+def extract_answer(text: str) -> str:
     """Return the answer alone: the key "answer" of JSON, what stands behind the last "answer:", or all."""
     text = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
     try:
