@@ -8,7 +8,7 @@ Gaussian with a deviation of 5 % of the 8-bit range; shifts are up to 4 pixels, 
 
     python perf/leaks.py [--data ../shared/data] [--chips 200] [--seed 0]
 
-With --check it reports the leakage of one data set's own split instead (any reader of docs/benchmark.md):
+With --check it reports the leakage of one data set's own split instead (any reader of docs/datasets.md):
 
     python perf/leaks.py --check sar_acd ../shared/data/cls_sar_acd [--split-file split.csv]
 """

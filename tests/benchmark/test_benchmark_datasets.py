@@ -27,7 +27,7 @@ from fusar_klip.datasets.samples import IGNORED, DatasetNotFoundError, read_mask
 from fusar_klip.errors import DatasetError
 from fusar_klip.image_io import read_image
 
-DOCS = Path(__file__).parents[2] / "docs" / "benchmark.md"
+DOCS = Path(__file__).parents[2] / "docs" / "datasets.md"
 
 
 def picture(path: Path, size: tuple[int, int] = (20, 10), colour: object = 0, mode: str = "L") -> Path:

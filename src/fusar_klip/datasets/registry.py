@@ -1,6 +1,6 @@
 """The registry of readers: every public data set and format, its layout, where it is had, where we read it.
 
-`docs/benchmark.md` prints this table, and a test holds the two together. Sources name the public repository
+`docs/datasets.md` prints this table, and a test holds the two together. Sources name the public repository
 or page in which the layout was read; "not found" says that we found none, and what is tried instead.
 """
 

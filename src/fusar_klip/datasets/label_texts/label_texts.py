@@ -130,7 +130,7 @@ def labelled(
         masked = with_parts(masks.images, listed) if listed.is_file() else masks.images
         return SegmentationData(split_as(masked, wish, path), masks.classes, masks.table)
     raise SettingsError(
-        f'no reader "{reader}" of boxes or masks; readers: {", ".join(LABEL_READERS)} (docs/benchmark.md)'
+        f'no reader "{reader}" of boxes or masks; readers: {", ".join(LABEL_READERS)} (docs/datasets.md)'
     )
 
 

@@ -192,7 +192,7 @@ def read_records(folder: Path, name: str) -> LanguageData:
         )
     except (KeyError, TypeError) as error:
         raise DatasetError(
-            f"{folder} has a line without {error}: see docs/benchmark.md for its keys"
+            f"{folder} has a line without {error}: see docs/datasets.md for its keys"
         ) from None
     _check(folder, images, asked)
     return LanguageData(images, asked, tuple(known.get("names") or _names(asked)))
