@@ -16,7 +16,7 @@ from PIL import Image
 
 import fusar_klip.models as models
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
-from fusar_klip.benchmark.metrics import scores as metrics
+from fusar_klip.benchmark.metrics import bootstrap
 from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.tasks.detection import drawn_images, evaluate_detection, read_boxes
 from fusar_klip.benchmark.tasks.detection_row import DETECTION_PRESETS, DetectionRow
@@ -93,7 +93,7 @@ def boats(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 40)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 40)
 
 
 @pytest.mark.parametrize("patch", [8, 16, 32])

@@ -8,7 +8,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from fusar_klip.benchmark.metrics import scores as metrics
+from fusar_klip.benchmark.metrics import bootstrap
 from fusar_klip.benchmark.metrics.average_precision import average_precision, detection_scores
 from fusar_klip.benchmark.metrics.box_matching import Detections, GroundTruth, match_class, match_image
 
@@ -72,7 +72,7 @@ def coco_says(truths: list[GroundTruth], found: list[Detections]) -> dict[str, f
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 40)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 40)
 
 
 @pytest.mark.parametrize("seed", range(15))

@@ -141,7 +141,7 @@ def test_captions_are_learnt_and_the_model_stays_as_it_was(patches: Path, learne
     assert said["bleu4"] > 0.9
     assert said["cider"] > 4
     assert outcome.notes[0] == "wrote 4 different captions for 8 images."
-    assert any("METEOR and SPICE are left out" in note for note in outcome.notes)
+    assert any("METEOR and SPICE are skipped" in note for note in outcome.notes)
     assert all(torch.equal(before[name], value) for name, value in model.network.state_dict().items())
     assert torch.equal(state, torch.random.get_rng_state())
     assert outcome.drawings[0].name == "captions"
@@ -438,11 +438,11 @@ def test_a_perfect_caption_and_an_empty_one() -> None:
 
 def test_missing_java_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pycocoevalcap")
-    assert java_metrics([["a"]], [[["a"]]]) == ({}, ["METEOR and SPICE are left out: there is no Java."])
+    assert java_metrics([["a"]], [[["a"]]]) == ({}, ["METEOR and SPICE are skipped: Java is not installed."])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert java_metrics([["a"]], [[["a"]]]) == (
         {},
-        ["METEOR and SPICE are left out: pycocoevalcap is not installed."],
+        ["METEOR and SPICE are skipped: pycocoevalcap is not installed."],
     )
 
 
@@ -455,7 +455,7 @@ def test_java_that_answers_in_words_is_said(java: None, monkeypatch: pytest.Monk
     monkeypatch.setattr(module.Meteor, "_stat", fail)
     scores, missing = java_metrics([["a"]], [[["a"]]])
     assert "meteor" not in scores
-    assert "METEOR is left out: Java's answer cannot be read (could not convert" in missing[0]
+    assert "METEOR is skipped: Java's output cannot be read (could not convert" in missing[0]
 
 
 def test_recall_with_several_texts_an_image() -> None:

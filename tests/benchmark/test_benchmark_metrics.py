@@ -4,13 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, top_k_accuracy_score
 
-from fusar_klip.benchmark.metrics.scores import (
-    bootstrap_interval,
-    classification_scores,
-    recall_chance,
-    recall_hits,
-    recall_scores,
-)
+from fusar_klip.benchmark.metrics.bootstrap import bootstrap_interval
+from fusar_klip.benchmark.metrics.classification_metrics import classification_scores
+from fusar_klip.benchmark.metrics.retrieval_metrics import recall_chance, recall_hits, recall_scores
 
 
 @settings(max_examples=25, deadline=None)

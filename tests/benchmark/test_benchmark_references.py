@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fusar_klip.benchmark.metrics.scores import classification_scores, recall_hits
+from fusar_klip.benchmark.metrics.classification_metrics import classification_scores
+from fusar_klip.benchmark.metrics.retrieval_metrics import recall_hits
 from fusar_klip.benchmark.metrics.segmentation_metrics import confusion_counts, segmentation_scores
 from fusar_klip.datasets.samples import IGNORED
 

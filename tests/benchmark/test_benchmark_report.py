@@ -9,11 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fusar_klip.benchmark.metrics.bootstrap import Score
 from fusar_klip.benchmark.metrics.box_matching import Detections, GroundTruth
-from fusar_klip.benchmark.metrics.scores import Score
-from fusar_klip.benchmark.report import figures
-from fusar_klip.benchmark.report.detection_drawing import FALSE, MISSED, RIGHT, draw_detections
-from fusar_klip.benchmark.report.report import Section, write_report
+from fusar_klip.benchmark.report import charts
+from fusar_klip.benchmark.report.prediction_figures import (
+    FALSE_POSITIVE,
+    MISSED,
+    TRUE_POSITIVE,
+    draw_detections,
+    draw_retrieved_images,
+)
+from fusar_klip.benchmark.report.report import write_report
+from fusar_klip.benchmark.report.tables import ReportSection
 from fusar_klip.benchmark.results import ReportFigure, RetrievalExample, RetrievedImage, RowResult
 from fusar_klip.benchmark.tasks.language_rows import CaptioningRow
 from fusar_klip.datasets.samples import AnnotatedImage, Box
@@ -23,9 +30,9 @@ def score(metric: str, value: float) -> Score:
     return Score(metric, value, 7, value - 0.05, value + 0.05, "group", 0.1)
 
 
-def section(outcomes: Mapping[str, RowResult], dataset: str = "Set", **values: object) -> Section:
+def section(outcomes: Mapping[str, RowResult], dataset: str = "Set", **values: object) -> ReportSection:
     known = {"task": "captioning", "dataset": dataset, "path": "p", "split": "given", "reader": "hrsid"}
-    return Section(CaptioningRow.model_validate(known | values), "4 images", [], outcomes)
+    return ReportSection(CaptioningRow.model_validate(known | values), "4 images", [], outcomes)
 
 
 def png(grey: int = 0) -> str:
@@ -92,9 +99,9 @@ def test_figures_of_models_with_like_names_are_files_of_their_own(tmp_path: Path
 
 def test_rows_of_one_task_on_one_set_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []
-    overview = figures.overview
+    overview = charts.overview
     monkeypatch.setattr(
-        figures, "overview", lambda bars, names: drawn.extend(b.label for b in bars) or overview(bars, names)
+        charts, "overview", lambda bars, names: drawn.extend(b.label for b in bars) or overview(bars, names)
     )
     values = [{"split": "paper"}, {"split": "grouped"}, {"split": "grouped", "seed": 1}, {"dataset": "Other"}]
     sections = [section({"run": outcome(0.3)}, **{"dataset": "Set", **v}) for v in values]  # type: ignore[arg-type]
@@ -117,15 +124,16 @@ def test_the_radar_chart_needs_three_rows_and_two_models(
 
 
 def test_the_radar_chart_draws_each_model_from_0_to_the_best() -> None:
-    bars = [
-        figures.Bar(f"row {n}", {"a": score("top1", 0.1 * n), "b": score("top1", 0.05 * n)}) for n in range(4)
+    rows = [
+        charts.HeadlineScores(f"row {n}", {"a": score("top1", 0.1 * n), "b": score("top1", 0.05 * n)})
+        for n in range(4)
     ]
-    drawn = figures.radar(bars, ["a", "b"])
-    assert drawn == figures.radar(bars, ["a", "b"])
-    assert drawn != figures.radar(bars, ["b", "a"])
+    drawn = charts.radar(rows, ["a", "b"])
+    assert drawn == charts.radar(rows, ["a", "b"])
+    assert drawn != charts.radar(rows, ["b", "a"])
     with Image.open(io.BytesIO(drawn)) as picture:
         pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
-    for colour in figures.MODEL_COLOURS[:2]:
+    for colour in charts.MODEL_COLOURS[:2]:
         assert shown(pixels, colour) > 200
 
 
@@ -155,7 +163,9 @@ def test_detections_are_blue_false_alarms_red_and_missed_boxes_yellow(tmp_path: 
             pixels = np.asarray(picture.convert("RGB"))
         # The legend below the image has all three.
         chart = pixels[: int(0.88 * len(pixels))].reshape(-1, 3)
-        right, false, missed = (shown(chart, colour) > 50 for colour in (RIGHT, FALSE, MISSED))
+        right, false, missed = (
+            shown(chart, colour) > 50 for colour in (TRUE_POSITIVE, FALSE_POSITIVE, MISSED)
+        )
         return right, false, missed
 
     assert colours(boxes, [0.9, 0.9]) == (True, False, False)
@@ -163,7 +173,7 @@ def test_detections_are_blue_false_alarms_red_and_missed_boxes_yellow(tmp_path: 
     assert colours(np.array([[60.0, 5, 90, 35]]), [0.9]) == (False, True, True)
     # What is not sure is not drawn.
     assert colours(boxes, [0.4, 0.4]) == (False, False, True)
-    assert [RIGHT, FALSE, MISSED] == ["#4aa3ff", "#ff4b3e", "#ffd92f"]  # blue, red, yellow
+    assert [TRUE_POSITIVE, FALSE_POSITIVE, MISSED] == ["#4aa3ff", "#ff4b3e", "#ffd92f"]  # blue, red, yellow
 
 
 def test_retrieval_lists_say_which_tile_is_the_text_s_own(tmp_path: Path) -> None:
@@ -174,6 +184,6 @@ def test_retrieval_lists_say_which_tile_is_the_text_s_own(tmp_path: Path) -> Non
     assert "> ships in a row" in markdown
     assert "the text's own has rank 2" in markdown
     assert (tmp_path / "figures" / "01-captioning-set-run-query-1.png").is_file()
-    assert figures.query(answered.queries[0]) != figures.query(
+    assert draw_retrieved_images(answered.queries[0]) != draw_retrieved_images(
         RetrievalExample("ships in a row", 2, hits[::-1])
     )

@@ -16,9 +16,9 @@ from sklearn.metrics import accuracy_score, jaccard_score
 import fusar_klip.models as models
 from fusar_klip.benchmark import benchmark
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
-from fusar_klip.benchmark.metrics import scores as metrics
+from fusar_klip.benchmark.metrics import bootstrap
 from fusar_klip.benchmark.metrics.segmentation_metrics import confusion_counts, segmentation_scores
-from fusar_klip.benchmark.report.report import metric_title
+from fusar_klip.benchmark.report.tables import metric_title
 from fusar_klip.benchmark.tasks.segmentation import evaluate_segmentation, read_masks
 from fusar_klip.benchmark.tasks.segmentation_row import SEGMENTATION_PRESETS, SegmentationRow
 from fusar_klip.config import validate_settings
@@ -75,7 +75,7 @@ def fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 60)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 60)
 
 
 @pytest.mark.parametrize("seed", range(6))

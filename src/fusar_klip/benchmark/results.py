@@ -1,8 +1,8 @@
-"""What one row gave for one checkpoint, kept on disk so that a killed benchmark goes on where it stood.
+"""The result of one row for one checkpoint, kept on disk so that an interrupted benchmark resumes at its row.
 
-RESULTS/rows/<digest>.json holds one outcome. Its name is the digest of all that decides it: the
-checkpoint's content, the data set's content and every value of the row. The same three come to the same
-file, whichever other checkpoints and rows a command names.
+RESULTS/rows/<digest>.json holds one result. Its name is the digest of everything that decides it: the
+checkpoint's content, the data set's content and every value of the row. The same three give the same file,
+whichever other checkpoints and rows a command names.
 """
 
 import hashlib
@@ -15,16 +15,18 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from fusar_klip.benchmark.metrics.scores import Score
+from fusar_klip.benchmark.metrics.bootstrap import Score
 from fusar_klip.benchmark.settings import Row
 from fusar_klip.files import write_bytes
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-"""Raised whenever the same row would come out otherwise, so that outcomes of older code are not reused."""
+"""Raised whenever the same row would give another result, so that results of older code are not reused."""
 REVISIONS: Mapping[str, int] = {"captioning": 1}
 """The same for the rows of one task. Captioning, 1: METEOR of all captions together, not the mean of each."""
+
+# The names of the fields below are the keys of RESULTS/rows/*.json.
 
 
 @dataclass(frozen=True)
@@ -33,39 +35,40 @@ class ConfusionMatrix:
 
     classes: list[str]
     counts: list[list[int]]
-    """counts[t][p]: images of class t that were taken for class p."""
+    """counts[t][p]: number of images of class t that were predicted as class p."""
 
 
 @dataclass(frozen=True)
 class ClassifiedImage:
-    """One test image, shown in the report."""
+    """A test image with its true and its predicted class."""
 
     picture: str
     """PNG, base64."""
     truth: str
     predicted: str
     probability: float
-    """What the model gave to `predicted`, 0 to 1."""
+    """The model's probability of `predicted`, 0 to 1."""
 
 
 @dataclass(frozen=True)
 class RetrievedImage:
-    """One tile in the answer to a text."""
+    """An image that was retrieved for a text."""
 
     picture: str
     """PNG, base64."""
     similarity: float
+    """Cosine of image and text."""
     own: bool
-    """Whether it is the tile that the text describes."""
+    """Whether it is the image that the text describes."""
 
 
 @dataclass(frozen=True)
 class RetrievalExample:
-    """A text and the tiles that come first for it."""
+    """A text and the images that rank first for it."""
 
     text: str
     rank: int
-    """The rank of the text's own tile, 1 = first."""
+    """The rank of the text's own image, 1 = first."""
     hits: list[RetrievedImage]
 
 
@@ -74,43 +77,44 @@ class ReportFigure:
     """A figure that the task has drawn itself."""
 
     name: str
-    """Ends its file's name: unique among the row's drawings for one model."""
+    """End of the file's name: unique among the row's figures for one model."""
     content: str
     """PNG, base64."""
     alt: str
     caption: str
     text: str = ""
-    """Words printed above it."""
+    """Text that is printed above it."""
 
 
 @dataclass(frozen=True)
 class RowResult:
-    """All that one row gave for one checkpoint."""
+    """Everything that one row gives for one checkpoint."""
 
     scores: list[Score]
     chosen: dict[str, Any] = field(default_factory=dict)
-    """Settings that were chosen on a held-out fifth of the training part, and how the candidates did."""
+    """The setting chosen on a held-out fifth of the training part, and every candidate's accuracy."""
     notes: list[str] = field(default_factory=list)
-    """What a reader of the numbers has to know."""
+    """Remarks for the reader of the scores. The report prints the model's name before a note that starts with
+    a lower-case letter."""
     confusion: ConfusionMatrix | None = None
     chips: list[ClassifiedImage] = field(default_factory=list)
     queries: list[RetrievalExample] = field(default_factory=list)
     drawings: list[ReportFigure] = field(default_factory=list)
 
 
-_OUTCOME = TypeAdapter(RowResult)
+_RESULT = TypeAdapter(RowResult)
 
 
 def row_identity(
     row: Row, checkpoint_digest: str, data_digest: str, text_side_digest: str | None = None
 ) -> str:
-    """Return the 64 hexadecimal digits that name an outcome: no path of this machine goes into them.
+    """Return the 64 hexadecimal digits that identify a result; they depend on no path of this machine.
 
     Args:
-        row: Its values.
-        checkpoint_digest: The checkpoint's content.
-        data_digest: The data set's content.
-        text_side_digest: The content of the RUN that lends the row its text side, where one does.
+        row: The row's values.
+        checkpoint_digest: Digest of the checkpoint's content.
+        data_digest: Digest of the data set's content.
+        text_side_digest: Digest of the RUN that provides the row's text side; None where none does.
     """
     values = row.model_dump(mode="json", exclude={"path"})
     parts = {"format": FORMAT, "checkpoint": checkpoint_digest, "data": data_digest, "row": values}
@@ -122,20 +126,20 @@ def row_identity(
 
 
 def read_result(results: Path, identity: str) -> RowResult | None:
-    """Return the kept outcome of that identity, or None."""
+    """Return the result of that identity in RESULTS; None where there is none or it cannot be read."""
     path = _path(results, identity)
     if not path.is_file():
         return None
     try:
-        return _OUTCOME.validate_json(path.read_bytes())
+        return _RESULT.validate_json(path.read_bytes())
     except ValidationError:
-        logger.warning("%s cannot be read, so its row is run again", path)
+        logger.warning("%s cannot be read, so its row runs again", path)
         return None
 
 
-def write_result(results: Path, identity: str, outcome: RowResult) -> None:
-    """Keep an outcome, atomically."""
-    write_bytes(_path(results, identity), _OUTCOME.dump_json(outcome, indent=1) + b"\n")
+def write_result(results: Path, identity: str, result: RowResult) -> None:
+    """Write a result to RESULTS, atomically."""
+    write_bytes(_path(results, identity), _RESULT.dump_json(result, indent=1) + b"\n")
 
 
 def _path(results: Path, identity: str) -> Path:

@@ -24,7 +24,8 @@ from fusar_klip.benchmark.evaluated_model import (
     subject_digest,
     subject_names,
 )
-from fusar_klip.benchmark.report.report import Section, write_report
+from fusar_klip.benchmark.report.report import write_report
+from fusar_klip.benchmark.report.tables import ReportSection
 from fusar_klip.benchmark.results import RowResult, read_result, row_identity, write_result
 from fusar_klip.benchmark.settings import Row
 from fusar_klip.benchmark.suite import DATA_VARIABLE, Suite, data_folder, load_suite, row_path
@@ -106,7 +107,7 @@ def benchmark(
             run += is_new
             outcomes[place].append(outcome)
     sections = [
-        Section(row, read.facts, read.notes, dict(zip(names, results, strict=True)))
+        ReportSection(row, read.facts, read.notes, dict(zip(names, results, strict=True)))
         for (row, read), results in zip(plan, outcomes, strict=True)
     ]
     _write_splits(out, plan)
@@ -243,7 +244,7 @@ def _read_data(suite: Suite, data: Path) -> tuple[list[tuple[Row, TaskData]], li
     return plan, skipped
 
 
-def _entries(section: Section) -> list[dict[str, str | float | int | None]]:
+def _entries(section: ReportSection) -> list[dict[str, str | float | int | None]]:
     """Return the section's lines of results.json: its contract, and then ci_unit and chance."""
     row = section.row
     return [
@@ -262,7 +263,7 @@ def _entries(section: Section) -> list[dict[str, str | float | int | None]]:
             "ci_unit": score.ci_unit,
             "chance": score.chance,
         }
-        for model, outcome in section.outcomes.items()
+        for model, outcome in section.results.items()
         for score in outcome.scores
     ]
 

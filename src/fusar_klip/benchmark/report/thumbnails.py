@@ -9,15 +9,15 @@ from PIL import Image
 from fusar_klip.image_io import read_image
 
 SIDE = 128
-"""Pixels on a picture's longer side at most."""
+"""Longer side of a thumbnail in pixels, at most."""
 
 
 def thumbnail(path: Path) -> str:
-    """Return a grey PNG of an image, base64, at most `SIDE` pixels a side, its aspect kept."""
-    grey = Image.fromarray(read_image(path))
-    grey.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    """Return a single-channel PNG of an image, base64, its longer side at most `SIDE` pixels."""
+    image = Image.fromarray(read_image(path))
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    grey.save(buffer, format="PNG", optimize=True)
+    image.save(buffer, format="PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.metrics import caption_metrics
-from fusar_klip.benchmark.metrics.scores import Score, mean_of_sums, score_of_sums
-from fusar_klip.benchmark.report.language_drawing import TextPrediction, draw_texts
+from fusar_klip.benchmark.metrics.bootstrap import Score, mean_of_sums, score_of_sums
+from fusar_klip.benchmark.report.prediction_figures import TextPrediction, draw_texts
 from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.tasks.language_rows import CaptioningRow, LanguageRow
 from fusar_klip.datasets.label_texts.records import LanguageData

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
-from fusar_klip.benchmark.metrics.scores import classification_scores
+from fusar_klip.benchmark.metrics.classification_metrics import classification_scores
 from fusar_klip.benchmark.report.thumbnails import thumbnail
 from fusar_klip.benchmark.results import ClassifiedImage, ConfusionMatrix, RowResult
 from fusar_klip.benchmark.settings import FinetuneRow, KnnRow, LinearProbeRow
@@ -14,7 +14,7 @@ from fusar_klip.benchmark.tasks.probes import knn, linear_probe
 from fusar_klip.datasets.samples import ClassificationData
 from fusar_klip.finetune.classification import finetune
 
-_CHIPS_EACH = 6
+_SHOWN_EACH = 6
 """So many right and so many wrong test images are shown."""
 
 
@@ -40,7 +40,7 @@ def evaluate_classification(
         chosen=chosen,
         notes=notes,
         confusion=_confusion(data, labels, probabilities),
-        chips=_chips(data, probabilities, row.seed),
+        chips=_shown_images(data, probabilities, row.seed),
     )
 
 
@@ -52,7 +52,9 @@ def _confusion(
     return ConfusionMatrix(list(data.classes), counts.tolist())
 
 
-def _chips(data: ClassificationData, probabilities: NDArray[np.float64], seed: int) -> list[ClassifiedImage]:
+def _shown_images(
+    data: ClassificationData, probabilities: NDArray[np.float64], seed: int
+) -> list[ClassifiedImage]:
     """Return right and wrong test images, drawn at random, not picked."""
     test = data.part("test")
     predicted = probabilities.argmax(axis=1)
@@ -61,7 +63,7 @@ def _chips(data: ClassificationData, probabilities: NDArray[np.float64], seed: i
     shown: list[int] = []
     for outcome in (right, ~right):
         candidates = rng.permutation(np.flatnonzero(outcome))
-        shown += candidates[:_CHIPS_EACH].tolist()
+        shown += candidates[:_SHOWN_EACH].tolist()
     return [
         ClassifiedImage(
             picture=thumbnail(data.images[test[i]].file),

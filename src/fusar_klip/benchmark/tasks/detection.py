@@ -12,8 +12,8 @@ from torch import Tensor
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.metrics.average_precision import detection_scores
 from fusar_klip.benchmark.metrics.box_matching import Detections, GroundTruth
-from fusar_klip.benchmark.report.detection_drawing import draw_detections
-from fusar_klip.benchmark.report.heat_maps import draw_heat_maps
+from fusar_klip.benchmark.report.attention_maps import draw_attention_maps
+from fusar_klip.benchmark.report.prediction_figures import draw_detections
 from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.tasks.detection_row import DetectionRow
 from fusar_klip.datasets.registry import read_detection
@@ -76,7 +76,7 @@ def evaluate_detection(row: DetectionRow, data: DetectionData, subject: Evaluate
         notes=_notes(data, train, test),
         drawings=[
             *draw_detections(test, truths, found, data.classes, row.seed),
-            *draw_heat_maps(subject.model, [image.file for image in test], row.seed),
+            *draw_attention_maps(subject.model, [image.file for image in test], row.seed),
         ],
     )
 

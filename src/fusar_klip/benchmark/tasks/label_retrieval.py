@@ -13,11 +13,11 @@ from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.metrics.retrieval_metrics import (
     RERANKED,
     ImageTextPairs,
-    example_queries,
+    cosine_similarities,
     rerank,
     retrieval_scores,
-    similarities,
 )
+from fusar_klip.benchmark.report.prediction_figures import retrieval_examples
 from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.tasks.captioning import caption_lessons
 from fusar_klip.benchmark.tasks.language_rows import LabelRetrievalRow
@@ -50,22 +50,22 @@ def _retrieved(
     test: NDArray[np.int64],
 ) -> RowResult:
     texts = [text for i in test for text in data.images[i].captions]
-    owner = np.repeat(np.arange(len(test)), [len(data.images[i].captions) for i in test])
+    image_of_text = np.repeat(np.arange(len(test)), [len(data.images[i].captions) for i in test])
     distinct = sorted(set(texts))
     number = {text: index for index, text in enumerate(distinct)}
-    pairing = ImageTextPairs(owner, np.array([number[text] for text in texts]), data.groups(test))
+    pairs = ImageTextPairs(image_of_text, np.array([number[text] for text in texts]), data.groups(test))
     images = np.concatenate([model.embed_image(list(block)) for block in _blocks(squares, test)])
-    similarity = similarities(images, model.embed_text(distinct), pairing)
-    scores = retrieval_scores(similarity, similarity.T, pairing, row.recall_at, "", row.seed)
+    similarity = cosine_similarities(images, model.embed_text(distinct), pairs)
+    scores = retrieval_scores(similarity, similarity.T, pairs, row.recall_at, "", row.seed)
     if row.shortlist:
 
         def match(image: int, numbers: Sequence[int]) -> NDArray[np.float32]:
             return model.match(squares[test[image]], [distinct[n] for n in numbers])
 
-        reranked = rerank(match, similarity, pairing, row.shortlist)
-        scores += retrieval_scores(*reranked, pairing, row.recall_at, RERANKED, row.seed)
+        reranked = rerank(match, similarity, pairs, row.shortlist)
+        scores += retrieval_scores(*reranked, pairs, row.recall_at, RERANKED, row.seed)
     files = [data.images[i].file for i in test]
-    queries = example_queries(similarity.T, texts, files, pairing, row.seed)
+    queries = retrieval_examples(similarity.T, texts, files, pairs, row.seed)
     note = f"{len(test)} test images with {len(texts)} texts; n counts images, and every text is a query."
     return RowResult(scores=scores, notes=[note], queries=queries)
 

@@ -18,11 +18,11 @@ from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.metrics.retrieval_metrics import (
     RERANKED,
     ImageTextPairs,
-    example_queries,
+    cosine_similarities,
     rerank,
     retrieval_scores,
-    similarities,
 )
+from fusar_klip.benchmark.report.prediction_figures import retrieval_examples
 from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.settings import RetrievalRow
 from fusar_klip.catalog import read_texts, read_tiles, segments_by_tile
@@ -104,17 +104,17 @@ def evaluate_retrieval(row: RetrievalRow, data: RetrievalData, subject: Evaluate
     # Each distinct text is embedded once, so that equal texts tie exactly.
     distinct = sorted(set(data.segments))
     number = {text: index for index, text in enumerate(distinct)}
-    pairing = ImageTextPairs(
-        owner=np.arange(len(data.segments)),
-        wording=np.array([number[text] for text in data.segments]),
+    pairs = ImageTextPairs(
+        image_of_text=np.arange(len(data.segments)),
+        text_ids=np.array([number[text] for text in data.segments]),
         groups=data.grounds,
     )
     images = np.concatenate([model.embed_image(block) for block in _tile_blocks(data, cache)])
     texts = np.concatenate(
         [model.embed_text(distinct[start : start + _BLOCK]) for start in range(0, len(distinct), _BLOCK)]
     )
-    similarity = similarities(images, texts, pairing)
-    scores = retrieval_scores(similarity, similarity.T, pairing, row.recall_at, "", row.seed)
+    similarity = cosine_similarities(images, texts, pairs)
+    scores = retrieval_scores(similarity, similarity.T, pairs, row.recall_at, "", row.seed)
     notes = []
     if row.shortlist:
         if isinstance(model, ZooEncoder) and not model.can_match:
@@ -126,10 +126,10 @@ def evaluate_retrieval(row: RetrievalRow, data: RetrievalData, subject: Evaluate
                 tile = cache.images[cache.rows[data.tile_ids[image]]]
                 return model.match(tile, [distinct[number] for number in numbers])
 
-            reranked = rerank(match, similarity, pairing, row.shortlist)
-        scores += retrieval_scores(*reranked, pairing, row.recall_at, RERANKED, row.seed)
+            reranked = rerank(match, similarity, pairs, row.shortlist)
+        scores += retrieval_scores(*reranked, pairs, row.recall_at, RERANKED, row.seed)
     written = [" ".join(segments) for segments in data.segments]
-    queries = example_queries(similarity.T, written, data.files, pairing, row.seed)
+    queries = retrieval_examples(similarity.T, written, data.files, pairs, row.seed)
     return RowResult(scores=scores, notes=notes, queries=queries)
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.metrics.segmentation_metrics import confusion_counts, segmentation_scores
-from fusar_klip.benchmark.report.heat_maps import draw_heat_maps
-from fusar_klip.benchmark.report.segmentation_drawing import draw_masks
+from fusar_klip.benchmark.report.attention_maps import draw_attention_maps
+from fusar_klip.benchmark.report.prediction_figures import draw_masks
 from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.tasks.segmentation_row import SegmentationRow
 from fusar_klip.datasets.registry import read_segmentation
@@ -104,7 +104,7 @@ def evaluate_segmentation(row: SegmentationRow, data: SegmentationData, subject:
                 data.classes,
                 row.before,
             ),
-            *draw_heat_maps(model, [image.file for image in test], row.seed),
+            *draw_attention_maps(model, [image.file for image in test], row.seed),
         ],
     )
 

@@ -11,10 +11,10 @@ from dataclasses import replace
 import numpy as np
 
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
-from fusar_klip.benchmark.metrics.scores import Score, mean_of_sums, score_of_sums
+from fusar_klip.benchmark.metrics.bootstrap import Score, mean_of_sums, score_of_sums
 from fusar_klip.benchmark.metrics.vqa_answers import extract_answer, is_correct
-from fusar_klip.benchmark.report.heat_maps import draw_heat_maps
-from fusar_klip.benchmark.report.language_drawing import TextPrediction, draw_texts
+from fusar_klip.benchmark.report.attention_maps import draw_attention_maps
+from fusar_klip.benchmark.report.prediction_figures import TextPrediction, draw_texts
 from fusar_klip.benchmark.results import ReportFigure, RowResult
 from fusar_klip.benchmark.tasks.captioning import TrainingExamples
 from fusar_klip.benchmark.tasks.language_rows import VqaRow
@@ -54,7 +54,7 @@ def evaluate_vqa(row: VqaRow, data: LanguageData, subject: EvaluatedModel) -> Ro
     drawings = [_drawing(questions, said, right, data, row.seed)]
     if subject.language_model is None:
         shown = [data.images[i].file for i in sorted({question.image for question in questions})]
-        drawings += draw_heat_maps(subject.model, shown, row.seed)
+        drawings += draw_attention_maps(subject.model, shown, row.seed)
     return RowResult(scores=scores, notes=notes, drawings=drawings)
 
 

@@ -1,9 +1,8 @@
-"""Where a model looks: attention of its class token and size of its features over test images (figure 16).
+"""Attention maps of the class token and norms of the patch features over test images (paper, figure 16).
 
-Of the image tower as it came, before a row trains it, at its own input size.
+The maps show the image tower before the row trains it, at its own input size.
 """
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from timm.models.vision_transformer import (  # type: ignore[attr-defined]
 )
 from torch import Tensor
 
-from fusar_klip.benchmark.report.figures import png
+from fusar_klip.benchmark.report.charts import report_figure
 from fusar_klip.benchmark.results import ReportFigure
 from fusar_klip.image_io import read_image
 from fusar_klip.models import Klip
@@ -29,13 +28,13 @@ from fusar_klip.models.pretrained.plain_vit import PlainViT, patch_of
 # B batch, S image side, T tokens (class token first), H heads, G patches on a side, W width
 
 _IMAGES = 3
-_TITLES = ("image", "attention, last block", "attention, rolled out", "size of features")
+_TITLES = ("image", "attention, last block", "attention rollout", "norm of features")
 
 
-def draw_heat_maps(model: Klip | ZooEncoder, files: Sequence[Path], seed: int) -> list[ReportFigure]:
-    """Return one sheet of some images, drawn at random, three maps each.
+def draw_attention_maps(model: Klip | ZooEncoder, files: Sequence[Path], seed: int) -> list[ReportFigure]:
+    """Return one sheet of images, drawn at random, with three maps each.
 
-    There is none of models whose tower is no plain ViT or has no class token.
+    The list is empty for models whose image tower is no plain ViT or has no class token.
     """
     if not isinstance(model.network.image_tower, VisionTransformer):
         return []
@@ -46,9 +45,9 @@ def draw_heat_maps(model: Klip | ZooEncoder, files: Sequence[Path], seed: int) -
         return []
     side = backbone.grid * patch
     chosen = [files[i] for i in np.random.default_rng(seed).permutation(len(files))[:_IMAGES]]
-    greys = [Image.fromarray(read_image(file)) for file in chosen]
-    squares = np.stack([np.asarray(g.resize((side, side), Image.Resampling.BILINEAR)) for g in greys])
-    maps = heat_maps(backbone, model.preprocess.standardise(squares).to(model.device))
+    pictures = [Image.fromarray(read_image(file)) for file in chosen]
+    squares = np.stack([np.asarray(p.resize((side, side), Image.Resampling.BILINEAR)) for p in pictures])
+    maps = attention_maps(backbone, model.preprocess.standardise(squares).to(model.device))
     figure = Figure(figsize=(2.2 * len(_TITLES), 2.25 * len(chosen) + 0.3))
     grid = figure.subplots(len(chosen), len(_TITLES), squeeze=False)
     for row, square, *shown in zip(grid, squares, *maps, strict=True):
@@ -61,19 +60,18 @@ def draw_heat_maps(model: Klip | ZooEncoder, files: Sequence[Path], seed: int) -
     for axes, title in zip(grid[0], _TITLES, strict=True):
         axes.set_title(title, fontsize=8)
     figure.tight_layout()
-    content = base64.b64encode(png(figure)).decode("ascii")
     caption = (
-        "where the class token looks, and how large patches' features are (bright: more, each map in its own "
-        "range), in the image tower as it came, before this row trained it."
+        "attention of the class token, and norm of the patch features (bright: more, each map in its own "
+        "range), in the image tower before this row trained it."
     )
-    return [ReportFigure("heat-maps", content, "Test images under attention and feature maps", caption)]
+    return [report_figure("heat-maps", figure, "Test images under attention and feature maps", caption)]
 
 
 @torch.inference_mode()
-def heat_maps(backbone: PlainViT, images_b1ss: Tensor) -> tuple[NDArray[np.float32], ...]:
+def attention_maps(backbone: PlainViT, images_b1ss: Tensor) -> tuple[NDArray[np.float32], ...]:
     """Return (B, G, G) maps: the class token's attention in the last block, its rollout, the features' norms.
 
-    Rollout: Abnar & Zuidema 2020, the product over the blocks of half the mean attention and half the
+    Rollout (Abnar & Zuidema 2020): the product over the blocks of half the mean attention plus half the
     identity.
     """
     tokens_btw = backbone.embedded(images_b1ss)
@@ -85,7 +83,7 @@ def heat_maps(backbone: PlainViT, images_b1ss: Tensor) -> tuple[NDArray[np.float
         attention_btt = _attention(block, tokens_btw).mean(1)
         rolled_btt = (0.5 * attention_btt + 0.5 * same_tt) @ rolled_btt
         tokens_btw = block(tokens_btw)
-    # The last norm would make all patches' features alike in size.
+    # Before the last norm layer, which would give all patch features the same norm.
     rows = (attention_btt[:, 0], rolled_btt[:, 0], tokens_btw.norm(dim=2))
     shape = (len(images_b1ss), backbone.grid, backbone.grid)
     return tuple(row[:, prefix:].reshape(shape).float().cpu().numpy() for row in rows)

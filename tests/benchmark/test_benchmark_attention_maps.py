@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import fusar_klip.models as models
-from fusar_klip.benchmark.report.heat_maps import draw_heat_maps, heat_maps
+from fusar_klip.benchmark.report.attention_maps import attention_maps, draw_attention_maps
 from fusar_klip.models.pretrained.irpe import IrpeTower
 from fusar_klip.models.pretrained.plain_vit import PlainViT
 
@@ -31,7 +31,7 @@ def test_the_last_block_looks_where_the_map_says(run: str, monkeypatch: pytest.M
         return plain(query, key, value, **others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
-    last, rolled, norms = heat_maps(backbone, images)
+    last, rolled, norms = attention_maps(backbone, images)
     assert last.shape == rolled.shape == norms.shape == (2, 4, 4)
     first, second = (weights.mean(1) for weights in used)
     np.testing.assert_allclose(last, second[:, 0, 1:].reshape(2, 4, 4), atol=1e-6)
@@ -47,9 +47,9 @@ def test_other_attention_is_not_drawn(run: str) -> None:
     model = models.load(run)
     tower: Any = IrpeTower(size=32, patch=8, width=32, depth=2, heads=2)
     model.network.image_tower = tower
-    assert draw_heat_maps(model, [], 0) == []
+    assert draw_attention_maps(model, [], 0) == []
     model.network.image_tower = torch.nn.Identity()  # type: ignore[assignment]
-    assert draw_heat_maps(model, [], 0) == []
+    assert draw_attention_maps(model, [], 0) == []
 
 
 def test_a_sheet_is_drawn_the_same_twice(run: str, tmp_path: Path) -> None:
@@ -59,6 +59,6 @@ def test_a_sheet_is_drawn_the_same_twice(run: str, tmp_path: Path) -> None:
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
         files.append(tmp_path / f"{number}.png")
     model = models.load(run)
-    (drawing,) = draw_heat_maps(model, files, 0)
-    assert draw_heat_maps(model, files, 0) == [drawing]
-    assert draw_heat_maps(model, files, 1) != [drawing]
+    (drawing,) = draw_attention_maps(model, files, 0)
+    assert draw_attention_maps(model, files, 0) == [drawing]
+    assert draw_attention_maps(model, files, 1) != [drawing]

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fusar_klip.benchmark.metrics.retrieval_metrics import ImageTextPairs, rerank
-from fusar_klip.benchmark.metrics.scores import recall_hits
+from fusar_klip.benchmark.metrics.retrieval_metrics import ImageTextPairs, recall_hits, rerank
 
 
 @pytest.mark.parametrize("shortlist", [1, 3, 7, 50])
