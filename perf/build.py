@@ -1,15 +1,16 @@
-"""Speed and memory of `fusar-klip build`, side by side in one run with two other ways of doing the work.
+"""Speed and memory of `fusar-klip build`, compared in one run with a lower bound and a plain implementation.
 
-- The floor: GDAL's copy of the same pixels to uint8 (read, scale, write; tiled, DEFLATE, the same options), a
-  row of blocks at a time. It writes each pixel once; a build writes it three times, in as many scales, and
-  maps it by what it has measured before. So the two are compared by processor time per written pixel.
-- The plain way: one tile after the other, each read from its own window of the scene, mapped with numpy,
-  written with rasterio, its features from scikit-image and scipy. Its tiles and features are checked to be
-  those of the build.
+- Lower bound (`floor`): GDAL's copy of the same pixels to uint8 (read, scale, write; tiled, DEFLATE, the same
+  options), one row of blocks at a time. It writes each pixel once. A build writes each pixel three times,
+  once per scale, and maps it by statistics that it has measured before. So the two are compared by CPU time
+  per written pixel.
+- Plain implementation (`plain`): one tile after the other, each read from its own window of the scene, mapped
+  with numpy, written with rasterio, its features from scikit-image and scipy. The script checks that its
+  tiles and features equal those of the build.
 
-Every way runs in a process of its own, so that its processor time and its peak memory are its own; both
-include child processes. The build that is compared does not screen regions, since the plain way has nothing
-of the kind; what screening takes shows in the stages, which are those of a second build.
+Every implementation runs in its own process, so that CPU time and peak memory are its own; both include child
+processes. The compared build does not screen regions, since the plain implementation has no screening. The
+stages are those of a second build, which screens.
 
     python perf/build.py [--size 20000] [--small 5000] [--workers 2] [--out perf/build.json]
 """
@@ -98,7 +99,7 @@ def plain(scene: Path, out: Path, _workers: int) -> dict[str, Any]:
 
 
 def _plain_features(levels: Any) -> dict[str, float]:
-    """Measure the features as a script would: with numpy, scipy, and scikit-image for the GLCM."""
+    """Compute the features with numpy and scipy, and with scikit-image for the GLCM."""
     import numpy as np
     from scipy import stats
     from skimage.feature import graycomatrix, graycoprops
@@ -118,7 +119,7 @@ def _plain_features(levels: Any) -> dict[str, float]:
         "nodata_fraction": 1 - valid.size / levels.size,
     }
     found["edge_density"], found["striping"] = _edge_density(levels), _striping(levels)
-    # No data is a level of its own, which is cut off.
+    # No data gets its own level, which is cut off.
     binned = np.where(levels > 0, (levels.astype(int) - 1) * 32 // 255, 32).astype(np.uint8)
     angles = [0, np.pi / 4, np.pi / 2, 3 * np.pi / 4]
     pairs = graycomatrix(binned, [1, 2, 4], angles, levels=33, symmetric=True)[:32, :32].astype(np.float64)
@@ -147,7 +148,7 @@ def _edge_density(levels: Any) -> float:
 
 
 def _striping(levels: Any) -> float:
-    """Return how much of the differences between lines is the same all along them."""
+    """Return the share of the differences between lines that is constant along the lines."""
     import numpy as np
 
     shares = []
@@ -178,24 +179,24 @@ WAYS: dict[str, Callable[[Path, Path, int], dict[str, Any]]] = {
 
 
 def measured(way: str, scene: Path, out: Path, workers: int) -> dict[str, Any]:
-    """Run one way in a process of its own; return what it says, its times and its peak memory."""
+    """Run one implementation in its own process; return its results, its times and its peak memory."""
     out.mkdir(parents=True)
     command = [sys.executable, __file__, "--way", way, "--scene", str(scene), "--workers", str(workers)]
-    said = subprocess.run([*command, "--out", str(out)], check=True, stdout=subprocess.PIPE).stdout
-    return json.loads(said)  # type: ignore[no-any-return]
+    output = subprocess.run([*command, "--out", str(out)], check=True, stdout=subprocess.PIPE).stdout
+    return json.loads(output)  # type: ignore[no-any-return]
 
 
 def run_way(way: str, scene: Path, out: Path, workers: int) -> None:
-    """Print what `measured` reads: the times begin after the imports."""
+    """Print the JSON that `measured` reads; the times begin after the imports."""
     import fusar_klip.tiles  # noqa: F401
 
     before, started = _processor_seconds(), time.perf_counter()
-    said = WAYS[way](scene, out, workers)
-    said["wall_s"] = time.perf_counter() - started
-    said["cpu_s"] = _processor_seconds() - before
+    results = WAYS[way](scene, out, workers)
+    results["wall_s"] = time.perf_counter() - started
+    results["cpu_s"] = _processor_seconds() - before
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    said["peak_mib"] = sum(resource.getrusage(kind).ru_maxrss for kind in kinds) / 1024
-    print(json.dumps(said))
+    results["peak_mib"] = sum(resource.getrusage(kind).ru_maxrss for kind in kinds) / 1024
+    print(json.dumps(results))
 
 
 def _processor_seconds() -> float:
@@ -204,7 +205,7 @@ def _processor_seconds() -> float:
 
 
 def same_tiles(ours: Path, theirs: Path) -> int:
-    """Check that both ways wrote the same pixels; return how many tiles."""
+    """Check that both implementations wrote the same pixels; return the number of tiles."""
     import rasterio
 
     paths = sorted(ours.glob("tiles/*/*.tif"))
@@ -216,12 +217,12 @@ def same_tiles(ours: Path, theirs: Path) -> int:
 
 
 def compare(size: int, small: int, workers: int, folder: Path) -> dict[str, Any]:
-    """Simulate the scenes, run all ways, and return the figures."""
+    """Simulate the scenes, run all implementations, and return the measurements."""
     results: dict[str, Any] = {"size": size, "small": small, "workers": workers}
     scenes = {}
     for side in (small, size):
         made = folder / f"scenes_{side}"
-        # In a process of its own: a process hands the peak of its memory down to those that it starts.
+        # In its own process: a child process inherits the peak memory of its parent.
         options = ["--scenes", "1", "--size", str(side), "--platform", "Gaofen-3"]
         command = [sys.executable, "-c", "from fusar_klip.cli import main; main()", "simulate", str(made)]
         subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL)
@@ -247,14 +248,14 @@ def compare(size: int, small: int, workers: int, folder: Path) -> dict[str, Any]
 
 
 def table(results: dict[str, Any]) -> str:
-    """Return the figures as Markdown."""
-    lines = [f"| {results['size']} px, {results['workers']} workers | wall s | processor s | peak MiB |"]
+    """Return the measurements as Markdown."""
+    lines = [f"| {results['size']} px, {results['workers']} workers | wall s | CPU s | peak MiB |"]
     lines += ["|---|---|---|---|"]
     for way in WAYS:
         lines += ["| {} | {wall_s:.1f} | {cpu_s:.1f} | {peak_mib:.0f} |".format(way, **results[way])]
     lines += [
         "",
-        f"| stage of the build ({results['build']['tiles']} tiles) | processor s | share |",
+        f"| stage of the build ({results['build']['tiles']} tiles) | CPU s | share |",
         "|---|---|---|",
     ]
     stages = results["screened"]["seconds"]
@@ -263,10 +264,12 @@ def table(results: dict[str, Any]) -> str:
     lines += [
         "",
         f"- reading, mapping and writing: {nanoseconds['build']:.1f} ns per written pixel and core, "
-        f"{results['times_the_floor']:.2f} times the floor's {nanoseconds['floor']:.1f} ns (aim: 1.5)",
-        f"- {results['times_the_plain_way']:.2f} times the plain way's throughput on {results['workers']} "
-        f"workers, {results['times_the_plain_way_per_core']:.2f} times per core (aim: at least 3)",
-        f"- {results['same_tiles']} tiles equal to the plain way's, features to "
+        f"{results['times_the_floor']:.2f} times the lower bound's {nanoseconds['floor']:.1f} ns "
+        "(target: 1.5)",
+        f"- {results['times_the_plain_way']:.2f} times the plain implementation's throughput on "
+        f"{results['workers']} workers, {results['times_the_plain_way_per_core']:.2f} times per core "
+        "(target: at least 3)",
+        f"- {results['same_tiles']} tiles equal to the plain implementation's, features within "
         f"{results['plain']['worst_feature']:.1e}",
         f"- peak memory {results['small_peak_mib']:.0f} MiB at {results['small']} px, "
         f"{results['screened']['peak_mib']:.0f} MiB at {results['size']} px",

@@ -1,11 +1,11 @@
-"""How true the sentences of `measure` are: against the truth of simulated scenes, and real boxes of HRSID.
+"""Accuracy of the rule-based texts (`measure`), by the truth of simulated scenes and by HRSID's boxes.
 
-Simulates scenes on seeds on which no threshold was set, builds and measures them, and compares, tile by tile,
-what the fields say with what is there. Prints the count table (exact, within one) and the accuracy of each
-field that the truth can judge; for Feature, Region, and the terrain fields but Terrain and Water it holds
-nothing. A tile's true ships are those whose centre lies in it. `measure` says that it does not count ships
-touching quays, so its Count is judged by the free ones (anchored, under way); a line of their own shows all
-ships. The three scales show the same ships: tiles are not independent.
+The script simulates scenes with seeds that no threshold was tuned on, builds and describes them, and compares
+each tile's fields with the truth. It prints the count table (exact, within one) and the accuracy of each
+field that the truth can judge. The truth cannot judge Feature, Region, and the terrain fields other than
+Terrain and Water. A tile's true ships are those whose centre lies in it. `measure` states that it does not
+count ships that touch quays, so its Count is judged by the free ones (anchored, under way); a separate line
+shows all ships. The three scales show the same ships: tiles are not independent.
 
     python perf/counts.py [--seeds 101 102 ...] [--scenes 4] [--size 2048] [--data ../shared/data]
 """

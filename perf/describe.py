@@ -1,9 +1,9 @@
-"""Tiles a second that `describe` gets out of a language model, against the plain loop, and its memory.
+"""Throughput and memory of `describe` with a language model, compared with a sequential loop.
 
-A server of its own process answers every request after 100 ms (the one of the tests). The plain way asks it
-about one tile after the other with the official client; `describe` keeps 64 requests in flight. Pictures have
-512 px, mode is `single`, the evidence is measured beforehand. Memory is the peak of the process that
-describes, for a small and a large data set; it should not grow.
+A mock server in its own process (the one of the tests) answers every request after 100 ms. The sequential
+loop asks for one tile after the other with the official client; `describe` keeps 64 requests in flight.
+Pictures have 512 px, the mode is `single`, the measurements are made beforehand. Memory is the peak of the
+describing process, for a small and a large data set; it should not grow.
 
     python perf/describe.py [--tiles 1000 20000] [--concurrency 64] [--latency 0.1]
 """

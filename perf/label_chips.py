@@ -1,9 +1,9 @@
-"""SAR-ACD and MSTAR as a data set with texts that say what the label says, and what is false by it.
+"""SAR-ACD and MSTAR as a data set with texts from their labels, and a check of sentences by the labels.
 
-For `scio_noise.py --truth labels`, and for pretraining that is then tested on both sets: real images whose
-truth is known, five sentences each. A chip is a tile; the chips of any test part of the suites' splits are
-the test part. What differs from class to class is `FACTS`: lengths are those of the types' data sheets, in
-metres.
+Used by `scio_noise.py --truth labels`, and to pretrain a model that is then tested on both sets: real images
+whose truth is known, five sentences each. A chip is a tile; the chips that are in the test part of any split
+of the suites form the test part. `FACTS` holds what differs between classes; lengths are those of the types'
+data sheets, in metres.
 
     python perf/label_chips.py DATASET [--data ../shared/data]
 """

@@ -1,10 +1,11 @@
-"""What the leak finder finds and misses, how fast it is, and what it says of SAR-ACD's given split.
+"""Recall, precision and speed of near-duplicate detection, and the leakage of SAR-ACD's given split.
 
-Plants copies of distinct chips (flipped or turned, shifted, with 5 % noise, cut smaller, amplified, and all
-of that at once) among them, and counts what comes back: recall over the planted copies, precision over all
-pairs reported. Distinct chips are MSTAR's (each another acquisition), and one chip of each family that the
-finder itself sees in SAR-ACD at a much looser score: its precision there is not independent. Noise is
-Gaussian with a deviation of 5 % of the 8-bit range; shifts are up to 4 pixels, and what comes in is black.
+The script plants copies of distinct chips (flipped or rotated, shifted, with 5 % noise, cropped, amplified,
+and all of these together) among the chips. It measures the recall over the planted copies and the precision
+over all reported pairs. Distinct chips are MSTAR's (each another acquisition), and one chip of each group
+that the detection finds in SAR-ACD at a much lower threshold: its precision there is not independent. Noise
+is Gaussian with a standard deviation of 5 % of the 8-bit range; shifts are up to 4 pixels, and new pixels are
+black.
 
     python perf/leaks.py [--data ../shared/data] [--chips 200] [--seed 0]
 
@@ -51,12 +52,12 @@ Change = Callable[[NDArray[np.float64], np.random.Generator], NDArray[np.float64
 
 NOISE = 0.05 * 255
 LOOSE = 0.72
-"""Chips of SAR-ACD count as distinct where no pair reaches this score, whatever the difference."""
+"""Chips of SAR-ACD count as distinct where no pair reaches this score."""
 SAR_ACD_CHIPS = 3032
 
 
 def shifted(chip: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Move by up to four pixels; what comes in is black."""
+    """Shift by up to four pixels; new pixels are black."""
     down, right = rng.integers(-4, 5, 2)
     height, width = chip.shape
     moved = np.zeros_like(chip)
@@ -92,9 +93,9 @@ PLANTS: dict[str, tuple[Change, ...]] = {
     "gain": (amplified,),
     "smaller crop, shift, gain, 5 % noise": (cut, shifted, amplified, noisy),
 }
-"""Each also flips and turns, one of the eight at random."""
-AIMED = ("flips and turns", "5 % noise", "shift", "shift, 5 % noise")
-"""The kinds for which the finder promises a recall of 0.99."""
+"""Each kind also flips and rotates by one of the eight symmetries, at random."""
+TARGET_KINDS = ("flips and turns", "5 % noise", "shift", "shift, 5 % noise")
+"""The kinds for which the detection has to reach a recall of 0.99."""
 
 
 def planted(chip: Chip, changes: Sequence[Change], rng: np.random.Generator) -> Chip:
@@ -107,7 +108,7 @@ def planted(chip: Chip, changes: Sequence[Change], rng: np.random.Generator) -> 
 
 
 def planted_trial(name: str, files: Sequence[Path], seed: int) -> list[dict[str, Any]]:
-    """Plant a copy of each kind of each chip, and measure what is linked to its own chip."""
+    """Plant a copy of each kind of each chip, and measure how many are linked to their own chip."""
     rng = np.random.default_rng(seed)
     count = len(files)
     with tempfile.TemporaryDirectory() as folder:
@@ -128,13 +129,13 @@ def planted_trial(name: str, files: Sequence[Path], seed: int) -> list[dict[str,
     rows: list[dict[str, Any]] = [
         {"set": name, "planted": kind, "n": count, "recall": hits / count} for kind, hits in found.items()
     ]
-    aimed = sum(found[kind] for kind in AIMED)
+    aimed = sum(found[kind] for kind in TARGET_KINDS)
     rows.append(
         {
             "set": name,
             "planted": "flips, turns, noise, shifts",
-            "n": count * len(AIMED),
-            "recall": aimed / (count * len(AIMED)),
+            "n": count * len(TARGET_KINDS),
+            "recall": aimed / (count * len(TARGET_KINDS)),
             "precision": len(right) / max(len(matches), 1),
             "seconds": seconds,
             "cpu_seconds": cpu,
@@ -144,7 +145,7 @@ def planted_trial(name: str, files: Sequence[Path], seed: int) -> list[dict[str,
 
 
 def families(files: Sequence[Path], sure: float) -> NDArray[np.int64]:
-    """Return the family of each file at a score."""
+    """Return the group of each file at a threshold."""
     return group_numbers(len(files), find_near_duplicates(files, sure=sure))
 
 

@@ -1,24 +1,25 @@
-"""Speed and memory of a training step, side by side with the same mathematics the way ALBEF and BLIP do it.
+"""Speed and memory of a training step, compared with the same mathematics implemented as in ALBEF and BLIP.
 
-A step is forward, backward, clipping, optimiser, momentum towers and queue. Three ways:
+A step is forward, backward, gradient clipping, optimiser, momentum towers and queue. Three implementations:
 
-- `ours`: the `paper` preset's mathematics, as `fusar-klip pretrain` does it;
-- `fast`: the `fast` preset's, whose last half of the text layers are fusion layers (ALBEF);
-- `plain`: the `paper` preset's mathematics again, see pretrain_plain.py.
+- `ours`: the mathematics of the `paper` preset, as `fusar-klip pretrain` runs it;
+- `fast`: the `fast` preset, in which the last half of the text layers are fusion layers (ALBEF);
+- `plain`: the mathematics of the `paper` preset again, see pretrain_plain.py.
 
-First the losses and all gradients of `ours` and `plain` are checked to be equal, with dropout 0. Then each
-way runs in a process of its own, on the same batches, so that its peak memory is its own. Time is the median
-step's; processor time stands beside it, for a machine that does something else too.
+First the script checks that the losses and all gradients of `ours` and `plain` are equal, with dropout 0.
+Then each implementation runs in its own process, on the same batches, so that its peak memory is its own.
+Time is the median over the steps; CPU time is also given, for a machine that runs other work, too.
 
-Texts are eight segments of random words whose lengths are drawn from a log-normal of mean 13.6 and spread 6.3
-tokens: the segments of `describe`'s texts have 13.7 and 6.2 on simulated scenes, 14.4 and 6.5 on Los Angeles
-(`Tokenizer.train` on the texts, 8192 words at most). So a text has about 118 tokens, mostly 90 to 150. They
-are whole: with `texts.min_segments` below 8 they would be shorter, and the plain way's padding cost more.
+Texts are eight segments of random words. Their lengths are drawn from a log-normal distribution of mean 13.6
+and standard deviation 6.3 tokens: the segments of `describe`'s texts have 13.7 and 6.2 on simulated scenes,
+14.4 and 6.5 on Los Angeles (`Tokenizer.train` on the texts, 8192 words at most). So a text has about 118
+tokens, mostly 90 to 150. Texts are complete: with `texts.min_segments` below 8 they would be shorter, and
+padding would cost the plain implementation more.
 
     python perf/pretrain.py [--model vit_b] [--batch 8] [--steps 3] [--device cpu] [--out FILE.json]
 
-On a GPU: bfloat16, and each batch size of --batch 32 64 128 256; the utilisation is the step's FLOPs a second
-over the rate of one large matrix product, measured.
+On a GPU: bfloat16, and each batch size of --batch 32 64 128 256. The utilisation (MFU) is the step's FLOP/s
+divided by the measured peak matmul throughput.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""The plain step of perf/pretrain.py: the same mathematics, the way ALBEF's and BLIP's code does it.
+"""The plain training step of perf/pretrain.py: the same mathematics, as in ALBEF's and BLIP's code.
 
-transformers' BLIP text classes, which are BLIP's med.py, and ViT blocks with attention written out; every
-text, and what the decoder writes, padded to `max_tokens`, as BLIP pads its captions; every pair's text
-encoded anew, and its image's keys and values computed anew; hard negatives drawn and stacked in a loop over
-the batch; the whole queue cloned; momentum weights moved one by one.
+It uses transformers' BLIP text classes, which are BLIP's med.py, and ViT blocks with explicit attention.
+Every text, and the decoder's target, is padded to `max_tokens`, as BLIP pads its captions. Every pair encodes
+its text again and computes the keys and values of its image again. Hard negatives are drawn and stacked in a
+loop over the batch. The whole queue is cloned. Momentum weights are updated one by one.
 
-Weights carry the same names as those of `KlipNetwork`, so that both can be given the same ones.
+Weights have the same names as those of `KlipNetwork`, so that both networks can hold the same weights.
 """
 
 import math

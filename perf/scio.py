@@ -1,10 +1,13 @@
-"""What screening costs, against Algorithm 1 done literally: the same decisions, time and FLOPs side by side.
+"""Time and FLOPs of SCIO screening, compared with a literal implementation of Algorithm 1.
 
-The literal way evaluates the whole text and each of its leave-one-outs one after the other: for each of them
-image and text are encoded anew, alone, for ITC and again for ITM, and ITM is asked about every segment. (It
-computes the losses of the whole text once per text, not once per segment as line 5 could be read; and our
-network leaves out padding by itself, so that the literal way does not pay for it.) Both ways share the
-reference features. The epoch that a pass is compared with is one of training this model on the same tiles.
+The script checks that both make the same decisions.
+
+The literal implementation evaluates the whole text and each of its leave-one-out texts one after the other.
+For each of them it encodes image and text again, alone, for ITC and again for ITM, and it computes ITM for
+every segment. (It computes the losses of the whole text once per text, not once per segment as line 5 could
+be read; and our network skips padding by itself, so that the literal implementation does not pay for it.)
+Both share the reference features. The cost of a pass is compared with an epoch of training this model on the
+same tiles.
 
     python perf/scio.py [--images 50] [--model small] [--data DATASET] [--device cpu]
 """

@@ -1,27 +1,28 @@
-"""Does SCIO work? Finding sentences that are false by the truth, and what it brings.
+"""Does SCIO work? How well it finds sentences that are false by the truth, and what the cleaner texts bring.
 
-Simulates, builds, measures. Then, for each kind of noise and each seed: a fifth of all tiles' sentences is
-replaced by other tiles' sentences of the same field and task that are false by the truth
+The script simulates, builds and describes scenes. Then, for each kind of noise and each seed, it replaces a
+fifth of all tiles' sentences by other tiles' sentences of the same field and task that are false by the truth
 (`text_truth`): from any tile (`random`), or from one of the same scene type (`hard`). With `--truth labels`
-tiles are the chips of SAR-ACD and MSTAR, texts say what their labels say (`label_chips`), and `hard` is from
-the same set. A model is trained on these texts (stage 1), and screens them (stage 2); one that is trained on
-what is left writes the noise anew (stage 3: "trained on a cleaner corpus"). Printed are
+tiles are the chips of SAR-ACD and MSTAR, texts are made from their labels (`label_chips`), and `hard` takes
+sentences from the same set. A model is trained on these texts (stage 1) and screens them (stage 2); a model
+that is trained on the remaining texts rewrites the noise (stage 3: "trained on a cleaner corpus"). The script
+prints
 
 1. how well the false sentences are found, by each judge of `ScioSettings`: `left_out`, the paper's, with its
-   matching score; and `alone`, without. AUROC with score -delta_itc, and with score delta_itm, precision
-   and recall of the verdict `noise`, and of those that the matching score confirms; on the tiles that the
-   model was trained on, as in SCIO, and on held-out ones: where the first is worse, the model has learned the
-   noise by heart. Sentences that were false before, because `measure` erred, are left out. Two controls of
-   `left_out`: the texts with the images of other tiles, where only the text itself can tell; and two
-   sentences of each text;
-2. what the truth says of the reconstructions, by judge `alone`;
-3. table 8 of the paper: models trained for as many steps on template texts, on all texts, on the screened,
-   and on the screened and reconstructed ones (by judge `alone`), by their mean recall in retrieval on grounds
-   that were not trained on, against the measured texts. With labels: by the share of test chips whose own
-   class's text fits best of all classes', without template texts. The paper's measure is question answering:
-   examples/ablation.sh.
+   matching score; and `alone`, without. These are the AUROC with score -delta_itc and with score delta_itm,
+   the precision and recall of the verdict `noise`, and those of the verdicts that the matching score
+   confirms; on the tiles that the model was trained on, as in SCIO, and on held-out tiles: where the first is
+   worse, the model has memorised the noise. Sentences that were false before, because `measure` erred, are
+   left out. There are two controls of `left_out`: the texts with the images of other tiles, where only the
+   text itself can distinguish sentences; and two sentences of each text;
+2. how many reconstructions are true, by judge `alone`;
+3. table 8 of the paper: models trained for the same number of steps on template texts, on all texts, on the
+   screened, and on the screened and reconstructed texts (by judge `alone`), compared by their mean recall in
+   retrieval on held-out areas, against the rule-based texts. With labels: by the share of test chips for
+   which the text of their own class fits best of all classes', without template texts. The paper's measure is
+   question answering: examples/ablation.sh.
 
-Intervals are 95 % bootstraps over the tiles of all seeds; they know nothing of other scenes.
+Intervals are 95 % bootstraps over the tiles of all seeds; they do not cover other scenes.
 
     python perf/scio_noise.py [--seeds 0 1 2] [--noise random hard] [--steps 800] [--rows 3]
     python perf/scio_noise.py --truth labels --data ../shared/data

@@ -1,8 +1,8 @@
-"""Whether a sentence about a tile of a simulated scene is false by the scene's truth.
+"""Decides whether a sentence about a tile of a simulated scene is false by the scene's truth.
 
-For `scio_noise.py`: a sentence of another tile makes a text false only where what it says can be checked. So
-a sentence is false when it contradicts the truth by a wide margin, and unknown when nothing of it can be
-checked. Judged are
+For `scio_noise.py`: another tile's sentence makes a text false only where the truth can check it. A sentence
+is false when it contradicts the truth by a wide margin, and unknown when the truth can check none of it.
+These fields are judged:
 
     Count, Location, Size, Category, Distribution   against the ships or aircraft whose centre is in the tile
     Terrain, Environment                            shares of water and of built-up land
@@ -10,7 +10,7 @@ checked. Judged are
     Road, Water
     Location (terrain), Region, Functionality       places that no sentence of the tile's own scene names
 
-Feature (brightness and shape) and Category of ground targets are not.
+Feature (brightness and shape) and Category of ground targets are not judged.
 """
 
 import re
