@@ -36,7 +36,7 @@ def test_file_then_set_over_defaults(tmp_path: Path) -> None:
         (["seed=1", "seed.x=2"], '"seed" is a value, not a section'),
     ],
 )
-def test_a_wrong_setting_names_the_mend(overrides: list[str], message: str) -> None:
+def test_a_wrong_setting_says_how_to_fix_it(overrides: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=message.replace("?", r"\?")):
         load_settings(Outer, None, overrides)
 
@@ -45,7 +45,7 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot read the configuration"):
         load_settings(Outer, tmp_path / "none.toml")
     (tmp_path / "broken.toml").write_text("seed = = 3")
-    with pytest.raises(SettingsError, match=r"broken\.toml is no valid TOML"):
+    with pytest.raises(SettingsError, match=r"broken\.toml is not valid TOML"):
         load_settings(Outer, tmp_path / "broken.toml")
 
 

@@ -1,4 +1,4 @@
-"""Synthetic aperture radar imagery, worked with in words (FUSAR-KLIP)."""
+"""Natural-language search, captioning and question answering for SAR imagery (FUSAR-KLIP)."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ __all__ = ["__version__", "load"]
 
 
 def __getattr__(name: str) -> object:
-    # PEP 562: `fusar_klip.load` brings torch in, so it is imported only when it is asked for.
+    # PEP 562: `fusar_klip.load` imports torch, so it is resolved on first access only.
     if name == "load":
         from fusar_klip.models import load
 

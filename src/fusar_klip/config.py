@@ -1,7 +1,7 @@
-"""TOML files and `--set KEY=VALUE` into typed, validated settings.
+"""Reads TOML files and `--set KEY=VALUE` overrides into typed, validated settings.
 
-The settings themselves sit beside what they configure (`tiles.settings`, `pretrain.settings`, ...); this
-module only reads, merges, validates and writes them.
+The settings classes are defined beside the code that they configure (`tiles/settings.py`,
+`pretrain/settings.py`, ...). This module reads, merges, validates and writes them.
 """
 
 import difflib
@@ -31,12 +31,12 @@ def load_settings(
 ) -> SettingsT:
     """Read `file` (TOML) over the defaults of `kind`, then `overrides` ("section.key=value") over both.
 
-    A value that parses as TOML is taken as such (`3`, `0.5`, `true`, `[1, 2]`, `"text"`), anything else as
-    a plain string, so that `--set scene.band=VV` needs no quotes.
+    An override's value is parsed as TOML (`3`, `0.5`, `true`, `[1, 2]`, `"text"`). If that fails, it is a plain
+    string, so `--set scene.band=VV` needs no quotes.
 
     Raises:
-        SettingsError: The file is missing or no TOML, a key is unknown (the message names the nearest known
-            one), or a value does not fit.
+        SettingsError: The file is missing or not valid TOML, a key is unknown (the message suggests the nearest
+            known key), or a value has the wrong type or is out of range.
     """
     values: dict[str, Any] = {}
     if file is not None:
@@ -45,14 +45,14 @@ def load_settings(
         except OSError as error:
             raise SettingsError(f"cannot read the configuration {file}: {error.strerror}") from error
         except ValueError as error:
-            raise SettingsError(f"{file} is no valid TOML: {error}") from error
+            raise SettingsError(f"{file} is not valid TOML: {error}") from error
     for override in overrides:
         _assign(values, override)
     return validate_settings(kind, values)
 
 
 def validate_settings(kind: type[SettingsT], values: Mapping[str, Any]) -> SettingsT:
-    """Build `kind` from nested `values`; raise a `SettingsError` that names every wrong key at once."""
+    """Build `kind` from nested `values`; raise one `SettingsError` that lists all wrong keys."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -62,7 +62,7 @@ def validate_settings(kind: type[SettingsT], values: Mapping[str, Any]) -> Setti
 
 
 def dump_settings(settings: Settings, path: Path) -> None:
-    """Write `settings` as TOML, atomically; keys that are None are left out (TOML has no null)."""
+    """Write `settings` as TOML, atomically; keys that are None are omitted, because TOML has no null."""
     write_bytes(path, tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True)).encode())
 
 
@@ -92,12 +92,12 @@ def _keys(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 def _complaint(detail: Mapping[str, Any], known: Sequence[str]) -> str:
     key = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] == "value_error":  # a validator of ours, which says all there is to say
-        said = str(detail["ctx"]["error"])
-        return f"{key}: {said}" if key else said
+    if detail["type"] == "value_error":  # raised by one of our own validators, with a complete message
+        message = str(detail["ctx"]["error"])
+        return f"{key}: {message}" if key else message
     if detail["type"] != "extra_forbidden":
         return f"{key}: {detail['msg'][:1].lower()}{detail['msg'][1:]} (given: {detail['input']!r})"
-    # Compare by the last part too, so that "band" finds "scene.band".
+    # Also compare the last part of the key, so that "band" suggests "scene.band".
     by_name = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
     section = key.rpartition(".")[0]
     near = difflib.get_close_matches(key, [n for n in known if n != section], n=1, cutoff=0.5)

@@ -1,12 +1,12 @@
-"""The errors that a user can mend, and nothing else.
+"""The errors that a user can fix, and nothing else.
 
-Every message is one sentence that says what is wrong and what mends it: the command line prints it
-without a traceback and exits with 2. Whatever is not a `FusarKlipError` is our own fault (exit 1).
+Every message is one sentence that says what is wrong and how to fix it. The command line prints it without a
+traceback and exits with 2. Any other exception is an internal error (exit status 1).
 """
 
 
 class FusarKlipError(Exception):
-    """Base of all errors that the user can mend."""
+    """Base of all errors that the user can fix."""
 
 
 class SettingsError(FusarKlipError):
@@ -14,23 +14,23 @@ class SettingsError(FusarKlipError):
 
 
 class SceneError(FusarKlipError):
-    """A SAR scene cannot be read, or cannot be placed on the ground."""
+    """A SAR scene cannot be read, or cannot be georeferenced."""
 
 
 class DatasetError(FusarKlipError):
-    """A data set folder is missing, unfinished, or belongs to something else."""
+    """A data set folder or image file is missing, incomplete, damaged, or of another kind."""
 
 
 class ProviderError(FusarKlipError):
-    """A language model cannot be asked: its server, its key, its name or its files are wrong."""
+    """A language model cannot be used: its server, its key, its name or its files are wrong."""
 
 
 class BudgetError(FusarKlipError):
-    """What is left to do would cost more than the budget allows."""
+    """The remaining requests would cost more than the budget allows."""
 
 
 class CheckpointError(FusarKlipError):
-    """A run folder or checkpoint file is missing, unfinished, or does not fit the model."""
+    """A run folder or checkpoint file is missing, incomplete, or does not fit the model."""
 
 
 class SearchError(FusarKlipError):
@@ -38,4 +38,4 @@ class SearchError(FusarKlipError):
 
 
 class NotInThisVersionError(FusarKlipError):
-    """The interface is fixed, but the stage behind it is not built yet."""
+    """The verb is reserved, but its stage is not implemented yet."""

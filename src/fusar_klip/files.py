@@ -1,7 +1,8 @@
-"""Files that are either whole or absent: atomic replacement, and digests of content.
+"""Atomic file writing, JSON, and content hashes.
 
-Everything that the package leaves on disk goes through here, so that a full disk, a crash or a second
-process never leaves half a file under a final name.
+Everything that the package writes to disk is written by this module: first to a temporary file in the same
+folder, which then replaces the final one. A full disk, a crash or a second process therefore never leaves an
+incomplete file under its final name.
 """
 
 import hashlib
@@ -19,10 +20,10 @@ _READ_BYTES = 1 << 20
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes `path`'s place, on failure it is removed.
+    """Yield a temporary path beside `path`; on success it replaces `path`, on failure it is removed.
 
     Raises:
-        OSError: The disk is full or the folder cannot be written; `path` is then as it was.
+        OSError: The disk is full or the folder is not writable; `path` is then unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
@@ -42,12 +43,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON with sorted keys, atomically: the same value gives the same bytes."""
+    """Write `value` as indented JSON with sorted keys, atomically. Equal values give equal bytes."""
     write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
 
 def finite_or_null(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `values` with None for each number that is not finite: JSON has neither NaN nor infinity."""
+    """Return `values` with non-finite floats replaced by None, because JSON has neither NaN nor infinity."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in values.items()
@@ -55,7 +56,7 @@ def finite_or_null(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """Return the value that a JSON file holds."""
+    """Return the content of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -1,7 +1,8 @@
-"""Any image file as 8-bit grey: also 16-bit, float, complex and decibel ones, of which the first band.
+"""Reads image files of any bit depth as single-channel uint8 arrays.
 
-8-bit images pass unmapped. Others are mapped as `build` maps scenes (decisions.md, "8-bit mapping"), each by
-itself: amplitude, of which a multiple of the mean and more is 255; 0 is no data.
+8-bit images are returned unchanged. The first band of 16-bit, float, complex and decibel images is mapped to 8 bits
+as `build` maps scenes (docs/decisions.md, "8-bit mapping"), each image by itself: amplitude is scaled so that
+`MEAN_MULTIPLE` times its mean becomes 255; 0 is no data.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,31 +20,31 @@ from fusar_klip.errors import DatasetError
 T = TypeVar("T")
 
 MEAN_MULTIPLE = 3.0
-"""Amplitudes of this many times the mean and more become 255."""
+"""Amplitudes of at least this multiple of the mean become 255."""
 
-# What is below is a mark of no data, such as -9999 or -32768, and neither amplitude nor decibels.
+# Smaller values are no-data marks such as -9999 or -32768: neither amplitudes nor decibels.
 _LEAST_DB = -200.0
 
 
 def read_image(file: Path) -> NDArray[np.uint8]:
-    """Return (H, W) uint8 of an image.
+    """Return an image file as (H, W) uint8; 0 is no data.
 
     Raises:
-        DatasetError: The file is no image, or is too large to be read whole.
+        DatasetError: The file is missing, not a readable image, or too large to be decoded at once.
     """
     return _by_either(file, to_single_channel, lambda series: _mapped(_first_band(file, series)))
 
 
 def to_single_channel(image: Image.Image) -> NDArray[np.uint8]:
-    """Return (H, W) uint8 of a picture of any mode."""
+    """Return a Pillow image of any mode as (H, W) uint8."""
     return _mapped(np.asarray(image)) if _is_deep(image) else np.asarray(image.convert("L"))
 
 
 def image_size(file: Path) -> tuple[int, int]:
-    """Return an image's height and width from its header.
+    """Return an image's (height, width) from its header, without decoding the pixels.
 
     Raises:
-        DatasetError: The file is no image.
+        DatasetError: The file is missing or not a readable image.
     """
 
     def of_series(series: tifffile.TiffPageSeries) -> tuple[int, int]:
@@ -55,37 +56,37 @@ def image_size(file: Path) -> tuple[int, int]:
 
 @contextmanager
 def image_read_errors(file: Path) -> Iterator[None]:
-    """Turn whatever reading an image raises into one sentence.
+    """Replace any exception from reading `file` by a `DatasetError` of one sentence.
 
     Raises:
-        DatasetError: The file is missing, no image or not a whole one, or too large to be read whole.
+        DatasetError: The file is missing, not an image, damaged, or too large to be decoded at once.
     """
     try:
         yield
     except DatasetError:
         raise
     except FileNotFoundError:
-        raise DatasetError(f"no image at {file}: give the path of a tile, PNG, JPEG or TIFF") from None
+        raise DatasetError(f"no image at {file}: give the path of a tile, PNG, JPEG or TIFF file") from None
     except Image.DecompressionBombError as error:
         raise DatasetError(
-            f"{file} is too large to be read whole, or damaged ({error}): cut it with fusar-klip build first"
+            f"{file} is too large to be decoded at once, or damaged ({error}): cut it into tiles with fusar-klip build"
         ) from None
-    except Exception as error:  # Pillow and tifffile raise what the damage happens to cause
+    except Exception as error:  # damaged files make Pillow and tifffile raise all kinds of exceptions
         why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
-        raise DatasetError(f"{file} is no image that can be read{why}: replace or remove it") from None
+        raise DatasetError(f"{file} is not a readable image{why}: replace or remove it") from None
 
 
 def _by_either(
     file: Path, of_image: Callable[[Image.Image], T], of_series: Callable[[tifffile.TiffPageSeries], T]
 ) -> T:
-    """Return what Pillow's image gives, or tifffile's series where Pillow cannot read the TIFF."""
+    """Apply `of_image` to the file opened by Pillow, or `of_series` where only tifffile reads the TIFF."""
     with image_read_errors(file):
         try:
             with Image.open(file) as image:
-                # Pillow decodes some deep TIFFs of big-endian sensors wrongly.
+                # Pillow decodes some big-endian TIFFs of more than 8 bits wrongly.
                 if not (_is_tiff(file) and _is_deep(image)):
                     return of_image(image)
-        except OSError:  # it knows neither all kinds of bands nor all of compression
+        except OSError:  # Pillow does not support every sample type and compression
             if not _is_tiff(file):
                 raise
         with tifffile.TiffFile(file) as tiff:
@@ -103,12 +104,12 @@ def _is_deep(image: Image.Image) -> bool:
 def _first_band(file: Path, series: tifffile.TiffPageSeries) -> NDArray[Any]:
     values: NDArray[Any] = series.asarray()[tuple(slice(None) if a in "YX" else 0 for a in series.axes)]
     if values.ndim != 2:
-        raise DatasetError(f"{file} has the axes {series.axes}, and no picture: replace or remove it")
+        raise DatasetError(f"{file} has the axes {series.axes} and is not a 2-D image: replace or remove it")
     return values
 
 
 def _mapped(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Map amplitude, or decibels (floats with a negative median), to 1..255; 0 is no data."""
+    """Map amplitude, or decibels (floats with a negative median), to 1 to 255; 0 is no data."""
     if values.dtype == np.uint8:
         return values
     if np.iscomplexobj(values):

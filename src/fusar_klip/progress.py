@@ -1,4 +1,4 @@
-"""Progress bars with time left, on standard error, so that standard output stays for results."""
+"""Progress bars with the remaining time, on standard error: standard output is for results only."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 def progress_bar() -> Progress:
-    """Return a bar on standard error: description, n of m, time left; silent off a terminal.
+    """Return a progress bar on standard error: description, n of m, remaining time.
 
-    Of the processes that torchrun starts, the first one alone shows bars.
+    It is hidden where standard error is not a terminal, and in all processes but rank 0 under torchrun.
     """
     console = Console(stderr=True)
     shown = console.is_terminal and os.environ.get("RANK", "0") == "0"
@@ -22,6 +22,6 @@ def progress_bar() -> Progress:
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Yield `items` while a bar shows how far they are."""
+    """Yield `items` and show a progress bar meanwhile."""
     with progress_bar() as bar:
         yield from bar.track(items, description=description, total=total)

@@ -291,8 +291,8 @@ def test_yolo_names(tmp_path: Path, names: str) -> None:
         ("voc", lay_voc, "Annotations/val.xml", voc(BNDBOX.replace("<xmin>2", "<xmin>9")), "9, 3, -1, 4"),
         ("voc", lay_voc, "Annotations/val.xml", voc(HALF_A_BOX), "no VOC label (KeyError('angle'))"),
         ("voc", lay_voc, "Annotations/val.xml", voc(BROKEN_RING), "points of 1 numbers"),
-        ("voc", lay_voc, "JPEGImages/val.jpg", "no image", "val.jpg is no image that can be read"),
-        ("yolo", lay_yolo_parts, "images/val/val.jpg", "no image", "val.jpg is no image that can be read"),
+        ("voc", lay_voc, "JPEGImages/val.jpg", "no image", "val.jpg is not a readable image"),
+        ("yolo", lay_yolo_parts, "images/val/val.jpg", "no image", "val.jpg is not a readable image"),
         ("yolo", lay_yolo_parts, "labels/val/val.txt", "0 10 5 6 4", "line 1 is no YOLO line"),
         ("yolo", lay_yolo_parts, "labels/val/val.txt", "0 nan 0.5 0.3 0.4", "line 1 is no YOLO line"),
         ("yolo", lay_yolo_parts, "labels/val/val.txt", "-1 0.5 0.5 0.3 0.4", "line 1 is no YOLO line"),
@@ -426,7 +426,7 @@ def test_damaged_pictures_are_named(tmp_path: Path, cut: bool) -> None:
     whole = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2] if cut else b"no image")
     for read in (read_image, lambda file: read_mask(file, BINARY)):
-        with pytest.raises(DatasetError, match=r"a\.png is no image that can be read") as caught:
+        with pytest.raises(DatasetError, match=r"a\.png is not a readable image") as caught:
             read(tmp_path / "a.png")
         assert "\n" not in str(caught.value)
 

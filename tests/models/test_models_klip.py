@@ -178,7 +178,7 @@ def test_weights_of_another_shape(run: Path) -> None:
 def test_bad_images(tmp_path: Path) -> None:
     preprocess = Preprocess(32)
     (tmp_path / "text.tif").write_text("no image")
-    with pytest.raises(DatasetError, match="no image that can be read"):
+    with pytest.raises(DatasetError, match="not a readable image"):
         preprocess(tmp_path / "text.tif")
     with pytest.raises(DatasetError, match="no image at"):
         preprocess(tmp_path / "missing.tif")
@@ -210,7 +210,7 @@ def test_whatever_the_damage_does_to_the_reader_one_sentence_says_it(tmp_path: P
         Preprocess(32)(tmp_path / "huge.bmp")
     (tmp_path / "odd.ppm").write_bytes(b"P5 4 x4 255 " + bytes(16))
     for name in ("odd.ppm", "a\0b.png"):
-        with pytest.raises(DatasetError, match=r"no image that can be read.*: replace or remove it"):
+        with pytest.raises(DatasetError, match=r"not a readable image.*: replace or remove it"):
             Preprocess(32)(tmp_path / name)
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (20, 20), np.uint8)).save(tmp_path / "good.tif")

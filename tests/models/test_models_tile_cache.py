@@ -112,7 +112,7 @@ def test_a_tile_that_cannot_be_read_is_left_out_and_named(
         assert "b.tif" in caplog.text
         assert dict(cache.rows) == {"a": 0, "c": 2}
         assert list(cache.unreadable) == ["b"]
-        with pytest.raises(DatasetError, match=r"b\.tif is no image that can be read.*replace or remove it"):
+        with pytest.raises(DatasetError, match=r"b\.tif is not a readable image.*replace or remove it"):
             cache.rows["b"]
         with pytest.raises(KeyError):
             cache.rows["d"]

@@ -197,7 +197,7 @@ def test_a_tile_that_cannot_be_read_is_left_out_counted_and_named(
     with caplog.at_level(logging.WARNING):
         summary = pretrain(data, run, nano_settings(max_steps=3))
     (record,) = caplog.records
-    assert "tile0003.tif is no image that can be read" in record.getMessage()
+    assert "tile0003.tif is not a readable image" in record.getMessage()
     assert summary.unreadable_tiles == ["tile0003"]
     assert RunFolder(run).read_metrics()[0] == {"step": 0, "epoch": 0, "unreadable_tiles": ["tile0003"]}
     # A run goes on with the tiles that it began with, or not at all.
