@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The whole way on real scenes: Sentinel-1 at Los Angeles and in Orange County, Umbra at Mount Yasur.
+# The pipeline on real scenes: Sentinel-1 at Los Angeles and in Orange County, Umbra at Mount Yasur.
 #
 #   examples/los_angeles.sh [OUT]         default: out/los_angeles
 #
 # Reads FUSAR_KLIP_DATA (default ../shared/data). Relative paths start at the root of the project. After an
-# interruption the same command goes on where it stood. The figures in docs/results.md come from here.
+# interruption the same command resumes. It made the numbers in docs/results.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -20,14 +20,14 @@ QUERY="container terminal with ships alongside"
 fusar-klip build \
     "$FUSAR_KLIP_DATA"/geo/S1A_*.tif "$FUSAR_KLIP_DATA"/geo/umbra_yasur/umbra_mount_yasur.tiff \
     --out "$OUT/dataset"
-# A text version is never edited, so it is made once.
+# A text version is never edited, so it is written once.
 [[ -e "$OUT/dataset/texts/v000.parquet" ]] || fusar-klip describe "$OUT/dataset"
 fusar-klip pretrain "$OUT/dataset" --out "$OUT/run" --config configs/pretrain_tiny.toml --resume
 
 fusar-klip index "$OUT/dataset" --checkpoint "$OUT/run" --out "$OUT/index"
 fusar-klip search "$OUT/index" "$QUERY" --bbox "$PORTS" --top 5
 
-# Without the box: does the query find the ports by itself? Beside chance and beside the untrained model.
+# Without the box: does the query find the ports? Compared with chance and with the untrained model.
 fusar-klip index "$OUT/dataset" --checkpoint "untrained:$OUT/run" --out "$OUT/index_untrained"
 python examples/port_rank.py "$QUERY" "$PORTS" "$OUT/index" "$OUT/index_untrained" | tee "$OUT/port_rank.md"
 
