@@ -81,9 +81,7 @@ def test_the_first_band_is_read_in_every_axis_order(tmp_path: Path) -> None:
         *[("int16", False, mark) for mark in (-9999, -32768, -1, 0)],
     ],
 )
-def test_no_data_is_black_and_not_in_the_mean(
-    tmp_path: Path, kind: str, decibels: bool, mark: float
-) -> None:
+def test_no_data_is_black_and_not_in_the_mean(tmp_path: Path, kind: str, decibels: bool, mark: float) -> None:
     amplitude = np.random.default_rng(0).rayleigh(100, (30, 10)).round() + 1
     whole = 20 * np.log10(amplitude / 1e4) if decibels else amplitude
     expected = read_image(write(tmp_path / "whole.tif", whole.astype(kind)))

@@ -18,15 +18,16 @@ import fusar_klip.models as models
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.metrics import bootstrap
 from fusar_klip.benchmark.results import RowResult
+from fusar_klip.benchmark.settings import DetectionRow
 from fusar_klip.benchmark.tasks.detection import drawn_images, evaluate_detection, read_boxes
-from fusar_klip.benchmark.tasks.detection_row import DETECTION_PRESETS, DetectionRow
 from fusar_klip.config import validate_settings
 from fusar_klip.datasets.samples import AnnotatedImage, Box
 from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.finetune.detection.detector import Detector
 from fusar_klip.finetune.detection.heads import Proposals
+from fusar_klip.finetune.detection.inputs import letterboxed, training_input
 from fusar_klip.finetune.detection.pyramid import SimpleFeaturePyramid
-from fusar_klip.finetune.detection.views import training_view, whole_view
+from fusar_klip.finetune.detection.settings import DETECTION_PRESETS
 
 SMALL: dict[str, Any] = {
     "task": "detection",
@@ -186,7 +187,7 @@ def test_boxes_move_with_their_image(tmp_path: Path, flips: Any) -> None:
     turns = set()
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        view = training_view(image, ("boat",), 64, scales=(0.5, 1.0), gain=0.0, flips=flips, rng=rng)
+        view = training_input(image, ("boat",), 64, scales=(0.5, 1.0), gain=0.0, flips=flips, rng=rng)
         rows, columns = np.nonzero(view.square > 120)
         bright = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         assert view.boxes[0] == pytest.approx(bright, abs=1.1)
@@ -206,12 +207,12 @@ def test_a_crop_ignores_what_it_cuts_away(tmp_path: Path) -> None:
     )
     image = AnnotatedImage(tmp_path / "a.png", "a.png", boxes, 64, 64, "train")
     rng = np.random.default_rng(0)
-    view, scale = whole_view(image, ("boat",), 128)
+    view, scale = letterboxed(image, ("boat",), 128)
     assert scale == 2
     assert view.boxes.tolist() == [[0, 0, 16, 16], [80, 80, 120, 120]]
     assert view.ignored.tolist() == [[4, 4, 4.6, 20], [20, 20, 38, 38]]
     shown = [
-        training_view(image, ("boat",), 32, scales=(2.0, 2.0), gain=0, flips="none", rng=rng)
+        training_input(image, ("boat",), 32, scales=(2.0, 2.0), gain=0, flips="none", rng=rng)
         for _ in range(40)
     ]
     for view in shown:
@@ -227,7 +228,7 @@ def test_a_crop_ignores_what_it_cuts_away(tmp_path: Path) -> None:
 def test_tall_and_wide_images_keep_their_aspect(tmp_path: Path) -> None:
     boat(tmp_path / "a.png", [(10, 20, 4, 8)], 0, size=(40, 80))
     image = AnnotatedImage(tmp_path / "a.png", "a.png", (Box("boat", 10, 20, 4, 8),), 40, 80, "test")
-    view, scale = whole_view(image, ("boat",), 64)
+    view, scale = letterboxed(image, ("boat",), 64)
     assert (view.size, scale) == ((64, 32), 0.8)
     assert not view.square[:, 32:].any()
     assert view.boxes[0].tolist() == pytest.approx([8, 16, 11.2, 22.4])

@@ -30,22 +30,19 @@ from fusar_klip.benchmark.metrics.retrieval_metrics import (
     rerank,
     retrieval_scores,
 )
+from fusar_klip.benchmark.settings import CaptioningRow, LabelRetrievalRow, LanguageRow, VqaRow
 from fusar_klip.benchmark.suite import load_suite
-from fusar_klip.benchmark.tasks.captioning import caption_lessons, caption_scores, evaluate_captioning
+from fusar_klip.benchmark.tasks.captioning import caption_scores, evaluate_captioning
 from fusar_klip.benchmark.tasks.label_retrieval import evaluate_label_retrieval
-from fusar_klip.benchmark.tasks.language_data import read_language
-from fusar_klip.benchmark.tasks.language_rows import CaptioningRow, LabelRetrievalRow, LanguageRow, VqaRow
-from fusar_klip.benchmark.tasks.vqa import (
-    MostFrequentAnswers,
-    answer_ids,
-    evaluate_vqa,
-    question_lessons,
-)
+from fusar_klip.benchmark.tasks.language import read_language
+from fusar_klip.benchmark.tasks.vqa import MostFrequentAnswers, evaluate_vqa
 from fusar_klip.datasets.label_texts.label_texts import label_texts
 from fusar_klip.datasets.label_texts.records import LanguageData, read_records
 from fusar_klip.errors import CheckpointError, DatasetError, SettingsError
-from fusar_klip.finetune.language.decoding import rank
-from fusar_klip.finetune.language.tuning import ZooTower, tuned, with_text_side
+from fusar_klip.finetune.language.decoding import rank_answers
+from fusar_klip.finetune.language.examples import answer_ids, question_examples
+from fusar_klip.finetune.language.tower_adapter import ImageTowerAdapter
+from fusar_klip.finetune.language.training import copy_with_text_side, train_language
 from fusar_klip.models import KlipNetwork, ModelSettings, Preprocess, Tokenizer
 from fusar_klip.models.captioning import question_prompt
 from fusar_klip.models.checkpoint import save_weights
@@ -183,15 +180,12 @@ def test_captions_are_retrieved_after_tuning(patches: Path, learner: str) -> Non
 
 def test_the_paper_s_losses_run_and_the_same_seed_gives_the_same(patches: Path, learner: str) -> None:
     data, model = data_of(patches), models.load(learner)
-    squares = np.stack([model.preprocess.resize(image.file) for image in data.images])
+    images = np.stack([model.preprocess.resize(image.file) for image in data.images])
     row = captioning(preset="paper", epochs=2)
     assert row.losses == ("itc", "itm", "mlm")
     assert row.learning_rate == 3e-3
     assert row.preset_label.startswith("paper+batch_size=16+warmup_epochs=2.0+epochs=2")
-    weights = []
-    for _ in range(2):
-        lessons, steps = caption_lessons(data, model, row)
-        weights.append(tuned(model, squares, lessons, steps, row).network.state_dict())
+    weights = [train_language(model, images, data, row, "captions").network.state_dict() for _ in range(2)]
     assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
     start = model.network.state_dict()
     for name in ("matching_head.weight", "image_projection.weight", "decoder.cls.predictions.bias"):
@@ -202,23 +196,22 @@ def test_late_fusion_is_tuned_too(patches: Path, learner: str) -> None:
     data, model = data_of(patches), models.load(learner)
     late = SETTINGS.model_copy(update={"text_depth": 2, "fusion_layers": 1})
     fast = models.Klip(KlipNetwork(late, model.tokenizer), model.preprocess, model.tokenizer)
-    squares = np.stack([model.preprocess.resize(image.file) for image in data.images])
+    images = np.stack([model.preprocess.resize(image.file) for image in data.images])
     row = captioning(preset="paper", epochs=1)
-    lessons, steps = caption_lessons(data, fast, row)
-    learnt = tuned(fast, squares, lessons, steps, row)
+    learnt = train_language(fast, images, data, row, "captions")
     assert not torch.equal(learnt.network.matching_head.weight, fast.network.matching_head.weight)
 
 
 def test_an_epoch_asks_each_question_once_and_shows_no_image_twice(patches: Path, learner: str) -> None:
     data, model = data_of(patches), models.load(learner)
-    lessons, steps = question_lessons(data, model, vqa(batch_size=6))
-    batches = list(lessons(0))
+    examples, steps = question_examples(data, model.tokenizer, vqa(batch_size=6))
+    batches = list(examples(0))
     assert len(batches) == steps
-    assert all(len({lesson.image for lesson in batch}) == len(batch) <= 6 for batch in batches)
-    seen = [(lesson.image, tuple(lesson.prompt)) for batch in batches for lesson in batch]
+    assert all(len({example.image for example in batch}) == len(batch) <= 6 for batch in batches)
+    seen = [(example.image, tuple(example.prompt)) for batch in batches for example in batch]
     assert len(seen) == len(set(seen)) == len(data.asked("train"))
-    assert [b[0].image for b in lessons(1)] != [b[0].image for b in batches]
-    assert next(iter(lessons(0))) == batches[0]
+    assert [b[0].image for b in examples(1)] != [b[0].image for b in batches]
+    assert next(iter(examples(0))) == batches[0]
 
 
 def test_ranking_takes_the_answer_that_is_likeliest(patches: Path, learner: str) -> None:
@@ -229,11 +222,11 @@ def test_ranking_takes_the_answer_that_is_likeliest(patches: Path, learner: str)
     prompts = [
         question_prompt(tokenizer, question, 32) for question in ("What is it?", "Which landforms are there?")
     ]
-    squares = np.stack([model.preprocess.resize(image.file) for image in data.images[:2]])
+    images = np.stack([model.preprocess.resize(image.file) for image in data.images[:2]])
     plain = []
     with torch.inference_mode():
-        for square, prompt in zip(squares, prompts, strict=True):
-            memory = network.image_kv(network.image_tokens(model.preprocess.standardise(square[None])))
+        for image, prompt in zip(images, prompts, strict=True):
+            memory = network.image_kv(network.image_tokens(model.preprocess.standardise(image[None])))
             ids_bl, mask_bl = tokenizer.pad([prompt])
             context = network.fuse(ids_bl, mask_bl, memory)
             likelihoods = []
@@ -242,7 +235,7 @@ def test_ranking_takes_the_answer_that_is_likeliest(patches: Path, learner: str)
                 logits = network.decode(said, context, mask_bl, memory)[0].log_softmax(1)
                 likelihoods.append(sum(logits[t, token].item() for t, token in enumerate(answer)))
             plain.append(int(np.argmax(likelihoods)))
-    assert rank(model, squares, [0, 1], prompts, candidates) == plain
+    assert rank_answers(model, images, [0, 1], prompts, candidates) == plain
 
 
 def test_a_model_without_decoder_gets_a_fresh_text_side(patches: Path, learner: str) -> None:
@@ -251,21 +244,20 @@ def test_a_model_without_decoder_gets_a_fresh_text_side(patches: Path, learner: 
     preprocess = Preprocess(32, 0.4, 0.3)
     zoo = ZooEncoder(ZOO["mae"], ZooNetwork(tower, None, None), preprocess, "mae:weights.pth")
     row = captioning(text_side=learner, epochs=1, tokens=40)
-    copy = with_text_side(zoo, row)
-    assert isinstance(copy.network.image_tower, ZooTower)
+    copy = copy_with_text_side(zoo, row)
+    assert isinstance(copy.network.image_tower, ImageTowerAdapter)
     assert copy.preprocess == preprocess
     assert copy.network.settings.max_tokens == 40
     weight = copy.network.text_projection.weight
     assert not torch.equal(weight, own.network.text_projection.weight)
-    squares = np.stack([preprocess.resize(image.file) for image in data.images])
-    lessons, steps = caption_lessons(data, zoo, row)
-    learnt = tuned(zoo, squares, lessons, steps, row)
+    images = np.stack([preprocess.resize(image.file) for image in data.images])
+    learnt = train_language(zoo, images, data, row, "captions")
     assert not torch.equal(
         learnt.network.image_tower.tower.blocks[0].mlp.fc1.weight, tower.blocks[0].mlp.fc1.weight
     )
     with pytest.raises(CheckpointError, match="text_side = RUN"):
-        with_text_side(zoo, captioning())
-    fresh = with_text_side(own, captioning(fresh_text_side=True)).network
+        copy_with_text_side(zoo, captioning())
+    fresh = copy_with_text_side(own, captioning(fresh_text_side=True)).network
     assert not torch.equal(fresh.matching_head.weight, own.network.matching_head.weight)
     assert torch.equal(fresh.image_tower.cls_token, own.network.image_tower.cls_token)
 

@@ -19,12 +19,13 @@ from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.metrics import bootstrap
 from fusar_klip.benchmark.metrics.segmentation_metrics import confusion_counts, segmentation_scores
 from fusar_klip.benchmark.report.tables import metric_title
+from fusar_klip.benchmark.settings import SegmentationRow
 from fusar_klip.benchmark.tasks.segmentation import evaluate_segmentation, read_masks
-from fusar_klip.benchmark.tasks.segmentation_row import SEGMENTATION_PRESETS, SegmentationRow
 from fusar_klip.config import validate_settings
 from fusar_klip.datasets.samples import IGNORED
 from fusar_klip.errors import CheckpointError, DatasetError, SettingsError
 from fusar_klip.finetune.segmentation.segmenter import Segmenter
+from fusar_klip.finetune.segmentation.settings import SEGMENTATION_PRESETS
 from fusar_klip.finetune.segmentation.windows import starts, training_window, whole_logits
 
 SMALL: dict[str, Any] = {

@@ -9,20 +9,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import fusar_klip.models as models
 from fusar_klip.benchmark.evaluated_model import subject_names
-from fusar_klip.benchmark.settings import FINETUNE_PRESETS, FinetuneRow, KnnRow, LinearProbeRow
+from fusar_klip.benchmark.settings import FinetuneRow, KnnRow, LinearProbeRow
 from fusar_klip.benchmark.suite import load_suite
 from fusar_klip.benchmark.tasks.classification_data import read_classification
 from fusar_klip.benchmark.tasks.probes import held_out_fifth, knn, linear_probe
+from fusar_klip.datasets.samples import ClassificationData
 from fusar_klip.errors import DatasetError
-from fusar_klip.finetune.classification import augment, finetune
-from fusar_klip.finetune.resized_images import resized
-from fusar_klip.finetune.training_loop import FinetuneJob, fit, rate_share
+from fusar_klip.finetune.classification import augment, train_classifier
+from fusar_klip.finetune.resized_images import resized_images
+from fusar_klip.finetune.settings import CLASSIFICATION_PRESETS
+from fusar_klip.finetune.training_loop import FinetuneJob, rate_share, run_training
 
 ROOT = Path(__file__).parents[2]
 COMMON = {"dataset": "D", "path": "chips", "split": "grouped", "reader": "class_folders"}
@@ -93,18 +96,24 @@ def test_too_few_images_or_groups_to_choose_on() -> None:
         held_out_fifth(np.array([0] * 9 + [1] * 9), np.arange(18) % 3, 0)
 
 
+def fine_tuned(model: models.Klip, data: ClassificationData, row: FinetuneRow) -> NDArray[np.float64]:
+    """Return the class probabilities of the test part after fine-tuning."""
+    with resized_images(data.files, model.preprocess, row.centre) as images_nss:
+        return train_classifier(model, images_nss, data, row).probabilities(images_nss[data.part("test")])
+
+
 def test_fine_tuning_learns_and_leaves_the_model_as_it_was(data_folder: Path, run: str) -> None:
     row = FinetuneRow(task="finetune", epochs=15, learning_rate=3e-3, batch_size=9, shift=0.03, **COMMON)
     data = read_classification(row, data_folder / "chips")
     model = models.load(run)
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
     state = torch.random.get_rng_state()
-    probabilities = finetune(model, data, row)
+    probabilities = fine_tuned(model, data, row)
     assert (probabilities.argmax(1) == data.labels[data.part("test")]).mean() > 0.8
     assert probabilities.sum(1) == pytest.approx(1.0)
     assert all(torch.equal(before[name], value) for name, value in model.network.state_dict().items())
     assert torch.equal(state, torch.random.get_rng_state())
-    assert np.array_equal(finetune(model, data, row), probabilities)
+    assert np.array_equal(fine_tuned(model, data, row), probabilities)
 
 
 def test_chips_standardised_by_themselves_know_no_gain(data_folder: Path, tmp_path: Path, run: str) -> None:
@@ -121,7 +130,7 @@ def test_chips_standardised_by_themselves_know_no_gain(data_folder: Path, tmp_pa
     model = models.load(run)
     for standardise, close in (("chip", True), ("model", False)):
         asked = row.model_copy(update={"standardise": standardise})
-        difference = np.abs(finetune(model, data, asked) - finetune(model, other, asked)).max()
+        difference = np.abs(fine_tuned(model, data, asked) - fine_tuned(model, other, asked)).max()
         assert (difference < 0.05) == close, (standardise, difference)
 
 
@@ -130,9 +139,9 @@ def test_the_centre_alone_is_seen(tmp_path: Path) -> None:
     pixels[5:15, 10:31] = 30
     Image.fromarray(pixels).save(tmp_path / "chip.png")
     for centre, values in ((1.0, {30, 200}), (0.5, {30})):
-        with resized([tmp_path / "chip.png"], models.Preprocess(8), centre) as squares:
-            assert squares.shape == (1, 8, 8)
-            assert values == {int(squares.min()), int(squares.max())}
+        with resized_images([tmp_path / "chip.png"], models.Preprocess(8), centre) as images_nss:
+            assert images_nss.shape == (1, 8, 8)
+            assert values == {int(images_nss.min()), int(images_nss.max())}
 
 
 def test_augmentations_move_turn_and_amplify() -> None:
@@ -173,7 +182,7 @@ def test_the_loop_scales_the_rate_of_each_group() -> None:
         module, groups, lambda epoch: [torch.ones(4, 1)] * 5, 5, lambda x: (module(x) - 1).pow(2).mean()
     )
     row = FinetuneRow(task="finetune", epochs=8, learning_rate=0.05, **COMMON)
-    losses = fit(job, row, "test")
+    losses = run_training(job, row, "test")
     assert len(losses) == 8
     assert losses[-1] < losses[0]
     assert frozen.weight.item() == start
@@ -183,7 +192,7 @@ def test_the_paper_preset_is_table_3() -> None:
     row = FinetuneRow(task="finetune", preset="paper", **COMMON)
     assert (row.learning_rate, row.epochs, row.preset_label) == (0.003, 100, "paper")
     assert row.model_copy(update={"epochs": 3}).preset_label == "paper+epochs=3"
-    assert FINETUNE_PRESETS["paper"].keys() == FINETUNE_PRESETS["recommended"].keys()
+    assert CLASSIFICATION_PRESETS["paper"].keys() == CLASSIFICATION_PRESETS["recommended"].keys()
 
 
 def test_names_tell_checkpoints_apart() -> None:

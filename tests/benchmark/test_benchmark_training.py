@@ -1,19 +1,16 @@
-"""The loop's schedules, seeds and batches made ahead, and models under bfloat16."""
+"""The loop's schedules, seeds and prefetched batches, and models under bfloat16."""
 
 import threading
-from typing import Any
 
 import pytest
 import torch
 
 import fusar_klip.models as models
-from fusar_klip.benchmark.tasks.detection_row import DetectionRow
-from fusar_klip.benchmark.tasks.segmentation_row import SegmentationRow
 from fusar_klip.finetune.detection.detector import Detector
+from fusar_klip.finetune.detection.settings import DetectionSettings
 from fusar_klip.finetune.segmentation.segmenter import Segmenter
-from fusar_klip.finetune.training_loop import made_ahead, rate_share, seeded
-
-COMMON: dict[str, Any] = {"dataset": "D", "path": "d", "split": "given", "warmup_epochs": 0}
+from fusar_klip.finetune.segmentation.settings import SegmentationSettings
+from fusar_klip.finetune.training_loop import prefetch, rate_share, seeded
 
 
 def test_the_multistep_rate_falls_at_epochs_27_and_33_of_36() -> None:
@@ -47,21 +44,21 @@ def test_batches_come_in_order_while_the_next_is_made() -> None:
         begun[key].set()
         return key
 
-    for key in made_ahead(make, range(4)):
+    for key in prefetch(make, range(4)):
         if key < 3:
             assert begun[key + 1].wait(5)
-    assert list(made_ahead(make, [])) == []
+    assert list(prefetch(make, [])) == []
     with pytest.raises(IndexError):
-        list(made_ahead(make, [0, 9]))
+        list(prefetch(make, [0, 9]))
 
 
 @pytest.mark.parametrize("head", ["faster", "cascade"])
 def test_detectors_learn_under_bfloat16(run: str, head: str) -> None:
-    row = DetectionRow(
-        task="detection", reader="coco", input_size=64, channels=16, regions=16, head=head, **COMMON
+    settings = DetectionSettings.model_validate(
+        {"input_size": 64, "channels": 16, "regions": 16, "head": head, "warmup_epochs": 0}
     )
     torch.manual_seed(0)
-    detector = Detector(models.load(run), 2, row).train()
+    detector = Detector(models.load(run), 2, settings).train()
     target = {
         "boxes": torch.tensor([[4.0, 4, 30, 20]]),
         "labels": torch.tensor([2]),
@@ -79,8 +76,8 @@ def test_detectors_learn_under_bfloat16(run: str, head: str) -> None:
 
 
 def test_segmenters_learn_under_bfloat16(run: str) -> None:
-    row = SegmentationRow(task="segmentation", reader="ombria", input_size=32, before=True, **COMMON)
-    segmenter = Segmenter(models.load(run), 2, row).train()
+    settings = SegmentationSettings.model_validate({"input_size": 32, "before": True, "warmup_epochs": 0})
+    segmenter = Segmenter(models.load(run), 2, settings).train()
     with torch.autocast("cpu", torch.bfloat16):
         logits = segmenter(torch.randn(2, 2, 32, 32))
     assert logits.dtype == torch.float32

@@ -27,9 +27,9 @@ from fusar_klip.benchmark.evaluated_model import (
 from fusar_klip.benchmark.report.report import write_report
 from fusar_klip.benchmark.report.tables import ReportSection
 from fusar_klip.benchmark.results import RowResult, read_result, row_identity, write_result
-from fusar_klip.benchmark.settings import Row
+from fusar_klip.benchmark.settings import LanguageRow, Row
 from fusar_klip.benchmark.suite import DATA_VARIABLE, Suite, data_folder, load_suite, row_path
-from fusar_klip.benchmark.tasks.language_rows import LanguageRow
+from fusar_klip.benchmark.tasks.language import saved_model_folder
 from fusar_klip.benchmark.tasks.registry import TASKS, TaskData
 from fusar_klip.datasets.label_texts.records import LanguageData
 from fusar_klip.datasets.samples import (
@@ -41,7 +41,6 @@ from fusar_klip.datasets.samples import (
 from fusar_klip.datasets.splits import write_split
 from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.files import write_bytes, write_json
-from fusar_klip.finetune.language.tuning import kept_folder
 from fusar_klip.models.pretrained.plain_vit import refuse_other_towers
 
 logger = logging.getLogger(__name__)
@@ -176,7 +175,7 @@ def _refuse_one_folder_for_two(names: Sequence[str], rows: Sequence[Row]) -> Non
         SettingsError: Two would.
     """
     kept = Counter(
-        kept_folder(Path(), name, row)
+        saved_model_folder(Path(), name, row)
         for row in rows
         if isinstance(row, LanguageRow) and row.save
         for name in names
@@ -193,7 +192,7 @@ def _lost(out: Path, name: str, row: Row) -> bool:
     """Tell whether a row keeps its model, and it is not there: then the row is run again."""
     if not (isinstance(row, LanguageRow) and row.save) or language_model(name) is not None:
         return False
-    return not kept_folder(out, name, row).is_dir()
+    return not saved_model_folder(out, name, row).is_dir()
 
 
 def _tell_of_equal_ones(names: Sequence[str], digests: Sequence[str]) -> None:

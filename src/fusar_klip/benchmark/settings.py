@@ -1,56 +1,30 @@
 """The rows of a benchmark suite: which task, on which data, with which preset, and every value of it.
 
-A suite file is read by `suite.py`; what a row's values do stands in the module of its task.
+A suite file is read by `suite.py`. A row that trains a model extends the settings of its training (in
+`finetune`) by its data set, its split and its evaluation.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from fusar_klip.catalog import Scale
 from fusar_klip.config import Settings
-from fusar_klip.datasets.registry import ClassificationReader
+from fusar_klip.datasets.label_texts.label_texts import TextSettings
+from fusar_klip.datasets.registry import ClassificationReader, DetectionReader, SegmentationReader
 from fusar_klip.datasets.splits import SplitMethod
+from fusar_klip.finetune.detection.settings import DetectionSettings
+from fusar_klip.finetune.language.settings import (
+    CaptioningSettings,
+    LanguageSettings,
+    RetrievalSettings,
+    VqaSettings,
+)
+from fusar_klip.finetune.segmentation.settings import SegmentationSettings
+from fusar_klip.finetune.settings import ClassificationSettings
 
 ClassMetric = Literal["top1", "top3", "macro_f1"]
-Flips = Literal["none", "horizontal", "all"]
-Standardise = Literal["model", "chip"]
 Missing = Literal["fail", "skip"]
-FinetunePreset = Literal["paper", "recommended"]
-
-FINETUNE_PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # Paper, table 3: AdamW, 0.003, 100 epochs, warm-up and cosine; what it leaves out is plain.
-    "paper": {
-        "epochs": 100,
-        "batch_size": 32,
-        "learning_rate": 3e-3,
-        "warmup_epochs": 5.0,
-        "weight_decay": 0.05,
-        "layer_decay": 1.0,
-        "label_smoothing": 0.0,
-        "shift": 0.0,
-        "gain": 0.0,
-        "flips": "none",
-        "standardise": "model",
-        "centre": 1.0,
-    },
-    # decisions.md: layer-wise decay and a lower rate; the augmentations keep a chip's class.
-    "recommended": {
-        "epochs": 50,
-        "batch_size": 32,
-        "learning_rate": 1e-3,
-        "warmup_epochs": 3.0,
-        "weight_decay": 0.05,
-        "layer_decay": 0.75,
-        "label_smoothing": 0.1,
-        "shift": 0.08,
-        "gain": 0.15,
-        "flips": "none",
-        "standardise": "chip",
-        "centre": 1.0,
-    },
-}
 
 
 class Row(Settings):
@@ -92,39 +66,6 @@ class SplitRow(Row):
     """Fixes a made split, apart from the seed of the training."""
 
 
-class TrainedRow(Row):
-    """A row that trains the image tower, with the values of a preset where it gives none."""
-
-    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]]
-    """The values of each preset; the presets have the same keys."""
-    epochs: int = Field(ge=1)
-    """Passes over the training part."""
-    batch_size: int = Field(ge=1)
-    """Images per step."""
-    learning_rate: float = Field(gt=0)
-    """AdamW's rate after the warm-up, at the head."""
-    warmup_epochs: float = Field(ge=0)
-    """Length of the linear warm-up, in epochs; parts of an epoch are allowed."""
-    weight_decay: float = Field(ge=0)
-    """AdamW's decoupled weight decay; biases and norms have none."""
-    layer_decay: float = Field(gt=0, le=1)
-    """Each layer below learns at so much of the rate of the layer above; 1 turns it off."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_preset(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        return {**cls.PRESETS.get(values.get("preset", "recommended"), cls.PRESETS["recommended"]), **values}
-
-    @property
-    def preset_label(self) -> str:
-        """The preset's name, and every value that the row changed, such as "recommended+epochs=20"."""
-        given = self.PRESETS[self.preset]
-        changed = [f"{key}={getattr(self, key)}" for key in given if getattr(self, key) != given[key]]
-        return "+".join([self.preset, *changed])
-
-
 class ClassificationRow(SplitRow):
     """A row on images that have one class each."""
 
@@ -157,28 +98,79 @@ class KnnRow(ClassificationRow):
     """Numbers of neighbours, of which one is chosen on a grouped fifth of the training part."""
 
 
-class FinetuneRow(ClassificationRow, TrainedRow):
+class FinetuneRow(ClassificationSettings, ClassificationRow):
     """Full fine-tuning of the image tower with a linear head on its CLS feature."""
 
-    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = FINETUNE_PRESETS
     task: Literal["finetune"]
-    preset: FinetunePreset = "recommended"
-    batch_size: int = Field(ge=2)
-    """Images per step."""
-    label_smoothing: float = Field(ge=0, lt=1)
-    """Share of the target that is spread over all classes."""
-    shift: float = Field(ge=0, lt=0.5)
-    """Random shifts of up to this share of the image's side; what comes in is 0 (no data)."""
-    gain: float = Field(ge=0, lt=1)
-    """Random gain of the amplitude within 1 - gain to 1 + gain."""
-    flips: Flips
-    """Random flips: `horizontal` alone, or `all` eight flips and right-angle turns. They turn the look
-    direction over too, so they are off unless a data set holds flipped chips itself."""
-    standardise: Standardise
-    """`model`: grey values as the model has learned them; `chip`: then each chip to mean 0 and spread 1, so
-    that another product's gain and offset do not count."""
-    centre: float = Field(gt=0, le=1)
-    """Share of each chip's width and height that is seen, around its centre, where the target stands."""
+
+
+class DetectionRow(DetectionSettings, SplitRow):
+    """Detection by ViTDet on the image tower, trained whole on the boxes of a data set."""
+
+    task: Literal["detection"]
+    reader: DetectionReader
+    """The layout on disk; one of the detection readers of `datasets.registry`."""
+    one_class: bool = False
+    """All categories count as one, `object`: localisation alone, for sets too small to distinguish types."""
+    shots: int | None = Field(default=None, ge=1)
+    """The few-sample setting: number of training images, drawn by the seed; a smaller number is a subset of a
+    larger one. None: all."""
+    train_share: float = Field(default=1.0, gt=0, le=1)
+    """The same as a share of the training images (the paper's SAR-AIRcraft-Few: 0.2)."""
+
+
+class SegmentationRow(SegmentationSettings, SplitRow):
+    """Segmentation by Segmenter on the image tower, trained whole on the masks of a data set."""
+
+    task: Literal["segmentation"]
+    reader: SegmentationReader
+    """The layout on disk; one of the segmentation readers of `datasets.registry`."""
+
+
+class LanguageRow(LanguageSettings, SplitRow, TextSettings):
+    """A row on captions and questions, for which a copy of the whole model is fine-tuned."""
+
+    reader: DetectionReader | SegmentationReader | Literal["label_texts"]
+    """A reader of boxes or masks, from which texts are generated; or `label_texts`: `path` is a folder that
+    `fusar-klip label-texts` wrote, whose parts are used as they are."""
+    save: bool = False
+    """Keep the fine-tuned model as a RUN in RESULTS/models, for `fusar-klip caption` and `ask`."""
+
+
+class LabelRetrievalRow(RetrievalSettings, LanguageRow):
+    """Retrieval between images and their captions, both ways, after fine-tuning on the training part's."""
+
+    task: Literal["label_retrieval"]
+    recall_at: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 5, 10)
+    """The K of recall at K."""
+    shortlist: int = Field(default=256, ge=0)
+    """Number of best candidates by ITC that ITM re-ranks (decisions.md); 0 skips the re-ranking."""
+
+
+class CaptioningRow(CaptioningSettings, LanguageRow):
+    """Captions generated by the decoder, after fine-tuning on the training part's."""
+
+    task: Literal["captioning"]
+    beams: int = Field(default=3, ge=1, le=16)
+    """Width of the beam search (BLIP's 3)."""
+
+
+class VqaRow(VqaSettings, LanguageRow):
+    """Six kinds of questions, after fine-tuning on them, or asked of a general language model."""
+
+    task: Literal["vqa"]
+    answer_by: Literal["rank", "write"] = "rank"
+    """`rank`: of the kind's answers in the training part, the likeliest by the decoder; `write`: the decoder
+    generates it (decisions.md, "VQA answers")."""
+    beams: int = Field(default=3, ge=1, le=16)
+    """Width of the beam search."""
+    questions_per_kind: int = Field(default=0, ge=0)
+    """Number of test questions of each kind, drawn by the seed; 0 for all. Requests to language models cost
+    money."""
+    concurrency: int = Field(default=8, ge=1, le=256)
+    """Concurrent requests to a language model."""
+    image_px: int = Field(default=512, ge=32, le=4096)
+    """Longer side of the picture that a language model is sent, at most."""
 
 
 class RetrievalRow(Row):
@@ -194,4 +186,4 @@ class RetrievalRow(Row):
     recall_at: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 5, 10)
     """The K of recall at K."""
     shortlist: int = Field(default=256, ge=0)
-    """So many best candidates by ITC are ranked again by ITM (decisions.md); 0 leaves the second pass out."""
+    """Number of best candidates by ITC that ITM re-ranks (decisions.md); 0 skips the re-ranking."""

@@ -1,4 +1,4 @@
-"""The images of a data set at a model's size, in a file, so that memory does not grow with the data set."""
+"""The images of a data set at a model's input size, in a temporary file, so that they need no memory."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,29 +11,32 @@ from numpy.typing import NDArray
 from fusar_klip.image_io import read_image
 from fusar_klip.models import Preprocess
 
-Squares = NDArray[np.uint8]
+ResizedImages = NDArray[np.uint8]
+"""(N, S, S) uint8: N images of S x S pixels, 0 = no data."""
 
 
 @contextmanager
-def resized(files: Sequence[Path], preprocess: Preprocess, centre: float = 1.0) -> Iterator[Squares]:
-    """Give (N, S, S) uint8, which are gone with the block.
+def resized_images(
+    files: Sequence[Path], preprocess: Preprocess, centre: float = 1.0
+) -> Iterator[ResizedImages]:
+    """Give (N, S, S) uint8, which exist within the `with` block only.
 
     Args:
         files: N images.
-        preprocess: The model's.
-        centre: Share of each image's width and height that is kept, around its centre.
+        preprocess: The model's, which fixes S.
+        centre: Share of each image's width and height that is used, around its centre.
     """
     shape = (len(files), preprocess.size, preprocess.size)
     with tempfile.TemporaryDirectory() as folder:
-        squares = np.lib.format.open_memmap(Path(folder) / "squares.npy", "w+", np.uint8, shape)
-        for square, file in zip(squares, files, strict=True):
-            square[:] = preprocess.resize(file if centre == 1 else central_part(file, centre))
-        yield squares
+        images_nss = np.lib.format.open_memmap(Path(folder) / "images.npy", "w+", np.uint8, shape)
+        for image, file in zip(images_nss, files, strict=True):
+            image[:] = preprocess.resize(file if centre == 1 else central_part(file, centre))
+        yield images_nss
 
 
 def central_part(file: Path, share: float) -> NDArray[np.uint8]:
     """Return `share` of an image's width and height, around its centre: (H, W) uint8."""
-    grey = read_image(file)
-    height, width = (max(1, round(share * side)) for side in grey.shape)
-    top, left = (grey.shape[0] - height) // 2, (grey.shape[1] - width) // 2
-    return grey[top : top + height, left : left + width]
+    image = read_image(file)
+    height, width = (max(1, round(share * side)) for side in image.shape)
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]

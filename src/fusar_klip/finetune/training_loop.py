@@ -9,36 +9,23 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
+from fusar_klip.finetune.settings import Decay, TrainingSettings
 from fusar_klip.progress import track
 
 Batch = TypeVar("Batch")
 Key = TypeVar("Key")
 
-Decay = Literal["cosine", "multistep", "poly"]
-"""How the rate falls after the warm-up: by a cosine to 0; to a tenth from 3/4 and a hundredth from 11/12 of
-the steps on (epochs 27 and 33 of 36, MMDetection's "3x"); or as (1 - share of the steps)^0.9 (Segmenter)."""
 MILESTONES = (3 / 4, 11 / 12)
 POLY_POWER = 0.9
 
 GRADIENT_NORM = 1.0
 """Gradients are clipped to this norm: a ViT at the paper's rate of 0.003 else leaves its start at once."""
-
-
-class Schedule(Protocol):
-    """The values that the loop reads from a row."""
-
-    @property
-    def epochs(self) -> int: ...  # noqa: D102
-    @property
-    def learning_rate(self) -> float: ...  # noqa: D102
-    @property
-    def warmup_epochs(self) -> float: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -56,20 +43,20 @@ class FinetuneJob(Generic[Batch]):
     decay: Decay = "cosine"
 
 
-def fit(job: FinetuneJob[Batch], schedule: Schedule, description: str) -> list[float]:
+def run_training(job: FinetuneJob[Batch], settings: TrainingSettings, description: str) -> list[float]:
     """Train `job.module` in place, and return the mean loss of each epoch."""
-    optimizer = torch.optim.AdamW(list(job.groups), lr=schedule.learning_rate)
+    optimizer = torch.optim.AdamW(list(job.groups), lr=settings.learning_rate)
     scales = [float(group.get("lr_scale", 1.0)) for group in job.groups]
-    steps = schedule.epochs * job.steps_per_epoch
-    warmup = round(schedule.warmup_epochs * job.steps_per_epoch)
+    steps = settings.epochs * job.steps_per_epoch
+    warmup = round(settings.warmup_epochs * job.steps_per_epoch)
     losses: list[float] = []
     step = 0
     device = next(job.module.parameters()).device.type
     job.module.train()
-    for epoch in track(range(schedule.epochs), description):
+    for epoch in track(range(settings.epochs), description):
         total, batches = 0.0, 0
         for batch in job.batches(epoch):
-            rate = schedule.learning_rate * rate_share(step, steps, warmup, job.decay)
+            rate = settings.learning_rate * rate_share(step, steps, warmup, job.decay)
             for group, scale in zip(optimizer.param_groups, scales, strict=True):
                 group["lr"] = rate * scale
             with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
@@ -126,7 +113,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def made_ahead(make: Callable[[Key], Batch], keys: Iterable[Key]) -> Iterator[Batch]:
+def prefetch(make: Callable[[Key], Batch], keys: Iterable[Key]) -> Iterator[Batch]:
     """Yield `make` of each key, in order; a thread makes the next one while this one is used."""
     with ThreadPoolExecutor(1) as thread:
         pending = None

@@ -5,7 +5,7 @@ search, which is compared with all captions of that image.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,62 +15,25 @@ from fusar_klip.benchmark.metrics import caption_metrics
 from fusar_klip.benchmark.metrics.bootstrap import Score, mean_of_sums, score_of_sums
 from fusar_klip.benchmark.report.prediction_figures import TextPrediction, draw_texts
 from fusar_klip.benchmark.results import RowResult
-from fusar_klip.benchmark.tasks.language_rows import CaptioningRow, LanguageRow
+from fusar_klip.benchmark.settings import CaptioningRow
+from fusar_klip.benchmark.tasks.language import train_for_row
 from fusar_klip.datasets.label_texts.records import LanguageData
-from fusar_klip.finetune.language.decoding import write
-from fusar_klip.finetune.language.tuning import TrainingExample, keep, tokenizer_for, tuned
-from fusar_klip.finetune.resized_images import resized
-from fusar_klip.models import Klip
+from fusar_klip.finetune.language.decoding import generate_texts
+from fusar_klip.finetune.resized_images import resized_images
 from fusar_klip.models.captioning import Speaks, caption_prompt
-from fusar_klip.models.pretrained.encoder import ZooEncoder
-
-TrainingExamples = Callable[[int], Iterator[list[TrainingExample]]]
 
 _SHOWN = 4
-
-
-def caption_lessons(
-    data: LanguageData, model: Klip | ZooEncoder, row: LanguageRow
-) -> tuple[TrainingExamples, int]:
-    """Return an epoch's batches, one caption an image drawn at random, and how many there are.
-
-    A last batch that is not full is left out: shuffling gives its images their turn in other epochs.
-    """
-    train = data.part("train")
-    size = min(row.batch_size, len(train))
-    steps = len(train) // size
-    tokenizer = tokenizer_for(model, row)
-    prompt = caption_prompt(tokenizer)
-    meanings: dict[tuple[str, ...], int] = {}
-    for i in train:
-        meanings.setdefault(data.images[i].captions, len(meanings))
-
-    def lesson(image: int, rng: np.random.Generator) -> TrainingExample:
-        captions = data.images[image].captions
-        ids = tokenizer.encode(captions[int(rng.integers(len(captions)))], row.tokens)
-        return TrainingExample(image, ids, meanings[captions], prompt, ids[1:])
-
-    def lessons(epoch: int) -> Iterator[list[TrainingExample]]:
-        rng = np.random.default_rng([row.seed, epoch, 1])
-        order = rng.permutation(train)
-        for start in range(0, steps * size, size):
-            yield [lesson(int(image), rng) for image in order[start : start + size]]
-
-    return lessons, steps
 
 
 def evaluate_captioning(row: CaptioningRow, data: LanguageData, subject: EvaluatedModel) -> RowResult:
     """Run one row for one model."""
     test = data.part("test")
-    model = subject.model
-    with resized([image.file for image in data.images], model.preprocess) as squares:
-        lessons, steps = caption_lessons(data, model, row)
-        learner = tuned(model, squares, lessons, steps, row)
-        learner.speaks = Speaks("captions", row.tokens, row.beams)
-        keep(learner, subject, row)
-        prompt = caption_prompt(learner.tokenizer)
-        written = write(
-            learner, squares, test.tolist(), [prompt] * len(test), beams=row.beams, max_tokens=row.tokens - 1
+    with resized_images([image.file for image in data.images], subject.model.preprocess) as images_nss:
+        speaks = Speaks("captions", row.tokens, row.beams)
+        trained = train_for_row(row, data, subject, images_nss, "captions", speaks)
+        prompts = [caption_prompt(trained.tokenizer)] * len(test)
+        written = generate_texts(
+            trained, images_nss, test.tolist(), prompts, beams=row.beams, max_tokens=row.tokens - 1
         )
     references = [data.images[i].captions for i in test]
     said = Counter(caption for i in data.part("train") for caption in data.images[i].captions)

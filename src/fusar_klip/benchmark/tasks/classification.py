@@ -12,7 +12,8 @@ from fusar_klip.benchmark.results import ClassifiedImage, ConfusionMatrix, RowRe
 from fusar_klip.benchmark.settings import FinetuneRow, KnnRow, LinearProbeRow
 from fusar_klip.benchmark.tasks.probes import knn, linear_probe
 from fusar_klip.datasets.samples import ClassificationData
-from fusar_klip.finetune.classification import finetune
+from fusar_klip.finetune.classification import train_classifier
+from fusar_klip.finetune.resized_images import resized_images
 
 _SHOWN_EACH = 6
 """So many right and so many wrong test images are shown."""
@@ -26,7 +27,10 @@ def evaluate_classification(
     chosen: dict[str, Any] = {}
     notes: list[str] = []
     if isinstance(row, FinetuneRow):
-        probabilities = finetune(subject.model, data, row)
+        model = subject.model
+        with resized_images(data.files, model.preprocess, row.centre) as images_nss:
+            classifier = train_classifier(model, images_nss, data, row)
+            probabilities = classifier.probabilities(images_nss[test])
     else:
         features = subject.features(data)
         groups = None if data.groups is None else data.groups[train]

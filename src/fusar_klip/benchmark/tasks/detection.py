@@ -1,13 +1,11 @@
 """The detection task: a data set with boxes, ViTDet trained on it, and what it finds in the test part."""
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.metrics.average_precision import detection_scores
@@ -15,22 +13,18 @@ from fusar_klip.benchmark.metrics.box_matching import Detections, GroundTruth
 from fusar_klip.benchmark.report.attention_maps import draw_attention_maps
 from fusar_klip.benchmark.report.prediction_figures import draw_detections
 from fusar_klip.benchmark.results import RowResult
-from fusar_klip.benchmark.tasks.detection_row import DetectionRow
+from fusar_klip.benchmark.settings import DetectionRow
 from fusar_klip.datasets.registry import read_detection
 from fusar_klip.datasets.samples import AnnotatedImage, DetectionData
 from fusar_klip.datasets.splits import split_as, with_parts
 from fusar_klip.errors import DatasetError
 from fusar_klip.finetune.detection.detector import Detector
-from fusar_klip.finetune.detection.heads import Target
-from fusar_klip.finetune.detection.views import boxes_of, training_view, whole_view
-from fusar_klip.finetune.training_loop import FinetuneJob, fit, made_ahead, seeded
+from fusar_klip.finetune.detection.inputs import box_corners, letterboxed
+from fusar_klip.finetune.detection.training import train_detector
 from fusar_klip.models import Klip
 from fusar_klip.models.pretrained.encoder import ZooEncoder
 
-logger = logging.getLogger(__name__)
-
 Ints = NDArray[np.int64]
-Batch = tuple[Tensor, list[tuple[int, int]], list[Target]]
 
 ONE_CLASS = "object"
 _TEST_BATCH = 4
@@ -62,21 +56,19 @@ def evaluate_detection(row: DetectionRow, data: DetectionData, subject: Evaluate
     Raises:
         CheckpointError: The model's image tower is no plain ViT.
     """
+    model = subject.model
     train = drawn_images(data.part("train"), row)
     test = [data.images[i] for i in data.part("test")]
-    with seeded(row.seed, subject.model.device):
-        detector = Detector(subject.model, len(data.classes), row).to(subject.model.device)
-        losses = _fit(detector, [data.images[i] for i in train], data.classes, subject.model, row)
-        logger.info("%s: the loss fell from %.4f to %.4f", data.facts, losses[0], losses[-1])
-        found = find(detector, test, data.classes, subject.model)
+    detector = train_detector(model, [data.images[i] for i in train], data.classes, row)
+    detections = detect(detector, test, data.classes, model)
     groups = None if data.groups is None else data.groups[data.part("test")]
     truths = [truth_of(image, data.classes) for image in test]
     return RowResult(
-        scores=detection_scores(truths, found, len(data.classes), groups, row.seed),
+        scores=detection_scores(truths, detections, len(data.classes), groups, row.seed),
         notes=_notes(data, train, test),
         drawings=[
-            *draw_detections(test, truths, found, data.classes, row.seed),
-            *draw_attention_maps(subject.model, [image.file for image in test], row.seed),
+            *draw_detections(test, truths, detections, data.classes, row.seed),
+            *draw_attention_maps(model, [image.file for image in test], row.seed),
         ],
     )
 
@@ -93,68 +85,25 @@ def truth_of(image: AnnotatedImage, classes: Sequence[str]) -> GroundTruth:
     """Return an image's boxes for the matching."""
     labels = np.array([classes.index(box.category) for box in image.boxes], dtype=np.int64)
     ignored = np.array([box.difficult for box in image.boxes], dtype=np.bool_)
-    return GroundTruth(boxes_of(image), labels, ignored)
+    return GroundTruth(box_corners(image), labels, ignored)
 
 
-def find(
+def detect(
     detector: Detector, images: Sequence[AnnotatedImage], classes: tuple[str, ...], model: Klip | ZooEncoder
 ) -> list[Detections]:
-    """Return what the detector finds in each image, in the image's pixels."""
-    side = detector.side
-    found = []
+    """Return the detections in each image, in the image's pixels."""
+    detections = []
     for start in range(0, len(images), _TEST_BATCH):
-        views = [whole_view(image, classes, side) for image in images[start : start + _TEST_BATCH]]
-        squares = np.stack([view.square for view, _ in views])
+        inputs = [letterboxed(image, classes, detector.side) for image in images[start : start + _TEST_BATCH]]
+        squares = np.stack([it.square for it, _ in inputs])
         pixels_b1ss = model.preprocess.standardise(squares).to(model.device)
-        answers = detector.detect(pixels_b1ss, [view.size for view, _ in views])
-        for answer, (_, scale) in zip(answers, views, strict=True):
-            boxes, scores, labels = (answer[key].cpu().numpy() for key in ("boxes", "scores", "labels"))
-            found.append(Detections(boxes.astype(np.float64) / scale, scores.astype(np.float64), labels - 1))
-    return found
-
-
-def _fit(
-    detector: Detector,
-    images: Sequence[AnnotatedImage],
-    classes: tuple[str, ...],
-    model: Klip | ZooEncoder,
-    row: DetectionRow,
-) -> list[float]:
-    # A last batch that is not full is left out: shuffling gives its images their turn in other epochs.
-    size = min(row.batch_size, len(images))
-    steps = len(images) // size
-
-    def make(key: tuple[int, int, Ints]) -> Batch:
-        epoch, step, chosen = key
-        rng = np.random.default_rng([row.seed, epoch, 1 + step])
-        views = [
-            training_view(
-                images[i],
-                classes,
-                row.input_size,
-                scales=row.scales,
-                gain=row.gain,
-                flips=row.flips,
-                rng=rng,
+        outputs = detector.detect(pixels_b1ss, [it.size for it, _ in inputs])
+        for output, (_, scale) in zip(outputs, inputs, strict=True):
+            boxes, scores, labels = (output[key].cpu().numpy() for key in ("boxes", "scores", "labels"))
+            detections.append(
+                Detections(boxes.astype(np.float64) / scale, scores.astype(np.float64), labels - 1)
             )
-            for i in chosen
-        ]
-        pixels_b1ss = model.preprocess.standardise(np.stack([view.square for view in views]))
-        targets: list[Target] = [view.target(model.device) for view in views]
-        return pixels_b1ss.to(model.device), [view.size for view in views], targets
-
-    def batches(epoch: int) -> Iterator[Batch]:
-        order = np.random.default_rng([row.seed, epoch]).permutation(len(images))
-        keys = ((epoch, step, order[step * size : (step + 1) * size]) for step in range(steps))
-        return made_ahead(make, keys)
-
-    def loss(batch: Batch) -> Tensor:
-        total: Tensor = detector(*batch)
-        return total
-
-    groups = detector.groups(row.weight_decay, row.layer_decay)
-    job = FinetuneJob(detector, groups, batches, steps, loss, row.decay)
-    return fit(job, row, "Detection, epochs")
+    return detections
 
 
 def _of_one_class(data: DetectionData) -> DetectionData:

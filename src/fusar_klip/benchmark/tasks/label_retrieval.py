@@ -19,11 +19,10 @@ from fusar_klip.benchmark.metrics.retrieval_metrics import (
 )
 from fusar_klip.benchmark.report.prediction_figures import retrieval_examples
 from fusar_klip.benchmark.results import RowResult
-from fusar_klip.benchmark.tasks.captioning import caption_lessons
-from fusar_klip.benchmark.tasks.language_rows import LabelRetrievalRow
+from fusar_klip.benchmark.settings import LabelRetrievalRow
+from fusar_klip.benchmark.tasks.language import train_for_row
 from fusar_klip.datasets.label_texts.records import LanguageData
-from fusar_klip.finetune.language.tuning import keep, tuned
-from fusar_klip.finetune.resized_images import resized
+from fusar_klip.finetune.resized_images import resized_images
 from fusar_klip.models import Klip
 
 _BLOCK = 256
@@ -34,19 +33,16 @@ def evaluate_label_retrieval(
 ) -> RowResult:
     """Run one row for one model."""
     test = data.part("test")
-    model = subject.model
-    with resized([image.file for image in data.images], model.preprocess) as squares:
-        lessons, steps = caption_lessons(data, model, row)
-        learner = tuned(model, squares, lessons, steps, row)
-        keep(learner, subject, row)
-        return _retrieved(row, data, learner, squares, test)
+    with resized_images([image.file for image in data.images], subject.model.preprocess) as images_nss:
+        trained = train_for_row(row, data, subject, images_nss, "captions")
+        return _retrieved(row, data, trained, images_nss, test)
 
 
 def _retrieved(
     row: LabelRetrievalRow,
     data: LanguageData,
     model: Klip,
-    squares: NDArray[np.uint8],
+    images_nss: NDArray[np.uint8],
     test: NDArray[np.int64],
 ) -> RowResult:
     texts = [text for i in test for text in data.images[i].captions]
@@ -54,13 +50,13 @@ def _retrieved(
     distinct = sorted(set(texts))
     number = {text: index for index, text in enumerate(distinct)}
     pairs = ImageTextPairs(image_of_text, np.array([number[text] for text in texts]), data.groups(test))
-    images = np.concatenate([model.embed_image(list(block)) for block in _blocks(squares, test)])
+    images = np.concatenate([model.embed_image(list(block)) for block in _blocks(images_nss, test)])
     similarity = cosine_similarities(images, model.embed_text(distinct), pairs)
     scores = retrieval_scores(similarity, similarity.T, pairs, row.recall_at, "", row.seed)
     if row.shortlist:
 
         def match(image: int, numbers: Sequence[int]) -> NDArray[np.float32]:
-            return model.match(squares[test[image]], [distinct[n] for n in numbers])
+            return model.match(images_nss[test[image]], [distinct[n] for n in numbers])
 
         reranked = rerank(match, similarity, pairs, row.shortlist)
         scores += retrieval_scores(*reranked, pairs, row.recall_at, RERANKED, row.seed)
@@ -70,6 +66,6 @@ def _retrieved(
     return RowResult(scores=scores, notes=[note], queries=queries)
 
 
-def _blocks(squares: NDArray[np.uint8], test: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+def _blocks(images_nss: NDArray[np.uint8], test: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
     for start in range(0, len(test), _BLOCK):
-        yield np.asarray(squares[test[start : start + _BLOCK]])
+        yield np.asarray(images_nss[test[start : start + _BLOCK]])

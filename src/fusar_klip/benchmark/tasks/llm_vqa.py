@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
-from fusar_klip.benchmark.tasks.language_rows import VqaRow
+from fusar_klip.benchmark.settings import VqaRow
 from fusar_klip.datasets.label_texts.records import NONE, LanguageData, Question
 from fusar_klip.errors import ProviderError
 from fusar_klip.image_io import read_image

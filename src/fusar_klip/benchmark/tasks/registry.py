@@ -11,18 +11,26 @@ from typing import Any, Protocol
 
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.results import RowResult
-from fusar_klip.benchmark.settings import FinetuneRow, KnnRow, LinearProbeRow, RetrievalRow, Row
+from fusar_klip.benchmark.settings import (
+    CaptioningRow,
+    DetectionRow,
+    FinetuneRow,
+    KnnRow,
+    LabelRetrievalRow,
+    LinearProbeRow,
+    RetrievalRow,
+    Row,
+    SegmentationRow,
+    VqaRow,
+)
 from fusar_klip.benchmark.tasks.captioning import evaluate_captioning
 from fusar_klip.benchmark.tasks.classification import evaluate_classification
 from fusar_klip.benchmark.tasks.classification_data import read_classification
 from fusar_klip.benchmark.tasks.detection import evaluate_detection, read_boxes
-from fusar_klip.benchmark.tasks.detection_row import DetectionRow
 from fusar_klip.benchmark.tasks.label_retrieval import evaluate_label_retrieval
-from fusar_klip.benchmark.tasks.language_data import read_language
-from fusar_klip.benchmark.tasks.language_rows import CaptioningRow, LabelRetrievalRow, VqaRow
+from fusar_klip.benchmark.tasks.language import read_language
 from fusar_klip.benchmark.tasks.retrieval import evaluate_retrieval, read_retrieval
 from fusar_klip.benchmark.tasks.segmentation import evaluate_segmentation, read_masks
-from fusar_klip.benchmark.tasks.segmentation_row import SegmentationRow
 from fusar_klip.benchmark.tasks.vqa import OVERALL, evaluate_vqa
 
 

@@ -5,7 +5,7 @@ Both are scored by the same code: numbers and sets exactly.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,15 +16,13 @@ from fusar_klip.benchmark.metrics.vqa_answers import extract_answer, is_correct
 from fusar_klip.benchmark.report.attention_maps import draw_attention_maps
 from fusar_klip.benchmark.report.prediction_figures import TextPrediction, draw_texts
 from fusar_klip.benchmark.results import ReportFigure, RowResult
-from fusar_klip.benchmark.tasks.captioning import TrainingExamples
-from fusar_klip.benchmark.tasks.language_rows import VqaRow
+from fusar_klip.benchmark.settings import VqaRow
+from fusar_klip.benchmark.tasks.language import train_for_row
 from fusar_klip.datasets.label_texts.records import KINDS, LanguageData, Question, QuestionKind
-from fusar_klip.finetune.language.decoding import rank, write
-from fusar_klip.finetune.language.tuning import TrainingExample, keep, tokenizer_for, tuned
-from fusar_klip.finetune.resized_images import resized
-from fusar_klip.models import Klip, Tokenizer
+from fusar_klip.finetune.language.decoding import generate_texts, rank_answers
+from fusar_klip.finetune.language.examples import answer_ids
+from fusar_klip.finetune.resized_images import resized_images
 from fusar_klip.models.captioning import Speaks, question_prompt
-from fusar_klip.models.pretrained.encoder import ZooEncoder
 
 _SHOWN_A_KIND = 2
 OVERALL = "overall_accuracy"
@@ -82,72 +80,33 @@ class MostFrequentAnswers:
         return sorted(self._by_kind.get(kind, ()))
 
 
-def question_lessons(
-    data: LanguageData, model: Klip | ZooEncoder, row: VqaRow
-) -> tuple[TrainingExamples, int]:
-    """Return an epoch's batches, each question once and no image twice in a batch, and their number."""
-    tokenizer = tokenizer_for(model, row)
-    by_image: dict[int, list[Question]] = {}
-    meanings: dict[tuple[str, str], int] = {}
-    for question in data.asked("train"):
-        by_image.setdefault(question.image, []).append(question)
-        meanings.setdefault((question.text, question.answer), len(meanings))
-    rounds = [
-        sum(len(each) > r for each in by_image.values()) for r in range(max(map(len, by_image.values())))
-    ]
-    steps = sum(-(-images // row.batch_size) for images in rounds)
-
-    def lesson(question: Question) -> TrainingExample:
-        text = tokenizer.encode((question.text, question.answer), row.tokens)
-        meaning = meanings[question.text, question.answer]
-        answer = answer_ids(tokenizer, question.answer, row.tokens)
-        return TrainingExample(
-            question.image, text, meaning, question_prompt(tokenizer, question.text, row.tokens), answer
-        )
-
-    def lessons(epoch: int) -> Iterator[list[TrainingExample]]:
-        rng = np.random.default_rng([row.seed, epoch, 1])
-        shuffled = {image: rng.permutation(len(each)) for image, each in by_image.items()}
-        for r in range(len(rounds)):
-            images = rng.permutation([image for image, each in by_image.items() if len(each) > r])
-            for start in range(0, len(images), row.batch_size):
-                some = images[start : start + row.batch_size].tolist()
-                yield [lesson(by_image[image][shuffled[image][r]]) for image in some]
-
-    return lessons, steps
-
-
-def answer_ids(tokenizer: Tokenizer, answer: str, tokens: int) -> list[int]:
-    """Return `answer [SEP]`, at most `tokens - 1` long."""
-    return tokenizer.encode(answer, tokens)[1:]
-
-
 def _by_checkpoint(
     row: VqaRow, data: LanguageData, subject: EvaluatedModel, questions: Sequence[Question]
 ) -> list[str]:
-    model = subject.model
-    with resized([image.file for image in data.images], model.preprocess) as squares:
-        lessons, steps = question_lessons(data, model, row)
-        learner = tuned(model, squares, lessons, steps, row)
-        learner.speaks = Speaks("questions", row.tokens, row.beams)
-        keep(learner, subject, row)
-        tokenizer = learner.tokenizer
+    with resized_images([image.file for image in data.images], subject.model.preprocess) as images_nss:
+        speaks = Speaks("questions", row.tokens, row.beams)
+        trained = train_for_row(row, data, subject, images_nss, "questions", speaks)
+        tokenizer = trained.tokenizer
         prompts = [question_prompt(tokenizer, question.text, row.tokens) for question in questions]
         images = [question.image for question in questions]
         if row.answer_by == "write":
-            return write(learner, squares, images, prompts, beams=row.beams, max_tokens=row.tokens - 1)
+            return generate_texts(
+                trained, images_nss, images, prompts, beams=row.beams, max_tokens=row.tokens - 1
+            )
         usual = MostFrequentAnswers(data.asked("train"))
-        said = [""] * len(questions)
+        answers = [""] * len(questions)
         for kind in KINDS:
             places = [place for place, question in enumerate(questions) if question.kind == kind]
             listed = usual.closed_list(kind)
             if places and listed:
                 candidates = [answer_ids(tokenizer, answer, row.tokens) for answer in listed]
                 shown = [images[place] for place in places]
-                likeliest = rank(learner, squares, shown, [prompts[p] for p in places], candidates)
+                likeliest = rank_answers(
+                    trained, images_nss, shown, [prompts[place] for place in places], candidates
+                )
                 for place, chosen in zip(places, likeliest, strict=True):
-                    said[place] = listed[chosen]
-        return said
+                    answers[place] = listed[chosen]
+        return answers
 
 
 def _chosen(data: LanguageData, row: VqaRow) -> list[Question]:

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from fusar_klip.benchmark.tasks.detection_row import DetectionRow
-from fusar_klip.finetune.detection.heads import Detections, Target, make_heads, make_proposals
+from fusar_klip.finetune.detection.heads import DetectionTarget, DetectorOutput, make_heads, make_proposals
 from fusar_klip.finetune.detection.pyramid import STRIDES, SimpleFeaturePyramid
+from fusar_klip.finetune.detection.settings import DetectionSettings
 from fusar_klip.finetune.training_loop import parameter_groups
 from fusar_klip.models import Klip
 from fusar_klip.models.pretrained.encoder import ZooEncoder
@@ -27,33 +27,37 @@ class Detector(nn.Module):
     Args:
         model: The model under test, whose image tower is copied.
         classes: Classes, the background not counted.
-        row: Sizes and kinds of the parts.
+        settings: Sizes and kinds of the parts.
 
     Raises:
         CheckpointError: The model's tower is no plain ViT.
     """
 
-    def __init__(self, model: Klip | ZooEncoder, classes: int, row: DetectionRow) -> None:
+    def __init__(self, model: Klip | ZooEncoder, classes: int, settings: DetectionSettings) -> None:
         super().__init__()
-        self.side = row.input_size
+        self.side = settings.input_size
         self.backbone = PlainViT(
-            model, row.input_size, window=row.window, global_blocks=row.global_blocks, prefix=False
+            model,
+            settings.input_size,
+            window=settings.window,
+            global_blocks=settings.global_blocks,
+            prefix=False,
         )
-        self.pyramid = SimpleFeaturePyramid(self.backbone.width, patch_of(model), row.channels)
-        sizes = tuple((row.anchor_size * 2**level,) for level in range(len(STRIDES) + 1))
+        self.pyramid = SimpleFeaturePyramid(self.backbone.width, patch_of(model), settings.channels)
+        sizes = tuple((settings.anchor_size * 2**level,) for level in range(len(STRIDES) + 1))
         anchors = AnchorGenerator(sizes, (_RATIOS,) * len(sizes))
-        self.proposals = make_proposals(anchors, len(_RATIOS), row.channels, row.regions)
+        self.proposals = make_proposals(anchors, len(_RATIOS), settings.channels, settings.regions)
         self.heads = make_heads(
             [str(stride) for stride in STRIDES],
-            row.channels,
+            settings.channels,
             classes,
-            cascade=row.head == "cascade",
-            box_head=row.box_head,
-            regions=row.regions,
+            cascade=settings.head == "cascade",
+            box_head=settings.box_head,
+            regions=settings.regions,
         )
 
     def forward(
-        self, images_b1ss: Tensor, sizes: Sequence[tuple[int, int]], targets: Sequence[Target]
+        self, images_b1ss: Tensor, sizes: Sequence[tuple[int, int]], targets: Sequence[DetectionTarget]
     ) -> Tensor:
         """Return the sum of the losses, a scalar; `sizes` are height and width of what the squares hold."""
         features, images = self._features(images_b1ss, sizes)
@@ -62,11 +66,11 @@ class Detector(nn.Module):
         return torch.stack([*proposing.values(), *deciding.values()]).sum()
 
     @torch.inference_mode()
-    def detect(self, images_b1ss: Tensor, sizes: Sequence[tuple[int, int]]) -> Detections:
+    def detect(self, images_b1ss: Tensor, sizes: Sequence[tuple[int, int]]) -> DetectorOutput:
         """Return each image's `boxes` (N, 4), `scores` (N,), likeliest first, and `labels` (N,) from 1."""
         features, images = self._features(images_b1ss, sizes)
         boxes, _ = self.proposals(images, features)
-        found: Detections = self.heads(features, boxes, images.image_sizes)[0]
+        found: DetectorOutput = self.heads(features, boxes, images.image_sizes)[0]
         return found
 
     def groups(self, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:

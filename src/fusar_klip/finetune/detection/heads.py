@@ -16,13 +16,13 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image
 
-from fusar_klip.benchmark.tasks.detection_row import BoxHead
+from fusar_klip.finetune.detection.settings import BoxHead
 
 # R regions of all images, K classes with the background as number 0, C channels
 
-Target = Mapping[str, Tensor]
+DetectionTarget = Mapping[str, Tensor]
 """An image's `boxes` (N, 4) as left, top, right, bottom in pixels, `labels` (N,) from 1, `ignored` (M, 4)."""
-Detections = list[dict[str, Tensor]]
+DetectorOutput = list[dict[str, Tensor]]
 
 ROI_SIDE = 7
 IGNORED_SHARE = 0.5
@@ -35,7 +35,7 @@ class Proposals(RegionProposalNetwork):  # type: ignore[misc]
     """torchvision's RPN, which learns nothing from ignored boxes."""
 
     def assign_targets_to_anchors(
-        self, anchors: list[Tensor], targets: Sequence[Target]
+        self, anchors: list[Tensor], targets: Sequence[DetectionTarget]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return labels (1 object, 0 background, -1 neither) and matched boxes of each image's anchors."""
         labels, matched = super().assign_targets_to_anchors(anchors, targets)
@@ -63,8 +63,8 @@ class BoxHeads(RoIHeads):  # type: ignore[misc]
         features: dict[str, Tensor],
         proposals: list[Tensor],
         image_shapes: list[tuple[int, int]],
-        targets: Sequence[Target] | None = None,
-    ) -> tuple[Detections, dict[str, Tensor]]:
+        targets: Sequence[DetectionTarget] | None = None,
+    ) -> tuple[DetectorOutput, dict[str, Tensor]]:
         """Return each image's detections (evaluation) and the losses (training)."""
         self._ignored = [target["ignored"] for target in targets or ()]
         return self._forward(features, proposals, image_shapes, targets)
@@ -74,9 +74,9 @@ class BoxHeads(RoIHeads):  # type: ignore[misc]
         features: dict[str, Tensor],
         proposals: list[Tensor],
         image_shapes: list[tuple[int, int]],
-        targets: Sequence[Target] | None,
-    ) -> tuple[Detections, dict[str, Tensor]]:
-        answer: tuple[Detections, dict[str, Tensor]] = super().forward(
+        targets: Sequence[DetectionTarget] | None,
+    ) -> tuple[DetectorOutput, dict[str, Tensor]]:
+        answer: tuple[DetectorOutput, dict[str, Tensor]] = super().forward(
             features, proposals, image_shapes, targets
         )
         return answer
@@ -121,8 +121,8 @@ class CascadeHeads(BoxHeads):
         features: dict[str, Tensor],
         proposals: list[Tensor],
         image_shapes: list[tuple[int, int]],
-        targets: Sequence[Target] | None,
-    ) -> tuple[Detections, dict[str, Tensor]]:
+        targets: Sequence[DetectionTarget] | None,
+    ) -> tuple[DetectorOutput, dict[str, Tensor]]:
         labels: list[Tensor] = []
         matched: list[Tensor] = []
         losses: dict[str, Tensor] = {}
@@ -157,7 +157,7 @@ class CascadeHeads(BoxHeads):
 
     def _detections(
         self, probabilities_rk: Tensor, boxes: list[Tensor], image_shapes: list[tuple[int, int]]
-    ) -> Detections:
+    ) -> DetectorOutput:
         """Return what torchvision keeps of boxes that move no further."""
         still_r = torch.zeros(len(probabilities_rk), 4 * probabilities_rk.shape[1], device=boxes[0].device)
         # Its softmax of the logarithm gives the probabilities back.
@@ -259,7 +259,7 @@ def _losses(
     return {"loss_classifier": known / counted, "loss_box_reg": box / counted}
 
 
-def _boxes_of(target: Target, found: Tensor) -> Tensor:
+def _boxes_of(target: DetectionTarget, found: Tensor) -> Tensor:
     """Return the matched boxes; any box where the image has none, for nothing reads it."""
     boxes = target["boxes"]
     return boxes[found] if len(boxes) else boxes.new_zeros(len(found), 4)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from fusar_klip.benchmark.tasks.segmentation_row import SegmentationRow
+from fusar_klip.finetune.segmentation.settings import SegmentationSettings
 from fusar_klip.finetune.training_loop import parameter_groups
 from fusar_klip.models import Klip
 from fusar_klip.models.pretrained.encoder import ZooEncoder
@@ -71,17 +71,17 @@ class Segmenter(nn.Module):
     Args:
         model: The model under test, whose image tower is copied.
         classes: K.
-        row: Sizes.
+        settings: Sizes.
 
     Raises:
         CheckpointError: The model's tower is no plain ViT.
     """
 
-    def __init__(self, model: Klip | ZooEncoder, classes: int, row: SegmentationRow) -> None:
+    def __init__(self, model: Klip | ZooEncoder, classes: int, settings: SegmentationSettings) -> None:
         super().__init__()
-        self.backbone = PlainViT(model, row.input_size)
+        self.backbone = PlainViT(model, settings.input_size)
         width = self.backbone.width
-        self.decoder = MaskTransformer(width * (2 if row.before else 1), width, classes, row.layers)
+        self.decoder = MaskTransformer(width * (2 if settings.before else 1), width, classes, settings.layers)
 
     def forward(self, images_biss: Tensor) -> Tensor:
         """Return (B, K, S, S) float32; the image after stands first, then the one before."""

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fusar_klip.benchmark.settings import Flips
 from fusar_klip.datasets.samples import IGNORED, ClassTable, MaskedImage, read_mask
 from fusar_klip.errors import DatasetError
+from fusar_klip.finetune.settings import Flips
 from fusar_klip.image_io import read_image
 
 Pixels = NDArray[np.uint8]

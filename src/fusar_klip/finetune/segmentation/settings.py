@@ -1,14 +1,12 @@
-"""The row of a suite that measures segmentation, and its presets."""
+"""Settings of the segmenter and of its training, with the presets `paper` (table 3) and `recommended`."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 
-from fusar_klip.benchmark.dense_row import DenseRow
-from fusar_klip.datasets.registry import SegmentationReader
+from fusar_klip.finetune.settings import DenseSettings, PresetValues
 
-SEGMENTATION_PRESETS: Mapping[str, Mapping[str, Any]] = {
+SEGMENTATION_PRESETS: PresetValues = {
     # Paper, table 3: AdamW, 0.001, 100 epochs, PolyLR. The rest is Segmenter's (windows of 512, batches of 8,
     # no warm-up, scales of 0.5 to 2, horizontal flips), but for its weight decay of 0, which is SGD's.
     "paper": {
@@ -47,14 +45,10 @@ SEGMENTATION_PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class SegmentationRow(DenseRow):
-    """Segmenter on the image tower, trained whole on masks of a data set."""
+class SegmentationSettings(DenseSettings):
+    """Segmenter on the image tower: the sizes of its parts, and its training."""
 
-    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = SEGMENTATION_PRESETS
-    task: Literal["segmentation"]
-    preset: Literal["paper", "recommended"] = "recommended"
-    reader: SegmentationReader
-    """The layout on disk; one of the keys of `datasets.catalogue.SEGMENTATION`."""
+    PRESETS: ClassVar[PresetValues] = SEGMENTATION_PRESETS
     before: bool = False
     """Change: the image before the event goes through the tower too, and the decoder reads each patch's
     feature together with its difference from the one before."""

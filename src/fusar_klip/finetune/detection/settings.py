@@ -1,12 +1,10 @@
-"""The row of a suite that measures detection, and its presets."""
+"""Settings of the detector and of its training, with the presets `paper` (table 3) and `recommended`."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from fusar_klip.benchmark.dense_row import DenseRow
-from fusar_klip.datasets.registry import DetectionReader
+from fusar_klip.finetune.settings import DenseSettings, PresetValues
 
 Head = Literal["faster", "cascade"]
 BoxHead = Literal["conv", "linear"]
@@ -14,7 +12,7 @@ BoxHead = Literal["conv", "linear"]
 COARSEST_STRIDE = 32
 """`input_size` is a multiple of it, so that the pyramid's levels fit each other."""
 
-DETECTION_PRESETS: Mapping[str, Mapping[str, Any]] = {
+DETECTION_PRESETS: PresetValues = {
     # Paper, table 3: AdamW, 0.0001, 36 epochs, warm-up and multi-step. The rest is ViTDet's (Detectron2's
     # projects/ViTDet/configs), but for its batch of 64 on 64 GPUs, and its stochastic depth.
     "paper": {
@@ -61,20 +59,10 @@ DETECTION_PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class DetectionRow(DenseRow):
-    """ViTDet on the image tower, trained whole on boxes of a data set."""
+class DetectionSettings(DenseSettings):
+    """ViTDet on the image tower: the sizes of its parts, and its training."""
 
-    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = DETECTION_PRESETS
-    task: Literal["detection"]
-    preset: Literal["paper", "recommended"] = "recommended"
-    reader: DetectionReader
-    """The layout on disk; one of the keys of `datasets.catalogue.DETECTION`."""
-    one_class: bool = False
-    """All categories count as one, `object`: finding alone, for sets too small to tell types apart."""
-    shots: int | None = Field(default=None, ge=1)
-    """The few-sample setting: so many training images, drawn by the seed; fewer are among more. None: all."""
-    train_share: float = Field(default=1.0, gt=0, le=1)
-    """The same as a share of the training images (the paper's SAR-AIRcraft-Few: 0.2)."""
+    PRESETS: ClassVar[PresetValues] = DETECTION_PRESETS
     input_size: int = Field(ge=COARSEST_STRIDE, multiple_of=COARSEST_STRIDE)
     """Side of the square that an image is resized into, its aspect kept, in pixels: a multiple of 32."""
     window: int = Field(ge=0)
