@@ -14,20 +14,20 @@ def benchmark(
         list[str],
         typer.Argument(
             metavar="CHECKPOINT...",
-            help="A run, untrained:RUN for its fresh twin, a zoo name, clip:FILE, or llm:NAME for vqa.",
+            help="A run, untrained:RUN (random weights), a published model such as clip:FILE, or llm:NAME (vqa).",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="RESULTS", help="Folder for results and reports.")],
-    suite: Annotated[Path | None, typer.Option(help="TOML file that lists what is measured.")] = None,
+    suite: Annotated[Path | None, typer.Option(help="TOML file of tasks and data sets. Default: SAR-ACD and MSTAR.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the data sets.")] = None,
-    task: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Run only this task; may be repeated.")] = None,
     base_url: Annotated[
         str | None,
         typer.Option(metavar="URL", help="The server of llm:NAME; else $OPENAI_BASE_URL, else OpenAI's."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare checkpoints on labelled data sets."""
+    """Evaluate models on labelled data sets, with confidence intervals and a report."""
     from fusar_klip.benchmark import benchmark as run
 
     summary = run(checkpoints, out, suite=suite, data=data, tasks=task or (), base_url=base_url)
