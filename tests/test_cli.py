@@ -1,4 +1,4 @@
-"""What a user types: exit status, one sentence for what can be mended, and JSON that is nothing but JSON."""
+"""The command line: exit status, one sentence for errors of the user, and nothing but JSON with `--json`."""
 
 import errno
 import json
@@ -42,22 +42,24 @@ def test_help_is_quick_and_names_every_verb() -> None:
     verbs = "demo simulate build describe inspect pretrain refine benchmark review export models index search"
     for verb in [*verbs.split(), "caption", "ask", "serve"]:
         assert f" {verb} " in result.stdout
-    assert seconds < 2  # the promise is 0.5 s; a loaded machine gets some slack
+    assert seconds < 2  # the target is 0.5 s; this leaves room for a loaded machine
 
 
 @pytest.mark.parametrize("verb", sorted(cli.LATER_VERBS))
-def test_later_verbs_say_so(verb: str) -> None:
+def test_reserved_verbs_are_refused(verb: str) -> None:
     assert_one_sentence(run(verb, "x", "--to", "stac"), f"{verb} is not in this version")
 
 
-def test_build_reports_json_alone(write_scene: WriteScene, speckle: Speckle, tmp_path: Path) -> None:
+def test_build_prints_json_only(write_scene: WriteScene, speckle: Speckle, tmp_path: Path) -> None:
     result = run("build", write_scene(speckle(64, 64)), "--out", tmp_path / "ds", "--json")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["tiles"] == 3
     assert result.stderr == ""
 
 
-def test_build_keeps_the_good_and_exits_2(write_scene: WriteScene, speckle: Speckle, tmp_path: Path) -> None:
+def test_build_keeps_good_scenes_and_exits_2(
+    write_scene: WriteScene, speckle: Speckle, tmp_path: Path
+) -> None:
     good = write_scene(speckle(64, 64))
     result = run("build", good, tmp_path / "missing.tif", "--out", tmp_path / "ds", "--json")
     assert result.returncode == 2
@@ -88,7 +90,7 @@ def test_bad_input_gets_one_sentence(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_and_our_own_faults(
+def test_a_full_disk_and_internal_errors(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def app_that_raises(error: Exception) -> Callable[[], None]:
@@ -101,7 +103,7 @@ def test_a_full_disk_and_our_own_faults(
     for error, status, words in (
         (full, 2, "cannot write (ds/tiles.parquet): No space left on device"),
         (ModuleNotFoundError("No module named 'faiss'", name="faiss"), 2, 'pip install "fusar-klip[all]"'),
-        (ZeroDivisionError("ours"), 1, "this is our fault"),
+        (ZeroDivisionError("a bug"), 1, "internal error"),
     ):
         monkeypatch.setattr(cli, "app", app_that_raises(error))
         with pytest.raises(SystemExit) as exit_:

@@ -31,12 +31,12 @@ def load_settings(
 ) -> SettingsT:
     """Read `file` (TOML) over the defaults of `kind`, then `overrides` ("section.key=value") over both.
 
-    An override's value is parsed as TOML (`3`, `0.5`, `true`, `[1, 2]`, `"text"`). If that fails, it is a plain
-    string, so `--set scene.band=VV` needs no quotes.
+    An override's value is parsed as TOML (`3`, `0.5`, `true`, `[1, 2]`, `"text"`). If that fails, it is a
+    plain string, so `--set scene.band=VV` needs no quotes.
 
     Raises:
-        SettingsError: The file is missing or not valid TOML, a key is unknown (the message suggests the nearest
-            known key), or a value has the wrong type or is out of range.
+        SettingsError: The file is missing or not valid TOML, a key is unknown (the message suggests the
+            nearest known key), or a value has the wrong type or is out of range.
     """
     values: dict[str, Any] = {}
     if file is not None:

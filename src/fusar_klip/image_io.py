@@ -1,8 +1,8 @@
 """Reads image files of any bit depth as single-channel uint8 arrays.
 
-8-bit images are returned unchanged. The first band of 16-bit, float, complex and decibel images is mapped to 8 bits
-as `build` maps scenes (docs/decisions.md, "8-bit mapping"), each image by itself: amplitude is scaled so that
-`MEAN_MULTIPLE` times its mean becomes 255; 0 is no data.
+8-bit images are returned unchanged. The first band of 16-bit, float, complex and decibel images is mapped to
+8 bits as `build` maps scenes (docs/decisions.md, "8-bit mapping"), each image by itself: amplitude is scaled so
+that `MEAN_MULTIPLE` times its mean becomes 255; 0 is no data.
 """
 
 from collections.abc import Callable, Iterator
@@ -69,7 +69,8 @@ def image_read_errors(file: Path) -> Iterator[None]:
         raise DatasetError(f"no image at {file}: give the path of a tile, PNG, JPEG or TIFF file") from None
     except Image.DecompressionBombError as error:
         raise DatasetError(
-            f"{file} is too large to be decoded at once, or damaged ({error}): cut it into tiles with fusar-klip build"
+            f"{file} is too large to be decoded at once, or damaged ({error}): "
+            "cut it into tiles with fusar-klip build"
         ) from None
     except Exception as error:  # damaged files make Pillow and tifffile raise all kinds of exceptions
         why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"

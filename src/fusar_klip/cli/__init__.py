@@ -1,7 +1,7 @@
-"""The command line: one verb per stage, results on standard output, everything else on standard error.
+"""The command line: results on standard output, progress, logs and errors on standard error.
 
-A stage is imported only when its verb runs, so that `--help` needs neither torch nor rasterio. Exit status:
-0 done, 2 the user can mend it (one sentence, no traceback), 1 our fault, 130 interrupted.
+A stage is imported only when its verb runs, so `--help` imports neither torch nor rasterio. Exit status: 0 done,
+2 an error that the user can fix (one sentence, no traceback), 1 an internal error, 130 interrupted.
 """
 
 import errno
@@ -19,7 +19,7 @@ from fusar_klip.cli.output import fail
 from fusar_klip.errors import FusarKlipError, NotInThisVersionError
 
 app = typer.Typer(
-    help="Synthetic aperture radar imagery, worked with in words.",
+    help="Natural-language search, captioning and question answering for SAR imagery.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -43,18 +43,18 @@ VERBS: dict[str, Callable[..., Any]] = {
     "caption": queries.caption,
     "ask": queries.ask,
 }
-"""In the order of `--help`."""
+"""The verbs, in the order of `--help`."""
 
 LATER_VERBS = {
-    "serve": "Search over HTTP, with a map.",
+    "serve": "Serve search over HTTP, with a map page.",
 }
-"""Verbs whose interface is fixed, and whose stage is not built yet."""
+"""Reserved verbs, whose stage is not implemented yet."""
 
-_NO_PLACE = (
+_UNWRITABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG),
 )
-"""What a folder that was badly chosen, or a full disk, answers."""
+"""Operating system errors of a full disk, or of an output folder that cannot be written to."""
 
 
 def main() -> None:
@@ -65,21 +65,23 @@ def main() -> None:
     except FusarKlipError as error:
         fail(str(error))
     except OSError as error:
-        if error.errno not in _NO_PLACE:
+        if error.errno not in _UNWRITABLE:
             _crash()
         where = f" ({error.filename})" if error.filename else ""
-        fail(f"cannot write{where}: {error.strerror}; make room or choose another place, and run it again")
+        fail(
+            f"cannot write{where}: {error.strerror}; free some space or choose another folder, and run again"
+        )
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("fusar_klip"):
             _crash()
-        fail(f'{error.name} is not installed: pip install "fusar-klip[all]" brings everything')
+        fail(f'{error.name} is not installed: run pip install "fusar-klip[all]"')
     except Exception:
         _crash()
 
 
 def _crash() -> None:
     traceback.print_exc()
-    print("fusar-klip: this is our fault, not yours; please report it with the lines above", file=sys.stderr)
+    print("fusar-klip: internal error; please report it with the traceback above", file=sys.stderr)
     sys.exit(1)
 
 
@@ -93,10 +95,12 @@ def _options(
 
 
 def _later(verb: str) -> Callable[[list[str] | None], None]:
-    def say_so(_arguments: Annotated[list[str] | None, typer.Argument(hidden=True)] = None) -> None:
-        raise NotInThisVersionError(f"{verb} is not in this version: fusar-klip --help lists what is")
+    def refuse(_arguments: Annotated[list[str] | None, typer.Argument(hidden=True)] = None) -> None:
+        raise NotInThisVersionError(
+            f"{verb} is not in this version: fusar-klip --help lists the available verbs"
+        )
 
-    return say_so
+    return refuse
 
 
 for _verb, _run in VERBS.items():

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Folder for all outputs.")] = Path("demo"),
     as_json: JsonOption = False,
 ) -> None:
-    """Run every stage once, on simulated scenes: a few minutes on two cores."""
+    """Run every stage once on simulated scenes (a few minutes on two cores)."""
     from fusar_klip.cli.demo import run_demo
 
     summary = run_demo(out)
@@ -25,12 +25,12 @@ def demo(
 
 
 def simulate(
-    out: Annotated[Path, typer.Argument(help="Folder for the scenes and their truth.")],
-    scenes: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 3,
-    size: Annotated[int, typer.Option(min=64, help="Side of a scene in pixels.")] = 2048,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
+    out: Annotated[Path, typer.Argument(help="Folder for the scenes and their ground truth.")],
+    scenes: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 3,
+    size: Annotated[int, typer.Option(min=64, help="Width and height of a scene in pixels.")] = 2048,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed. The same seed gives the same bytes.")] = 0,
     platform: Annotated[
-        list[str] | None, typer.Option(help="Platform's name; may be repeated. Default: all in turn.")
+        list[str] | None, typer.Option(help="Name of a platform; may be repeated. Default: all, in turn.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -45,22 +45,22 @@ def build(
     scenes: Annotated[
         list[Path], typer.Argument(metavar="SCENE...", help="Raster files, product folders or archives.")
     ],
-    out: Annotated[Path, typer.Option(help="The data set's folder; scenes are added to one that is there.")],
+    out: Annotated[Path, typer.Option(help="Folder of the data set. Scenes are added to an existing one.")],
     config: ConfigOption = None,
     settings: SetOption = None,
-    workers: Annotated[int, typer.Option(min=1, help="Tiles worked on at the same time.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Number of tiles processed in parallel.")] = 2,
     scheduler: Annotated[
-        str | None, typer.Option(help="Address of a Dask scheduler; its workers share the file system.")
+        str | None, typer.Option(help="Address of a Dask scheduler. Its workers must share the file system.")
     ] = None,
     manifest: Annotated[
-        Path | None, typer.Option(help="Facts of the scenes: CSV, or a STAC item collection.")
+        Path | None, typer.Option(help="Scene metadata: a CSV file, or a STAC item collection.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Tell tiles, bytes and time ahead; write nothing.")
+        bool, typer.Option("--dry-run", help="Estimate tiles, bytes and time; write nothing.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Cut scenes into geo-referenced tiles of fixed ground extent."""
+    """Cut SAR scenes into georeferenced tiles of fixed ground extent."""
     from fusar_klip import tiles
     from fusar_klip.config import load_settings
 
@@ -85,14 +85,14 @@ def _estimate_lines(ahead: "BuildEstimate") -> str:
     ]
     total = (
         f"about {ahead.tiles} tiles, {ahead.tile_bytes / 1e6:.0f} MB and {ahead.scratch_bytes / 1e6:.0f} MB "
-        f"of scratch ({ahead.free_bytes / 1e6:.0f} MB are free), {ahead.seconds:.0f} s "
+        f"of scratch space ({ahead.free_bytes / 1e6:.0f} MB are free), {ahead.seconds:.0f} s "
         f"on {ahead.workers} workers"
     )
     return "\n".join([*lines, total])
 
 
 def _fail_for(failed: list[dict[str, str]], given: int, what: str) -> None:
-    """Exit with 2 if scenes failed, naming them all. A folder that was given can hold several scenes."""
+    """Exit with 2 if scenes failed, and list them all. One given folder can hold several scenes."""
     if failed:
         reasons = "; ".join(failure["reason"] for failure in failed)
         fail(f"{len(failed)} of {max(given, len(failed))} scenes {what}: {reasons}")
@@ -101,18 +101,22 @@ def _fail_for(failed: list[dict[str, str]], given: int, what: str) -> None:
 def export(
     dataset: DatasetArgument,
     to: Annotated[str, typer.Option(help="stac, webdataset or hf (Hugging Face Parquet).")],
-    out: Annotated[Path, typer.Option(help="The export's folder; an earlier export there is replaced.")],
+    out: Annotated[Path, typer.Option(help="Folder of the export. An earlier export there is replaced.")],
     every_tile: Annotated[
-        bool, typer.Option("--every-tile", help="Also the tiles that are not kept. STAC always has them.")
+        bool,
+        typer.Option(
+            "--every-tile", help="Include tiles that screening did not keep. STAC always includes them."
+        ),
     ] = False,
     texts: Annotated[
-        str | None, typer.Option(metavar="VERSION", help="The texts that go along. Default: the newest.")
+        str | None,
+        typer.Option(metavar="VERSION", help="Version of the texts to export. Default: the newest."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a data set as STAC, WebDataset or Hugging Face Parquet."""
+    """Export a data set as STAC, WebDataset or Hugging Face Parquet."""
     from fusar_klip.export import export as run
 
     summary = run(dataset, to=to, out=out, every_tile=every_tile, texts=texts)
-    left_out = f", {summary.left_out} that are not kept left out" if summary.left_out else ""
+    left_out = f", {summary.left_out} not kept and left out" if summary.left_out else ""
     report(summary, as_json, f"{summary.tiles} tiles in {summary.files} files in {out}{left_out}")

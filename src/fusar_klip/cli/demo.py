@@ -1,7 +1,7 @@
 """`fusar-klip demo`: every stage once, on simulated scenes, in the order in which a user would run them.
 
-Each step leaves what it makes under one folder, so that the same command goes on where it was interrupted,
-and is done at once where everything is there.
+All outputs are in one folder. Running the command again continues an interrupted demo; a finished one ends at
+once.
 """
 
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from fusar_klip.simulate import simulate
 from fusar_klip.texts import describe
 from fusar_klip.tiles import BuildSettings, build
 
-# Many scenes rather than large ones: held-out grounds are then of many kinds, and so are those to learn from.
+# Many scenes rather than large ones, so that both the training areas and the held-out areas are varied.
 SCENES = 20
 SIZE_PX = 3072
 QUERY = "ships at sea"
-# What configs/pretrain_tiny.toml says, for an installed package that has no configs folder; a test holds it.
+# The settings of configs/pretrain_tiny.toml, which an installed package does not have. A test compares them.
 PRETRAIN = (
     "model=tiny",
     "batch_size=32",
@@ -52,7 +52,7 @@ shortlist = 0 # no re-ranking by the matching head: it takes minutes on two core
 
 @dataclass(frozen=True)
 class DemoSummary:
-    """Where the demo left what it made."""
+    """Paths of the outputs of the demo."""
 
     scenes: str
     dataset: str

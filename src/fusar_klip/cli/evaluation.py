@@ -13,17 +13,21 @@ def benchmark(
     checkpoints: Annotated[
         list[str],
         typer.Argument(
-            metavar="CHECKPOINT...",
-            help="A run, untrained:RUN (random weights), a published model such as clip:FILE, or llm:NAME (vqa).",
+            metavar="MODEL...",
+            help="A run; untrained:RUN for a randomly initialised copy; a published model NAME:FILE; "
+            "or llm:NAME for vqa.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="RESULTS", help="Folder for results and reports.")],
-    suite: Annotated[Path | None, typer.Option(help="TOML file of tasks and data sets. Default: SAR-ACD and MSTAR.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of the data sets.")] = None,
+    suite: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of tasks and data sets. Default: SAR-ACD and MSTAR."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the labelled data sets.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="Run only this task; may be repeated.")] = None,
     base_url: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="The server of llm:NAME; else $OPENAI_BASE_URL, else OpenAI's."),
+        typer.Option(metavar="URL", help="Server of llm:NAME. Default: $OPENAI_BASE_URL, else OpenAI's."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -39,20 +43,21 @@ def benchmark(
 
 
 def write_label_texts(
-    reader: Annotated[str, typer.Argument(help="How the data set lies on disk: coco, hrsid, ombria, ...")],
+    reader: Annotated[str, typer.Argument(help="Reader of the data set: coco, hrsid, ombria, ...")],
     path: Annotated[Path, typer.Argument(help="Folder of a data set with boxes or masks.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for captions and questions.")],
     split: Annotated[
         str | None,
         typer.Option(
-            help="given, paper (random 4:1) or grouped. Default: as given, or else near-duplicates together."
+            help="given, paper (random, 80/20) or grouped (by near-duplicates). "
+            "Default: given where the data set has one, else grouped."
         ),
     ] = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write captions and questions with answers from a data set's boxes or masks."""
+    """Generate captions and question-answer pairs from the boxes or masks of a data set."""
     from fusar_klip.config import load_settings
     from fusar_klip.datasets.label_texts.label_texts import TextSettings, label_texts
 
@@ -66,7 +71,7 @@ def write_label_texts(
 
 
 def list_models(as_json: JsonOption = False) -> None:
-    """List the models of other projects that benchmark takes by name, and where their weights are."""
+    """List the published models that can be used by name, and where to download their weights."""
     from fusar_klip.models.pretrained import listing
 
     report(listing.listing(), as_json, listing.text())

@@ -1,4 +1,4 @@
-"""How a verb ends: its result on standard output, or one sentence on standard error and status 2."""
+"""How a verb ends: its result on standard output, or one sentence on standard error and exit status 2."""
 
 import json
 import sys
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 def report(summary: "DataclassInstance", as_json: bool, text: str) -> None:
-    """Print a verb's result: its summary as JSON, or a text for people."""
+    """Print the result of a verb: `summary` as JSON, or `text` for people."""
     print(json.dumps(asdict(summary), indent=2, ensure_ascii=False) if as_json else text)
 
 
 def fail(message: str) -> NoReturn:
-    """Say what the user can mend, and exit with 2."""
+    """Print an error that the user can fix, and exit with 2."""
     print(f"fusar-klip: {message}", file=sys.stderr)
     sys.exit(2)

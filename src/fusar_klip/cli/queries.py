@@ -1,4 +1,4 @@
-"""The verbs that ask a model: index, search, caption, ask."""
+"""The verbs that query a model: index, search, caption, ask."""
 
 import textwrap
 from pathlib import Path
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 def index(
     dataset: DatasetArgument,
     checkpoint: Annotated[str, typer.Option(metavar="RUN", help="The run whose model embeds the tiles.")],
-    out: Annotated[Path, typer.Option(metavar="INDEX", help="The index's folder.")],
+    out: Annotated[Path, typer.Option(metavar="INDEX", help="Folder of the index.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Embed a data set's tiles for search."""
+    """Embed the tiles of a data set for search."""
     from fusar_klip.search import build_index
 
     summary = build_index(dataset, checkpoint, out)
@@ -28,15 +28,15 @@ def index(
 
 
 def search(
-    index: Annotated[Path, typer.Argument(help="An index's folder.")],
-    query: Annotated[str, typer.Argument(help="Words, or the path of an image.")],
+    index: Annotated[Path, typer.Argument(help="Folder of an index.")],
+    query: Annotated[str, typer.Argument(help="A text, or the path of an image.")],
     bbox: Annotated[
-        str | None, typer.Option(metavar="W,S,E,N", help="Only tiles that touch this box, in degrees.")
+        str | None, typer.Option(metavar="W,S,E,N", help="Only tiles that intersect this box, in degrees.")
     ] = None,
-    top: Annotated[int, typer.Option(help="How many results.")] = 10,
+    top: Annotated[int, typer.Option(help="Number of results.")] = 10,
     as_json: JsonOption = False,
 ) -> None:
-    """Find tiles by words, within a box on the map."""
+    """Search tiles by a text or an image, within a box on the map."""
     from fusar_klip.search import search as run
 
     results = run(index, query, bbox=_parse_bbox(bbox) if bbox else None, top=top)
@@ -63,10 +63,10 @@ def caption(
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGE...", help="Tiles, PNG, JPEG or TIFF files of any depth.")
     ],
-    checkpoint: Annotated[str, typer.Option(metavar="RUN", help="The run whose model writes.")],
+    checkpoint: Annotated[str, typer.Option(metavar="RUN", help="The run whose model writes the captions.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Describe images in words."""
+    """Write a caption for each image."""
     from fusar_klip.models.said import captions
 
     said = captions(images, checkpoint)
@@ -75,9 +75,9 @@ def caption(
 
 def ask(
     image: Annotated[Path, typer.Argument(help="A tile, PNG, JPEG or TIFF file of any depth.")],
-    question: Annotated[str, typer.Argument(help="Such as: How many ships are in this SAR image?")],
+    question: Annotated[str, typer.Argument(help="For example: How many ships are in this SAR image?")],
     checkpoint: Annotated[
-        str, typer.Option(metavar="RUN", help="A run that a vqa row of benchmark kept (save = true).")
+        str, typer.Option(metavar="RUN", help="A run that was saved by a vqa row of benchmark (save = true).")
     ],
     as_json: JsonOption = False,
 ) -> None:

@@ -17,32 +17,37 @@ if TYPE_CHECKING:
 
 def describe(
     dataset: DatasetArgument,
-    provider: Annotated[str | None, typer.Option(help="measure, template, openai or transformers.")] = None,
-    model: Annotated[str | None, typer.Option(help="The language model's name, or its folder.")] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            help="measure (rule-based, no LLM), template, openai or transformers. Default: measure."
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Name or folder of the language model.")] = None,
     base_url: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
-            help="A server that speaks OpenAI's protocol; else $OPENAI_BASE_URL, else OpenAI's.",
+            help="An OpenAI-compatible server. Default: $OPENAI_BASE_URL, else OpenAI's.",
         ),
     ] = None,
     mode: Annotated[
-        str | None, typer.Option(help="How the model is led: single, chain or plain. Default: single.")
+        str | None, typer.Option(help="Prompting mode: single, chain or plain. Default: single.")
     ] = None,
     annotations: Annotated[
-        str | None, typer.Option(metavar="GEOJSON", help="Annotated targets, for template.")
+        str | None, typer.Option(metavar="GEOJSON", help="Annotated targets, for --provider template.")
     ] = None,
     budget: Annotated[
-        float | None, typer.Option(metavar="USD", help="Most that the answers for this data set may cost.")
+        float | None, typer.Option(metavar="USD", help="Upper limit of the cost of this data set.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Tell requests, tokens and cost ahead; ask nobody.")
+        bool, typer.Option("--dry-run", help="Estimate requests, tokens and cost; send no requests.")
     ] = False,
     config: ConfigOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write eight sentences about every tile."""
+    """Write an eight-field text for every tile, rule-based or by a language model (HCoT)."""
     from fusar_klip import texts
     from fusar_klip.config import load_settings
 
@@ -67,30 +72,31 @@ def describe(
 
 
 def _cost_lines(ahead: "DescribeEstimate") -> str:
-    cost = "at a price that is not known" if ahead.cost_usd is None else f"for {ahead.cost_usd:.2f} USD"
+    cost = "at an unknown price" if ahead.cost_usd is None else f"for {ahead.cost_usd:.2f} USD"
     return (
         f"{ahead.requests} requests to {ahead.source} about {ahead.tiles} tiles ({ahead.cached} answers are "
-        f"there): about {ahead.input_tokens} tokens in and {ahead.output_tokens} out, {cost}"
+        f"cached): about {ahead.input_tokens} input and {ahead.output_tokens} output tokens, {cost}"
     )
 
 
 def inspect(
     dataset: Annotated[
-        Path, typer.Argument(help="A data set's folder, or a caption file (CSV, TSV, JSON, Parquet, text).")
+        Path, typer.Argument(help="Folder of a data set, or a caption file (CSV, TSV, JSON, Parquet, text).")
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write a report with pictures, too.")
+        Path | None, typer.Option(metavar="FILE.html", help="Also write an HTML report with pictures.")
     ] = None,
     texts: Annotated[
-        str | None, typer.Option(metavar="VERSION", help="The texts that are told of. Default: the newest.")
+        str | None, typer.Option(metavar="VERSION", help="Version of the texts. Default: the newest.")
     ] = None,
     against: Annotated[
-        list[Path] | None, typer.Option(help="Another caption file or data set beside it; may be repeated.")
+        list[Path] | None,
+        typer.Option(help="Another caption file or data set to compare with; may be repeated."),
     ] = None,
-    column: Annotated[str | None, typer.Option(help="Column or key of a file's captions.")] = None,
+    column: Annotated[str | None, typer.Option(help="Column or key of the captions in a file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Statistics and examples of texts: richness, lengths, repetitions, word clouds."""
+    """Report statistics and examples of texts: richness, lengths, repetitions, word clouds."""
     from fusar_klip.texts.inspection import inspect as run
 
     summary = run(dataset, out=out, version=texts, against=against or (), column=column)
@@ -111,24 +117,26 @@ def _inspect_lines(summary: "InspectSummary") -> str:
 
 def review(
     dataset: DatasetArgument,
-    fraction: Annotated[float, typer.Option(help="Share of the tiles that is drawn.")] = 0.02,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same tiles.")] = 0,
+    fraction: Annotated[float, typer.Option(help="Share of the tiles to sample.")] = 0.02,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed. The same seed samples the same tiles.")] = 0,
     texts: Annotated[
-        str | None, typer.Option(metavar="VERSION", help="The texts to judge. Default: the newest.")
+        str | None,
+        typer.Option(metavar="VERSION", help="Version of the texts to review. Default: the newest."),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.html",
-            help="The page; default: review.html in the data set. Of answers: their chart.",
+            help="The review page. Default: review.html in the data set. With --answers: a chart of them.",
         ),
     ] = None,
     answers: Annotated[
-        list[Path] | None, typer.Option(help="Read answers that a page saved; may be repeated.")
+        list[Path] | None,
+        typer.Option(help="Answers saved by a review page, to be evaluated; may be repeated."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """An expert's review of a share of the texts: makes the page, or reads its answers."""
+    """Make a page on which an expert reviews a sample of the texts, or evaluate its answers."""
     from fusar_klip.files import write_bytes
     from fusar_klip.texts.review import accuracy_html, make_pages, read_answers
 
@@ -139,8 +147,8 @@ def review(
         report(result, as_json, _accuracy_lines(result))
         return
     made = make_pages(dataset, fraction=fraction, seed=seed, version=texts, out=out)
-    mend = "judge in a browser, then read with --answers FILE"
-    report(made, as_json, f"{made.tiles} of {made.of} tiles in {', '.join(made.pages)}: {mend}")
+    next_step = "review them in a browser, then run review again with --answers FILE"
+    report(made, as_json, f"{made.tiles} of {made.of} tiles in {', '.join(made.pages)}: {next_step}")
 
 
 def _accuracy_lines(result: "ReviewResult") -> str:
@@ -154,5 +162,5 @@ def _accuracy_lines(result: "ReviewResult") -> str:
         )
     who = f"{result.answers} answers on {result.tiles} tiles by {', '.join(result.reviewers)}"
     if result.agreement is not None:
-        who += f"; they agree on {result.agreement:.1%} (kappa {result.kappa:.2f})"
+        who += f"; agreement {result.agreement:.1%} (kappa {result.kappa:.2f})"
     return "\n".join([*lines, who])

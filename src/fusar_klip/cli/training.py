@@ -1,4 +1,4 @@
-"""The verbs that learn, and that mend texts by what was learnt: pretrain, refine."""
+"""The verbs that train a model, and that clean texts with a trained one: pretrain, refine."""
 
 import os
 from pathlib import Path
@@ -12,22 +12,22 @@ from fusar_klip.cli.output import report
 
 def pretrain(
     dataset: DatasetArgument,
-    out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run.")],
     config: ConfigOption = None,
     settings: SetOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stood.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train image and text encoders together (ITC, ITM, MLM), or a baseline (MAE, MoCo v3)."""
+    """Pretrain an image-text model (ITC, ITM, MLM), or an image-only baseline (MAE, MoCo v3)."""
     from fusar_klip.config import load_settings
     from fusar_klip.pretrain import PretrainSettings
     from fusar_klip.pretrain import pretrain as run
 
     summary = run(dataset, out, load_settings(PretrainSettings, config, settings or ()), resume=resume)
     if os.environ.get("RANK", "0") != "0":
-        return  # of the processes that torchrun starts, the first one reports
-    left_out = f", {summary.skipped_steps} of them left out" if summary.skipped_steps else ""
-    report(summary, as_json, f"{summary.steps} steps{left_out}; the run is {summary.run}")
+        return  # under torchrun, only rank 0 reports
+    skipped = f" ({summary.skipped_steps} skipped)" if summary.skipped_steps else ""
+    report(summary, as_json, f"{summary.steps} steps{skipped}; the run is {summary.run}")
 
 
 def refine(
@@ -35,29 +35,33 @@ def refine(
         Path,
         typer.Argument(
             metavar="DATASET",
-            help="A data set's folder; or a CSV, TSV or Parquet of image paths and captions.",
+            help="Folder of a data set; or a CSV, TSV or Parquet file of image paths and captions.",
         ),
     ],
-    checkpoint: Annotated[str, typer.Option(metavar="RUN", help="The run whose model judges and writes.")],
+    checkpoint: Annotated[
+        str, typer.Option(metavar="RUN", help="The run whose model screens and rewrites the texts.")
+    ],
     texts: Annotated[
         str | None,
         typer.Option(
-            metavar="VERSION", help="The texts to judge. Default: the newest that SCIO has not made."
+            metavar="VERSION", help="Version of the texts. Default: the newest that SCIO has not made."
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Of a table: the new one. Default: NAME.refined.csv.")
+        Path | None,
+        typer.Option(metavar="FILE", help="For a table: the output file. Default: NAME.refined.csv."),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Of a table: where its image paths start from.")
+        Path | None,
+        typer.Option(metavar="DIR", help="For a table: folder that its image paths are relative to."),
     ] = None,
-    image_column: Annotated[str | None, typer.Option(help="Of a table: column of image paths.")] = None,
-    caption_column: Annotated[str | None, typer.Option(help="Of a table: column of captions.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="For a table: column of the image paths.")] = None,
+    caption_column: Annotated[str | None, typer.Option(help="For a table: column of the captions.")] = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find what is false in texts with a checkpoint, leave it out, and write it anew (SCIO)."""
+    """Remove or rewrite sentences that a checkpoint finds to mismatch their image (SCIO)."""
     from fusar_klip.config import load_settings
     from fusar_klip.scio import ScioSettings
     from fusar_klip.scio import refine as stage
