@@ -1,7 +1,7 @@
 """The command line: results on standard output, progress, logs and errors on standard error.
 
-A stage is imported only when its verb runs, so `--help` imports neither torch nor rasterio. Exit status: 0 done,
-2 an error that the user can fix (one sentence, no traceback), 1 an internal error, 130 interrupted.
+A stage is imported only when its verb runs, so `--help` imports neither torch nor rasterio. Exit status:
+0 done, 2 an error that the user can fix (one sentence, no traceback), 1 an internal error, 130 interrupted.
 """
 
 import errno
