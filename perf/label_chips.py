@@ -19,8 +19,8 @@ import pandas as pd
 from PIL import Image
 from shapely import box
 
-from fusar_klip.benchmark.settings import KnnRow
-from fusar_klip.benchmark.tasks.classification_data import read_classification
+from fusar_klip.benchmark.tasks.classification import read_classification
+from fusar_klip.benchmark.tasks.probes import KnnRow
 from fusar_klip.catalog import TEXT_SCHEMA, TILE_SCHEMA, write_manifest, write_texts, write_tiles
 from fusar_klip.datasets.registry import ClassificationReader
 from fusar_klip.finetune.resized_images import central_part

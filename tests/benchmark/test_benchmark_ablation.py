@@ -6,8 +6,8 @@ from pathlib import Path
 
 import typer
 
-from fusar_klip.benchmark.settings import VqaRow
 from fusar_klip.benchmark.suite import load_suite
+from fusar_klip.benchmark.tasks.vqa import VqaRow
 from fusar_klip.cli import app
 
 ROOT = Path(__file__).parents[2]

@@ -18,8 +18,7 @@ import fusar_klip.models as models
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.metrics import bootstrap
 from fusar_klip.benchmark.results import RowResult
-from fusar_klip.benchmark.settings import DetectionRow
-from fusar_klip.benchmark.tasks.detection import drawn_images, evaluate_detection, read_boxes
+from fusar_klip.benchmark.tasks.detection import DetectionRow, evaluate_detection, read_boxes, training_subset
 from fusar_klip.config import validate_settings
 from fusar_klip.datasets.samples import AnnotatedImage, Box
 from fusar_klip.errors import DatasetError, SettingsError
@@ -156,11 +155,11 @@ def check_outcome(outcome: RowResult) -> None:
 
 def test_fewer_training_images_are_among_more() -> None:
     train = np.arange(40) * 2
-    drawn = [set(drawn_images(train, row(shots=n)).tolist()) for n in (1, 5, 20, 40, 90)]
+    drawn = [set(training_subset(train, row(shots=n)).tolist()) for n in (1, 5, 20, 40, 90)]
     assert [len(images) for images in drawn] == [1, 5, 20, 40, 40]
     assert all(few < more or more == set(train.tolist()) for few, more in itertools.pairwise(drawn))
-    assert set(drawn_images(train, row(train_share=0.125)).tolist()) == drawn[1]
-    assert set(drawn_images(train, row(shots=5, seed=1)).tolist()) != drawn[1]
+    assert set(training_subset(train, row(train_share=0.125)).tolist()) == drawn[1]
+    assert set(training_subset(train, row(shots=5, seed=1)).tolist()) != drawn[1]
 
 
 def test_nothing_is_learnt_in_ignored_boxes(run: str) -> None:

@@ -77,7 +77,7 @@ def test_a_language_model_is_asked_and_scored(
     assert all(exchange.image for exchange in server.log)
     report = (data / "out" / "report.md").read_text()
     assert "llm:gpt-4o" in report
-    assert "asked as it is, without training" in report
+    assert "not trained; " in report
     ask()
     assert server.requests == 18  # the row is kept
 
@@ -94,7 +94,7 @@ def test_answers_are_kept_though_the_row_was_not_finished(
     before = server.requests
     assert ask()["main_land"] == 1
     assert server.requests - before == 18 - kept
-    assert f"{kept} answers were there already" in (data / "out" / "report.md").read_text()
+    assert f"{kept} answers came from the cache" in (data / "out" / "report.md").read_text()
     assert KEY.encode() not in b"".join(f.read_bytes() for f in (data / "out").rglob("*") if f.is_file())
 
 
@@ -110,7 +110,7 @@ def test_a_server_that_refuses_everything_is_no_score_of_zero(
     ask: Callable[..., dict[str, float]], server: Server, data: Path
 ) -> None:
     server.fault_of = lambda _number, _question: "400"
-    with pytest.raises(ProviderError, match="every question was refused"):
+    with pytest.raises(ProviderError, match="the server refused every question"):
         ask()
     assert not (data / "out" / "results.json").exists()
 

@@ -30,12 +30,11 @@ from fusar_klip.benchmark.metrics.retrieval_metrics import (
     rerank,
     retrieval_scores,
 )
-from fusar_klip.benchmark.settings import CaptioningRow, LabelRetrievalRow, LanguageRow, VqaRow
 from fusar_klip.benchmark.suite import load_suite
-from fusar_klip.benchmark.tasks.captioning import caption_scores, evaluate_captioning
-from fusar_klip.benchmark.tasks.label_retrieval import evaluate_label_retrieval
-from fusar_klip.benchmark.tasks.language import read_language
-from fusar_klip.benchmark.tasks.vqa import MostFrequentAnswers, evaluate_vqa
+from fusar_klip.benchmark.tasks.captioning import CaptioningRow, caption_scores, evaluate_captioning
+from fusar_klip.benchmark.tasks.label_retrieval import LabelRetrievalRow, evaluate_label_retrieval
+from fusar_klip.benchmark.tasks.language import LanguageRow, read_language
+from fusar_klip.benchmark.tasks.vqa import MostFrequentAnswers, VqaRow, evaluate_vqa
 from fusar_klip.datasets.label_texts.label_texts import label_texts
 from fusar_klip.datasets.label_texts.records import LanguageData, read_records
 from fusar_klip.errors import CheckpointError, DatasetError, SettingsError
@@ -286,9 +285,9 @@ def test_a_part_without_questions_says_so(patches: Path, tmp_path: Path) -> None
 def test_the_usual_answer_is_that_of_the_same_question(patches: Path) -> None:
     usual = MostFrequentAnswers(data_of(patches).asked("train"))
     questions = data_of(patches).asked("test")
-    assert {usual.of(q) for q in questions if q.kind == "all_land"} == {"dry, flooded"}
-    assert usual.closed_list("all_land") == ["dry", "dry, flooded", "flooded"]
-    assert usual.closed_list("target_count") == []
+    assert {usual.answer(q) for q in questions if q.kind == "all_land"} == {"dry, flooded"}
+    assert usual.candidates("all_land") == ["dry", "dry, flooded", "flooded"]
+    assert usual.candidates("target_count") == []
 
 
 REFERENCES = (

@@ -14,8 +14,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from fusar_klip.benchmark import benchmark
-from fusar_klip.benchmark.settings import LinearProbeRow
-from fusar_klip.benchmark.tasks.classification_data import read_classification
+from fusar_klip.benchmark.tasks.classification import read_classification
+from fusar_klip.benchmark.tasks.probes import LinearProbeRow
 from fusar_klip.datasets.class_folders import read_split_file
 from fusar_klip.datasets.near_duplicates import TURNS, Match, find_near_duplicates, group_numbers, leakage
 from fusar_klip.datasets.near_duplicates.matching import turned

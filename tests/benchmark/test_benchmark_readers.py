@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fusar_klip.benchmark.settings import LinearProbeRow
-from fusar_klip.benchmark.tasks.classification_data import read_classification
+from fusar_klip.benchmark.tasks.classification import read_classification
+from fusar_klip.benchmark.tasks.probes import LinearProbeRow
 from fusar_klip.datasets.class_folders import MSTAR_CLASSES
 from fusar_klip.datasets.samples import ClassificationData, DatasetNotFoundError
 from fusar_klip.errors import DatasetError
@@ -69,7 +69,7 @@ def test_split_folders_and_mstar_names(tmp_path: Path) -> None:
         (CLEAN + "a/9.png,a,0,train\n", "not there, the first"),
         (CLEAN.replace("train", "val"), "no train images"),
         (CLEAN.replace("b/1.png,b", "b/1.png,a"), "no training image of b"),
-        ("file,class,split\na/0.png,a,train\na/2.png,a,test\n", "one class only"),
+        ("file,class,split\na/0.png,a,train\na/2.png,a,test\n", "only one class"),
     ],
 )
 def test_wrong_split_files_say_what_is_wrong(tmp_path: Path, split: str | None, message: str) -> None:

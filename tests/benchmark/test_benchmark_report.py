@@ -22,7 +22,7 @@ from fusar_klip.benchmark.report.prediction_figures import (
 from fusar_klip.benchmark.report.report import write_report
 from fusar_klip.benchmark.report.tables import ReportSection
 from fusar_klip.benchmark.results import ReportFigure, RetrievalExample, RetrievedImage, RowResult
-from fusar_klip.benchmark.settings import CaptioningRow
+from fusar_klip.benchmark.tasks.captioning import CaptioningRow
 from fusar_klip.datasets.samples import AnnotatedImage, Box
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from fusar_klip.benchmark import benchmark
 from fusar_klip.benchmark.results import RowResult
-from fusar_klip.benchmark.tasks.registry import TASKS, BenchmarkTask
+from fusar_klip.benchmark.tasks.registry import TASKS
+from fusar_klip.benchmark.tasks.task import BenchmarkTask
 from fusar_klip.errors import CheckpointError, DatasetError, FusarKlipError, SettingsError
 
 Make = Callable[..., Path]

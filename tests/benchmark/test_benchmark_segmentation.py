@@ -19,8 +19,7 @@ from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.metrics import bootstrap
 from fusar_klip.benchmark.metrics.segmentation_metrics import confusion_counts, segmentation_scores
 from fusar_klip.benchmark.report.tables import metric_title
-from fusar_klip.benchmark.settings import SegmentationRow
-from fusar_klip.benchmark.tasks.segmentation import evaluate_segmentation, read_masks
+from fusar_klip.benchmark.tasks.segmentation import SegmentationRow, evaluate_segmentation, read_masks
 from fusar_klip.config import validate_settings
 from fusar_klip.datasets.samples import IGNORED
 from fusar_klip.errors import CheckpointError, DatasetError, SettingsError

@@ -17,7 +17,8 @@ from fusar_klip.benchmark import benchmark
 from fusar_klip.benchmark import evaluated_model as subject
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.results import REVISIONS, row_identity
-from fusar_klip.benchmark.settings import KnnRow, VqaRow
+from fusar_klip.benchmark.tasks.probes import KnnRow
+from fusar_klip.benchmark.tasks.vqa import VqaRow
 from fusar_klip.errors import CheckpointError, SettingsError
 
 MakeRun = Callable[..., str]

@@ -16,10 +16,9 @@ from sklearn.preprocessing import StandardScaler
 
 import fusar_klip.models as models
 from fusar_klip.benchmark.evaluated_model import subject_names
-from fusar_klip.benchmark.settings import FinetuneRow, KnnRow, LinearProbeRow
 from fusar_klip.benchmark.suite import load_suite
-from fusar_klip.benchmark.tasks.classification_data import read_classification
-from fusar_klip.benchmark.tasks.probes import held_out_fifth, knn, linear_probe
+from fusar_klip.benchmark.tasks.classification import FinetuneRow, read_classification
+from fusar_klip.benchmark.tasks.probes import KnnRow, LinearProbeRow, held_out_fifth, knn, linear_probe
 from fusar_klip.datasets.samples import ClassificationData
 from fusar_klip.errors import DatasetError
 from fusar_klip.finetune.classification import augment, train_classifier

@@ -197,5 +197,5 @@ def test_retrieval_beside_our_own(
         # No head for matching: the second pass keeps the order of the first, and the report says so.
         assert found["remoteclip:weights.pt", metric] == found["remoteclip:weights.pt", f"{metric}_reranked"]
     page = Path(summary.report_md).read_text()
-    assert "remoteclip:weights.pt: has no head for matching" in page
-    assert "blip:blip.pth: has no head" not in page
+    assert "remoteclip:weights.pt: has no matching head" in page
+    assert "blip:blip.pth: has no matching head" not in page

@@ -1,7 +1,8 @@
-"""The benchmark: every row of a suite for every checkpoint, then the reports, results.csv and results.json.
+"""Runs a suite: every row for every checkpoint, then the reports, results.csv and, last, results.json.
 
-All data sets are read before the first row runs, so that a wrong path is known at once. Each row is seeded
-by itself: two checkpoints in one command give the same figures as one by one.
+It reads all data sets before the first row runs, so that a wrong path is reported at once. Each row has its
+own seed: two checkpoints in one command give the same scores as one by one. It knows no task:
+`tasks.registry.TASKS` does.
 
     fusar-klip benchmark RUN untrained:RUN --out RESULTS --suite SUITE.toml
 """
@@ -10,7 +11,7 @@ import csv
 import io
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,17 +28,11 @@ from fusar_klip.benchmark.evaluated_model import (
 from fusar_klip.benchmark.report.report import write_report
 from fusar_klip.benchmark.report.tables import ReportSection
 from fusar_klip.benchmark.results import RowResult, read_result, row_identity, write_result
-from fusar_klip.benchmark.settings import LanguageRow, Row
+from fusar_klip.benchmark.settings import Row
 from fusar_klip.benchmark.suite import DATA_VARIABLE, Suite, data_folder, load_suite, row_path
-from fusar_klip.benchmark.tasks.language import saved_model_folder
-from fusar_klip.benchmark.tasks.registry import TASKS, TaskData
-from fusar_klip.datasets.label_texts.records import LanguageData
-from fusar_klip.datasets.samples import (
-    ClassificationData,
-    DatasetNotFoundError,
-    DetectionData,
-    SegmentationData,
-)
+from fusar_klip.benchmark.tasks.registry import TASKS
+from fusar_klip.benchmark.tasks.task import TaskData
+from fusar_klip.datasets.samples import DatasetNotFoundError
 from fusar_klip.datasets.splits import write_split
 from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.files import write_bytes, write_json
@@ -45,10 +40,13 @@ from fusar_klip.models.pretrained.plain_vit import refuse_other_towers
 
 logger = logging.getLogger(__name__)
 
+ResultEntry = dict[str, str | float | int | None]
+"""One entry of results.json."""
+
 
 @dataclass(frozen=True)
 class BenchmarkSummary:
-    """What a benchmark left behind."""
+    """The outcome of a benchmark."""
 
     results: str
     report_md: str
@@ -56,9 +54,19 @@ class BenchmarkSummary:
     rows_run: int
     rows_reused: int
     skipped: list[str]
-    """Why rows were left out: their data set was not there."""
+    """A sentence for each row that is skipped because its data set is missing."""
     headlines: list[dict[str, str | float | None]]
     """Each row's and model's headline: {model, task, dataset, split, metric, value}."""
+
+
+@dataclass(frozen=True)
+class _PlannedRow:
+    """A row with its data."""
+
+    row: Row
+    data: TaskData
+    text_side_digest: str | None
+    """Digest of the RUN whose text side the row attaches to the models; None where it names none."""
 
 
 def benchmark(
@@ -73,88 +81,74 @@ def benchmark(
     """Run a suite on checkpoints, and write OUT/report.md, report.html and, last, results.json.
 
     Args:
-        checkpoints: RUN folders or checkpoint files; `untrained:RUN` is RUN's architecture, fresh; or
-            names of the zoo with their weights, `remoteclip:FILE`; or `llm:NAME`, a language model.
-        out: The RESULTS folder. Rows that it holds already, for the same checkpoint, data and values, are
-            reused; reports and results.json tell of this command's checkpoints and rows only.
+        checkpoints: RUN folders or checkpoint files; `untrained:RUN`, RUN's architecture with random weights;
+            published models with their weights, `remoteclip:FILE`; or `llm:NAME`, a language model.
+        out: The RESULTS folder. Its rows for the same checkpoint, data and values are reused; reports and
+            results.json hold this command's checkpoints and rows only.
         suite: The suite file; None for the default suite (`default_suite.toml`).
         data: The data folder; None for FUSAR_KLIP_DATA or ../shared/data.
         tasks: Only the suite's rows of these tasks; empty for all.
         base_url: The server of language models; None for OPENAI_BASE_URL or OpenAI's own.
 
     Raises:
-        SettingsError: The suite is wrong, a task is unknown, or two models would be kept in one folder.
+        SettingsError: The suite is wrong, a task is unknown, or two models would be saved in one folder.
         DatasetError: A data set is missing, empty or wrong.
-        CheckpointError: A checkpoint is missing or is none, none is given, one is given twice, or one
-            cannot run a task of the suite.
+        CheckpointError: A checkpoint is missing or invalid, none is given, one is given twice, or one cannot
+            run a task of the suite.
         ProviderError: A language model cannot be asked.
     """
     loaded = load_suite(suite, tasks)
     names = subject_names(checkpoints)
-    _refuse_what_cannot_run(checkpoints, loaded.rows)
-    _refuse_one_folder_for_two(names, loaded.rows)
+    _check_models(checkpoints, loaded.rows)
+    _check_saved_models(names, loaded.rows)
     digests = [subject_digest(checkpoint) for checkpoint in checkpoints]
-    _tell_of_equal_ones(names, digests)
+    _warn_of_equal_models(names, digests)
     plan, skipped = _read_data(loaded, data_folder(data))
-    lenders = [_text_side_digest(row) for row, _ in plan]
-    outcomes: list[list[RowResult]] = [[] for _ in plan]
-    run = 0
+    results: list[list[RowResult]] = [[] for _ in plan]
+    rows_run = 0
     for checkpoint, name, digest in zip(checkpoints, names, digests, strict=True):
-        subject = EvaluatedModel(checkpoint, name, out, base_url)
-        for place, (row, read) in enumerate(plan):
-            outcome, is_new = _outcome(row, read, subject, digest, lenders[place])
-            run += is_new
-            outcomes[place].append(outcome)
+        evaluated = EvaluatedModel(checkpoint, name, out, base_url)
+        for planned, of_row in zip(plan, results, strict=True):
+            result, is_new = _row_result(planned, evaluated, digest)
+            rows_run += is_new
+            of_row.append(result)
     sections = [
-        ReportSection(row, read.facts, read.notes, dict(zip(names, results, strict=True)))
-        for (row, read), results in zip(plan, outcomes, strict=True)
+        ReportSection(p.row, p.data.facts, p.data.notes, dict(zip(names, of_row, strict=True)))
+        for p, of_row in zip(plan, results, strict=True)
     ]
     _write_splits(out, plan)
     markdown, html = write_report(out, loaded.name, sections, skipped)
-    entries_of = [_entries(section) for section in sections]
-    entries = [entry for of_section in entries_of for entry in of_section]
-    write_bytes(out / "results.csv", _as_csv(entries))
-    write_json(out / "results.json", entries)
+    _write_results(out, sections)
     return BenchmarkSummary(
         results=str(out / "results.json"),
         report_md=str(markdown),
         report_html=str(html),
-        rows_run=run,
-        rows_reused=len(plan) * len(names) - run,
+        rows_run=rows_run,
+        rows_reused=len(plan) * len(names) - rows_run,
         skipped=skipped,
-        headlines=[
-            _headline(entry)
-            for section, of_section in zip(sections, entries_of, strict=True)
-            for entry in of_section
-            if entry["metric"] == section.headline
-        ],
+        headlines=[headline for section in sections for headline in _headlines(section)],
     )
 
 
-def _outcome(
-    row: Row, read: TaskData, subject: EvaluatedModel, digest: str, lender: str | None
-) -> tuple[RowResult, bool]:
-    """Return a row's outcome for one model, and whether it was run for it: else it was there."""
-    identity = row_identity(row, digest, read.digest, lender)
-    outcome = None if _lost(subject.results, subject.name, row) else read_result(subject.results, identity)
-    if outcome is not None:
-        return outcome, False
-    logger.info("%s: %s on %s (%s)", subject.name, row.task, row.dataset, row.split)
-    outcome = TASKS[row.task].evaluate(row, read, subject)
-    write_result(subject.results, identity, outcome)
-    return outcome, True
+def _row_result(planned: _PlannedRow, evaluated: EvaluatedModel, digest: str) -> tuple[RowResult, bool]:
+    """Return a row's result for one model, and whether the row ran for it: else RESULTS held it."""
+    row, data = planned.row, planned.data
+    identity = row_identity(row, digest, data.digest, planned.text_side_digest)
+    if not _saved_model_is_missing(row, evaluated):
+        kept = read_result(evaluated.results, identity)
+        if kept is not None:
+            return kept, False
+    logger.info("%s: %s on %s (%s)", evaluated.name, row.task, row.dataset, row.split)
+    result = TASKS[row.task].evaluate(row, data, evaluated)
+    write_result(evaluated.results, identity, result)
+    return result, True
 
 
-def _headline(entry: Mapping[str, str | float | int | None]) -> dict[str, str | float | None]:
-    """Return what `BenchmarkSummary` has of a model's headline."""
-    return {key: entry[key] for key in ("model", "task", "dataset", "split", "metric", "value")}
-
-
-def _refuse_what_cannot_run(checkpoints: Sequence[str], rows: Sequence[Row]) -> None:
-    """Refuse models that cannot run a row, before anything runs.
+def _check_models(checkpoints: Sequence[str], rows: Sequence[Row]) -> None:
+    """Refuse models that cannot run a row, before any row runs.
 
     Raises:
-        CheckpointError: One of them cannot.
+        CheckpointError: A model cannot run a row.
     """
     tasks = [(row, TASKS[row.task]) for row in rows]
     if any(task.needs_texts for _, task in tasks):
@@ -164,61 +158,48 @@ def _refuse_what_cannot_run(checkpoints: Sequence[str], rows: Sequence[Row]) -> 
         if task.needs_plain_vit:
             refuse_other_towers(checkpoints, row.task)
         if task.needs_decoder:
-            lender: str | None = getattr(row, "text_side", None)
-            refuse_without_decoder(checkpoints if lender is None else [lender], row.task)
+            text_side = task.text_side(row)
+            refuse_without_decoder(checkpoints if text_side is None else [text_side], row.task)
 
 
-def _refuse_one_folder_for_two(names: Sequence[str], rows: Sequence[Row]) -> None:
-    """Refuse rows that would keep two models in one folder, before anything runs.
+def _check_saved_models(names: Sequence[str], rows: Sequence[Row]) -> None:
+    """Refuse rows that would save two models in one folder, before any row runs.
 
     Raises:
-        SettingsError: Two would.
+        SettingsError: Two rows or models have the same folder.
     """
-    kept = Counter(
-        saved_model_folder(Path(), name, row)
+    folders = Counter(
+        folder
         for row in rows
-        if isinstance(row, LanguageRow) and row.save
         for name in names
-        if language_model(name) is None
+        if language_model(name) is None and (folder := TASKS[row.task].saved_model(row, name)) is not None
     )
-    if twice := next((folder.name for folder, count in kept.items() if count > 1), None):
+    if twice := next((folder.name for folder, count in folders.items() if count > 1), None):
         raise SettingsError(
-            f"two models would be kept as models/{twice}: set save = true in one of its rows alone, or give "
-            "the rows' data sets, and the RUNs, names that differ in more than marks"
+            f"two models would be saved as models/{twice}: set save = true in one of its rows only, or give "
+            "the rows' data sets, and the RUNs, names that differ in more than punctuation"
         )
 
 
-def _lost(out: Path, name: str, row: Row) -> bool:
-    """Tell whether a row keeps its model, and it is not there: then the row is run again."""
-    if not (isinstance(row, LanguageRow) and row.save) or language_model(name) is not None:
+def _saved_model_is_missing(row: Row, evaluated: EvaluatedModel) -> bool:
+    """Return whether the row saves its model and the folder is gone: then the row runs again."""
+    if language_model(evaluated.name) is not None:
         return False
-    return not saved_model_folder(out, name, row).is_dir()
+    folder = TASKS[row.task].saved_model(row, evaluated.name)
+    return folder is not None and not (evaluated.results / folder).is_dir()
 
 
-def _tell_of_equal_ones(names: Sequence[str], digests: Sequence[str]) -> None:
-    """Warn of checkpoints with the same content, which have the same figures: rows are known by content."""
+def _warn_of_equal_models(names: Sequence[str], digests: Sequence[str]) -> None:
+    """Warn of checkpoints with the same content, which share their results."""
     first: dict[str, str] = {}
     for name, digest in zip(names, digests, strict=True):
         if (other := first.setdefault(digest, name)) != name:
-            logger.warning("%s and %s have the same content, and so the same figures", other, name)
+            logger.warning("%s and %s have the same content, and so the same scores", other, name)
 
 
-def _text_side_digest(row: Row) -> str | None:
-    """Return the digest of the RUN that lends a row its text side; None where none does."""
-    lender: str | None = getattr(row, "text_side", None)
-    return None if lender is None else subject_digest(lender)
-
-
-def _write_splits(out: Path, plan: Sequence[tuple[Row, TaskData]]) -> None:
-    for row, read in plan:
-        images = read.source if isinstance(read, LanguageData) else read
-        if isinstance(images, (ClassificationData, DetectionData, SegmentationData)):
-            write_split(out, row.dataset, row.split, images)
-
-
-def _read_data(suite: Suite, data: Path) -> tuple[list[tuple[Row, TaskData]], list[str]]:
-    """Read each data set of the suite once; return the rows with their data, and why rows are left out."""
-    plan: list[tuple[Row, TaskData]] = []
+def _read_data(suite: Suite, data: Path) -> tuple[list[_PlannedRow], list[str]]:
+    """Read each data set of the suite once; return the rows with their data, and why rows are skipped."""
+    plan: list[_PlannedRow] = []
     skipped: list[str] = []
     known: dict[tuple[Any, ...], TaskData] = {}
     for row in suite.rows:
@@ -231,10 +212,10 @@ def _read_data(suite: Suite, data: Path) -> tuple[list[tuple[Row, TaskData]], li
         except DatasetNotFoundError as error:
             if suite.missing == "fail":
                 raise
-            logger.warning("%s on %s is left out: %s", row.task, row.dataset, error)
-            skipped.append(f"{row.task} on {row.dataset} ({row.split}): the data set is not there")
+            logger.warning("%s on %s is skipped: %s", row.task, row.dataset, error)
+            skipped.append(f"{row.task} on {row.dataset} ({row.split}): the data set is missing")
             continue
-        plan.append((row, known[key]))
+        plan.append(_PlannedRow(row, known[key], _text_side_digest(row)))
     if not plan:
         raise DatasetError(
             f"none of the suite's data sets is in {data}: give --data DIR, or set {DATA_VARIABLE} to the "
@@ -243,8 +224,31 @@ def _read_data(suite: Suite, data: Path) -> tuple[list[tuple[Row, TaskData]], li
     return plan, skipped
 
 
-def _entries(section: ReportSection) -> list[dict[str, str | float | int | None]]:
-    """Return the section's lines of results.json: its contract, and then ci_unit and chance."""
+def _text_side_digest(row: Row) -> str | None:
+    text_side = TASKS[row.task].text_side(row)
+    return None if text_side is None else subject_digest(text_side)
+
+
+def _write_splits(out: Path, plan: Sequence[_PlannedRow]) -> None:
+    for planned in plan:
+        images = TASKS[planned.row.task].labelled_images(planned.data)
+        if images is not None:
+            write_split(out, planned.row.dataset, planned.row.split, images)
+
+
+def _write_results(out: Path, sections: Sequence[ReportSection]) -> None:
+    """Write results.csv and, last, results.json."""
+    entries = [entry for section in sections for entry in _entries(section)]
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, list(entries[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(entries)
+    write_bytes(out / "results.csv", text.getvalue().encode())
+    write_json(out / "results.json", entries)
+
+
+def _entries(section: ReportSection) -> list[ResultEntry]:
+    """Return the section's entries of results.json."""
     row = section.row
     return [
         {
@@ -262,14 +266,16 @@ def _entries(section: ReportSection) -> list[dict[str, str | float | int | None]
             "ci_unit": score.ci_unit,
             "chance": score.chance,
         }
-        for model, outcome in section.results.items()
-        for score in outcome.scores
+        for model, result in section.results.items()
+        for score in result.scores
     ]
 
 
-def _as_csv(entries: Sequence[dict[str, str | float | int | None]]) -> bytes:
-    text = io.StringIO(newline="")
-    table = csv.DictWriter(text, list(entries[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(entries)
-    return text.getvalue().encode()
+def _headlines(section: ReportSection) -> list[dict[str, str | float | None]]:
+    """Return each model's headline, as `BenchmarkSummary` holds it."""
+    keys = ("model", "task", "dataset", "split", "metric", "value")
+    return [
+        {key: entry[key] for key in keys}
+        for entry in _entries(section)
+        if entry["metric"] == section.headline
+    ]

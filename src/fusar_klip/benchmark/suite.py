@@ -1,6 +1,6 @@
-"""Benchmark suites: TOML files whose rows say task, data set, split, preset and every other value.
+"""Benchmark suites: TOML files whose rows give task, data set, split, preset and every other value.
 
-Reads and validates; runs nothing (`runner.py` does). The suite that runs without `--suite` is
+This module reads and validates suites; `runner.py` runs them. The suite that runs without `--suite` is
 `default_suite.toml` beside this module.
 """
 
@@ -24,12 +24,12 @@ DATA_VARIABLE = "FUSAR_KLIP_DATA"
 
 
 class SuiteFile(Settings):
-    """A suite file as it is written; each row is then validated as the row of its task."""
+    """The values of a suite file; each row is then validated by its task."""
 
     name: str
-    """The suite's name, printed on the report."""
+    """The suite's name, the title of the report."""
     missing: Missing = "fail"
-    """What to do about a data set that is not there: `fail`, or `skip` it and say so in the report."""
+    """How to treat a missing data set: `fail`, or `skip` its rows and list them in the report."""
     row: list[dict[str, Any]]
     """The rows, in the order of the report."""
 
@@ -42,14 +42,14 @@ class Suite:
     missing: Missing
     rows: tuple[Row, ...]
     folder: Path
-    """The folder of the suite file, for the relative paths of tasks that say so."""
+    """The folder of the suite file, for tasks with `path_from_suite`."""
 
 
 def load_suite(file: Path | None = None, tasks: Sequence[str] = ()) -> Suite:
-    """Read a suite file (or the default suite), and keep the rows of `tasks` (or all).
+    """Read a suite file (or the default suite), and keep the rows of `tasks` (default: all).
 
     Raises:
-        SettingsError: The file is missing or wrong, a key or task is unknown, or no row is left.
+        SettingsError: The file is missing or invalid, a key or task is unknown, or no row is left.
     """
     _check_tasks(tasks)
     path = file or DEFAULT_SUITE
@@ -57,9 +57,9 @@ def load_suite(file: Path | None = None, tasks: Sequence[str] = ()) -> Suite:
     rows = [_row(number, values, path) for number, values in enumerate(written.row, start=1)]
     kept = tuple(row for row in rows if not tasks or row.task in tasks)
     if not kept:
-        there = ", ".join(sorted({row.task for row in rows})) or "none"
+        available = ", ".join(sorted({row.task for row in rows})) or "none"
         raise SettingsError(
-            f"the suite {path} has no row for --task {', '.join(tasks) or 'any'}; its tasks: {there}"
+            f"the suite {path} has no row for --task {', '.join(tasks) or 'any'}; its tasks: {available}"
         )
     return Suite(written.name, written.missing, kept, path.parent)
 
@@ -70,7 +70,7 @@ def data_folder(given: Path | None) -> Path:
 
 
 def row_path(row: Row, suite: Suite, data: Path) -> Path:
-    """Return where the row's data set is looked for (see `Row.path`).
+    """Return the folder of the row's data set (see `Row.path`).
 
     Raises:
         DatasetNotFoundError: The path names an environment variable that is not set.
@@ -86,7 +86,7 @@ def row_path(row: Row, suite: Suite, data: Path) -> Path:
         raise DatasetError(
             f"the path of {row.dataset}, {row.path}, has a stray $: write $$ for a dollar sign"
         ) from None
-    return (suite.folder if TASKS[row.task].beside_suite else data) / path
+    return (suite.folder if TASKS[row.task].path_from_suite else data) / path
 
 
 def _check_tasks(tasks: Sequence[str]) -> None:
@@ -101,7 +101,7 @@ def _row(number: int, values: dict[str, Any], path: Path) -> Row:
     where = f"{path}, row {number}"
     task = values.get("task")
     if not isinstance(task, str):
-        raise SettingsError(f"{where} names no task; tasks: {', '.join(TASKS)}")
+        raise SettingsError(f"{where} has no task; tasks: {', '.join(TASKS)}")
     try:
         _check_tasks([task])
         row: Row = validate_settings(TASKS[task].row, values)

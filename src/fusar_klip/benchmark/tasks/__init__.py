@@ -1,1 +1,1 @@
-"""The benchmark's tasks, one module each."""
+"""The benchmark's tasks: one module a task or family of tasks, and the registry that names them."""

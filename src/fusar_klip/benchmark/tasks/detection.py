@@ -1,11 +1,13 @@
-"""The detection task: a data set with boxes, ViTDet trained on it, and what it finds in the test part."""
+"""Detection by ViTDet on a data set with boxes (paper 4.3, tables 3 and 4)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.metrics.average_precision import detection_scores
@@ -13,13 +15,15 @@ from fusar_klip.benchmark.metrics.box_matching import Detections, GroundTruth
 from fusar_klip.benchmark.report.attention_maps import draw_attention_maps
 from fusar_klip.benchmark.report.prediction_figures import draw_detections
 from fusar_klip.benchmark.results import RowResult
-from fusar_klip.benchmark.settings import DetectionRow
-from fusar_klip.datasets.registry import read_detection
+from fusar_klip.benchmark.settings import SplitRow
+from fusar_klip.benchmark.tasks.task import READ_BY_READER, BenchmarkTask
+from fusar_klip.datasets.registry import DetectionReader, read_detection
 from fusar_klip.datasets.samples import AnnotatedImage, DetectionData
 from fusar_klip.datasets.splits import split_as, with_parts
 from fusar_klip.errors import DatasetError
 from fusar_klip.finetune.detection.detector import Detector
 from fusar_klip.finetune.detection.inputs import box_corners, letterboxed
+from fusar_klip.finetune.detection.settings import DetectionSettings
 from fusar_klip.finetune.detection.training import train_detector
 from fusar_klip.models import Klip
 from fusar_klip.models.pretrained.encoder import ZooEncoder
@@ -30,13 +34,28 @@ ONE_CLASS = "object"
 _TEST_BATCH = 4
 
 
+class DetectionRow(DetectionSettings, SplitRow):
+    """Detection by ViTDet: image tower and detection heads are trained on a data set's boxes."""
+
+    task: Literal["detection"]
+    reader: DetectionReader
+    """The layout on disk; one of the detection readers of `datasets.registry`."""
+    one_class: bool = False
+    """All categories count as one, `object`: localisation only, for sets too small to distinguish types."""
+    shots: int | None = Field(default=None, ge=1)
+    """Few-shot setting: number of training images, drawn by the seed; a smaller draw is a subset of a larger
+    one. None: all."""
+    train_share: float = Field(default=1.0, gt=0, le=1)
+    """The same as a share of the training images (the paper's SAR-AIRcraft-Few: 0.2)."""
+
+
 def read_boxes(row: DetectionRow, path: Path) -> DetectionData:
-    """Read the data set of a row with the row's reader, and split it as the row says.
+    """Read a row's data set with its reader, and split it.
 
     Raises:
         DatasetNotFoundError: There is no such folder.
         DatasetError: The layout is not the reader's, there is no split, a part is empty, or a part has no
-        box.
+            box.
     """
     listed = read_detection(row.reader, path, row.dataset)
     split_file = path / row.split_file
@@ -45,24 +64,24 @@ def read_boxes(row: DetectionRow, path: Path) -> DetectionData:
     if row.one_class:
         data = _of_one_class(data)
     for part in ("train", "test"):
-        if not any(_counted(image) for image in data.images if image.part == part):
+        if not any(_box_count(image) for image in data.images if image.part == part):
             raise DatasetError(f"the {part} images of {row.dataset} at {path} have no box: check its split")
     return data
 
 
-def evaluate_detection(row: DetectionRow, data: DetectionData, subject: EvaluatedModel) -> RowResult:
-    """Train ViTDet on the training part, and measure it on the test part, which is read once, at the end.
+def evaluate_detection(row: DetectionRow, data: DetectionData, evaluated: EvaluatedModel) -> RowResult:
+    """Train ViTDet on the training part and evaluate it on the test part, which is read once, at the end.
 
     Raises:
         CheckpointError: The model's image tower is no plain ViT.
     """
-    model = subject.model
-    train = drawn_images(data.part("train"), row)
+    model = evaluated.model
+    train = training_subset(data.part("train"), row)
     test = [data.images[i] for i in data.part("test")]
     detector = train_detector(model, [data.images[i] for i in train], data.classes, row)
     detections = detect(detector, test, data.classes, model)
     groups = None if data.groups is None else data.groups[data.part("test")]
-    truths = [truth_of(image, data.classes) for image in test]
+    truths = [ground_truth(image, data.classes) for image in test]
     return RowResult(
         scores=detection_scores(truths, detections, len(data.classes), groups, row.seed),
         notes=_notes(data, train, test),
@@ -73,16 +92,16 @@ def evaluate_detection(row: DetectionRow, data: DetectionData, subject: Evaluate
     )
 
 
-def drawn_images(train: Ints, row: DetectionRow) -> Ints:
-    """Return the training images that a row learns from; with one seed, fewer are among more."""
-    wanted = row.shots if row.shots is not None else max(1, round(row.train_share * len(train)))
-    if wanted >= len(train):
+def training_subset(train: Ints, row: DetectionRow) -> Ints:
+    """Return the indices of a row's training images; smaller draws are subsets of larger ones."""
+    count = row.shots if row.shots is not None else max(1, round(row.train_share * len(train)))
+    if count >= len(train):
         return train
-    return np.sort(np.random.default_rng(row.seed).permutation(train)[:wanted])
+    return np.sort(np.random.default_rng(row.seed).permutation(train)[:count])
 
 
-def truth_of(image: AnnotatedImage, classes: Sequence[str]) -> GroundTruth:
-    """Return an image's boxes for the matching."""
+def ground_truth(image: AnnotatedImage, classes: Sequence[str]) -> GroundTruth:
+    """Return an image's boxes; difficult ones are ignored."""
     labels = np.array([classes.index(box.category) for box in image.boxes], dtype=np.int64)
     ignored = np.array([box.difficult for box in image.boxes], dtype=np.bool_)
     return GroundTruth(box_corners(image), labels, ignored)
@@ -115,22 +134,35 @@ def _of_one_class(data: DetectionData) -> DetectionData:
 
 
 def _notes(data: DetectionData, train: Ints, test: Sequence[AnnotatedImage]) -> list[str]:
-    counted = sum(_counted(image) for image in test)
-    ignored = sum(len(image.boxes) for image in test) - counted
+    count = sum(_box_count(image) for image in test)
+    ignored = sum(len(image.boxes) for image in test) - count
     notes = [
-        f"{counted} boxes in {len(test)} test images" + (f", {ignored} ignored ones" if ignored else "") + "."
+        f"{count} boxes in {len(test)} test images" + (f", {ignored} ignored ones" if ignored else "") + "."
     ]
     if len(train) < len(data.part("train")):
         notes.append(
             f"Trained on {len(train)} of {len(data.part('train'))} training images, drawn by the seed."
         )
-    learnt = {box.category for i in train for box in data.images[i].boxes if not box.difficult}
-    if strange := sorted({box.category for image in test for box in image.boxes} - learnt):
+    trained = {box.category for i in train for box in data.images[i].boxes if not box.difficult}
+    if untrained := sorted({box.category for image in test for box in image.boxes} - trained):
         notes.append(
-            f"No training box of {', '.join(strange)}: not to be found, and counted as 0 in the mean."
+            f"No training box of {', '.join(untrained)}: cannot be detected, and counts as 0 in the mean."
         )
     return notes
 
 
-def _counted(image: AnnotatedImage) -> int:
+def _box_count(image: AnnotatedImage) -> int:
+    """Return the number of boxes that are not ignored."""
     return sum(not box.difficult for box in image.boxes)
+
+
+DETECTION = BenchmarkTask(
+    "Detection",
+    DetectionRow,
+    read_boxes,
+    evaluate_detection,
+    (*READ_BY_READER, "one_class"),
+    headline="ap50",
+    needs_plain_vit=True,
+    labelled_images=lambda data: data,
+)

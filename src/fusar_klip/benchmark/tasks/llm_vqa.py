@@ -1,8 +1,8 @@
-"""General language models asked the benchmark's questions (paper 4.5, table 7).
+"""Visual question answering by general language models (paper 4.5, table 7).
 
-By the text engine's provider: any server that speaks OpenAI's chat protocol. Answers are kept in
-RESULTS/cache, so that a benchmark that was stopped goes on from there and nothing is paid for twice. The
-model is told nothing of the data set but the names that answers are made of, and the form of an answer.
+The models run behind any server with OpenAI's chat protocol. Answers are cached in RESULTS/cache, so that an
+interrupted benchmark resumes and no request is paid for twice. The prompt holds the names that answers are
+made of and the form of the answer, and nothing else about the data set.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
-from fusar_klip.benchmark.settings import VqaRow
+from fusar_klip.benchmark.tasks.vqa import VqaRow
 from fusar_klip.datasets.label_texts.records import NONE, LanguageData, Question
 from fusar_klip.errors import ProviderError
 from fusar_klip.image_io import read_image
@@ -43,36 +43,36 @@ SCHEMA = {
 
 
 def ask_language_model(
-    subject: EvaluatedModel, questions: Sequence[Question], data: LanguageData, row: VqaRow
+    evaluated: EvaluatedModel, questions: Sequence[Question], data: LanguageData, row: VqaRow
 ) -> tuple[list[str], list[str]]:
-    """Return what the subject's language model answers to each question, and what is to be known of it.
+    """Return the language model's answer to each question, and remarks for the reader of the scores.
 
-    A question that the server refuses (a content filter) has an empty answer, which is wrong.
+    A question that the server refuses (content filter) gets an empty answer, which is wrong.
 
     Raises:
-        ProviderError: The model cannot be asked; what was answered is kept.
+        ProviderError: The model cannot be asked; the cache keeps its answers.
     """
-    given = {"base_url": subject.base_url} if subject.base_url else {}
+    given = {"base_url": evaluated.base_url} if evaluated.base_url else {}
     settings = DescribeSettings(
-        provider="openai", model=subject.language_model, concurrency=row.concurrency, **given
+        provider="openai", model=evaluated.language_model, concurrency=row.concurrency, **given
     )
-    with closing(AnswerCache(subject.results)) as cache:
+    with closing(AnswerCache(evaluated.results)) as cache:
         run = _Run(questions, data, row, settings, cache)
         asyncio.run(run.ask_all())
     if run.stop.reason is not None:
         raise run.stop.reason
-    notes = [f"asked as it is, without training; {run.asker.tally.cached} answers were there already."]
+    notes = [f"not trained; {run.asker.tally.cached} answers came from the cache."]
     if run.refused:
         if len(run.refused) == len(questions):
             raise ProviderError(
-                f"every question was refused ({run.refused[0]}): give a model that sees images"
+                f"the server refused every question ({run.refused[0]}): use a model that accepts images"
             )
         notes.append(f"the server refused {len(run.refused)} questions, which count as wrong.")
     return run.answers, notes
 
 
 def turn_of(question: Question, names: Sequence[str]) -> Turn:
-    """Return the request for a question: it, and the form of the answer."""
+    """Return the request for a question: the question, and the form of the answer."""
     numeric = all(answer.isdigit() for answer in question.answers)
     if question.answer_type == "number":
         form = "Answer with one whole number."
@@ -92,15 +92,15 @@ def turn_of(question: Question, names: Sequence[str]) -> Turn:
 
 
 def picture_of(file: Path, longest_px: int) -> Picture:
-    """Return an image of any depth as a grey PNG, its longer side at most `longest_px`.
+    """Return an image of any depth as a single-channel PNG, its longer side at most `longest_px` pixels.
 
     Raises:
         DatasetError: It cannot be read.
     """
-    grey = Image.fromarray(read_image(file))
-    grey.thumbnail((longest_px, longest_px), Image.Resampling.BOX)
+    image = Image.fromarray(read_image(file))
+    image.thumbnail((longest_px, longest_px), Image.Resampling.BOX)
     buffer = io.BytesIO()
-    grey.save(buffer, format="PNG")
+    image.save(buffer, format="PNG")
     return Picture(buffer.getvalue(), hashlib.sha256(buffer.getvalue()).hexdigest())
 
 
@@ -124,7 +124,7 @@ class _Run:
         self.asker = Asker(self.provider, cache, ledger, self.stop, settings)
 
     async def ask_all(self) -> None:
-        """Ask at most `concurrency` at a time; what is in flight when the run has to end is waited for."""
+        """Keep at most `concurrency` requests in flight; wait for those in flight when the run has to end."""
         waiting = iter(range(len(self.questions)))
         with progress_bar() as bar:
             shown = bar.add_task(f"Asking {self.provider.name}", total=len(self.questions))
@@ -156,8 +156,10 @@ class _Run:
             return
         except TryAgainError as failure:
             self.stop.raise_(
-                ProviderError(f"{self.provider.name} does not answer ({failure}): the same command goes on")
+                ProviderError(
+                    f"{self.provider.name} does not answer ({failure}): run the same command again to resume"
+                )
             )
-        # Whatever goes wrong: the others in flight are paid for, and end before it is raised.
+        # Requests in flight are paid for, so they end before any other error is raised.
         except Exception as error:
             self.stop.raise_(error)

@@ -1,15 +1,18 @@
-"""Linear probe and k-nearest neighbours on frozen features; their one setting is chosen on a held-out fifth.
+"""Linear probe and k-nearest neighbours on frozen features; a held-out fifth chooses their one setting.
 
 Knows arrays only. The test part is read once, after the choice.
+
+Letters: N training images, W features, K classes.
 """
 
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
@@ -18,7 +21,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from fusar_klip.benchmark.settings import KnnRow, LinearProbeRow
+from fusar_klip.benchmark.settings import ClassificationRow
 from fusar_klip.errors import DatasetError
 
 Features = NDArray[np.float32]
@@ -26,26 +29,50 @@ Ints = NDArray[np.int64]
 Number = TypeVar("Number", int, float)
 
 _FOLDS = 5
-# What rounding leaves of a constant feature's spread, relative to its mean, in float32.
+# Standard deviation of a constant feature by rounding in float32, relative to its mean.
 _CONSTANT = 1e-6
+
+
+class LinearProbeRow(ClassificationRow):
+    """Logistic regression on the frozen image tower's standardised CLS features."""
+
+    task: Literal["linear_probe"]
+    preset: Literal["recommended"] = "recommended"
+    c_values: Annotated[tuple[float, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    """Candidates of the inverse regularisation strength; a grouped fifth of the training part chooses one."""
+    max_iterations: int = Field(default=2000, ge=1)
+    """Maximum number of L-BFGS iterations."""
+
+
+class KnnRow(ClassificationRow):
+    """Cosine nearest neighbours on the frozen image tower's CLS features."""
+
+    task: Literal["knn"]
+    preset: Literal["recommended"] = "recommended"
+    # k neighbours seldom hold three classes, so the third of a top-3 would be arbitrary.
+    metrics: Annotated[tuple[Literal["top1", "macro_f1"], ...], Field(min_length=1)] = ("top1", "macro_f1")
+    """The reported metrics."""
+    k_values: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 3, 5, 10, 20)
+    """Candidates of the number of neighbours; a grouped fifth of the training part chooses one."""
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """A probe's answer on the test part."""
+    """A classifier's predictions on the test part."""
 
     probabilities: NDArray[np.float64]
     """(N_test, K) class probabilities."""
     chosen: dict[str, Any]
     """The chosen setting, the held-out accuracy of every candidate, and the number of held-out images."""
     notes: list[str]
+    """Remarks for the reader of the scores."""
 
 
 def held_out_fifth(labels: Ints, groups: Ints | None, seed: int) -> tuple[Ints, Ints]:
-    """Split training images into four fifths to fit on and one to choose on, with no group in both.
+    """Split the training images into four fifths to fit on and one to choose on, with no group in both.
 
     Args:
-        labels: (N,) class of each training image; the fifth keeps the classes' shares.
+        labels: (N,) class of each training image; the split keeps the classes' shares.
         groups: (N,) groups that stay together, or None.
         seed: Fixes the split.
 
@@ -58,14 +85,14 @@ def held_out_fifth(labels: Ints, groups: Ints | None, seed: int) -> tuple[Ints, 
     fewest = int(np.bincount(labels).min())
     if fewest < _FOLDS:
         raise DatasetError(
-            f"a class has {fewest} training images, and at least {_FOLDS} of each are needed to choose a "
-            "probe's settings: add images, or take the class out of the split"
+            f"a class has {fewest} training images, and choosing a probe's settings needs at least {_FOLDS} "
+            "of each class: add images, or remove the class from the split"
         )
     units = np.arange(len(labels)) if groups is None else groups
     if len(np.unique(units)) < _FOLDS:
         raise DatasetError(
-            f"the training part has fewer than {_FOLDS} groups, too few to hold a fifth out: name finer "
-            "groups in the split file, or leave its group column out"
+            f"the training part has fewer than {_FOLDS} groups, too few to hold out a fifth: give finer "
+            "groups in the split file, or remove its group column"
         )
     folds = StratifiedGroupKFold(n_splits=_FOLDS, shuffle=True, random_state=seed)
     fit, held_out = next(folds.split(np.zeros(len(labels)), labels, units))
@@ -116,9 +143,9 @@ def knn(train: Features, labels: Ints, groups: Ints | None, test: Features, row:
 
 
 def _varying(features: Features) -> NDArray[np.bool_]:
-    """Return (W,) which features vary: standardising a constant one would blow its rounding up."""
-    spread = features.std(axis=0, dtype=np.float64)
-    varying: NDArray[np.bool_] = spread > _CONSTANT * np.maximum(np.abs(features).max(axis=0), 1e-12)
+    """Return (W,) which features vary: standardising a constant feature would amplify rounding errors."""
+    deviation = features.std(axis=0, dtype=np.float64)
+    varying: NDArray[np.bool_] = deviation > _CONSTANT * np.maximum(np.abs(features).max(axis=0), 1e-12)
     return varying if varying.any() else np.ones_like(varying)
 
 
@@ -130,10 +157,10 @@ def _choose(
     groups: Ints | None,
     seed: int,
 ) -> tuple[Number, dict[str, float], int]:
-    """Return the candidate that is best on the held-out fifth (the first of equals), and how all did."""
+    """Return the best candidate on the held-out fifth (ties: the first), all accuracies, and its size."""
     fit, held_out = held_out_fifth(labels, groups, seed)
     accuracy: dict[str, float] = {}
-    # Threads cost more than they give on matrices of this size, above all on busy cores.
+    # On matrices of this size threads cost more time than they save.
     with threadpool_limits(1):
         for candidate in candidates:
             fitted = classifier(candidate).fit(features[fit], labels[fit])

@@ -1,7 +1,8 @@
-"""The segmentation task: a data set with masks, Segmenter trained on it, and its masks of the test part."""
+"""Segmentation by Segmenter on a data set with masks (paper 4.3, tables 3 and 4)."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,71 +12,83 @@ from fusar_klip.benchmark.metrics.segmentation_metrics import confusion_counts, 
 from fusar_klip.benchmark.report.attention_maps import draw_attention_maps
 from fusar_klip.benchmark.report.prediction_figures import draw_masks
 from fusar_klip.benchmark.results import RowResult
-from fusar_klip.benchmark.settings import SegmentationRow
-from fusar_klip.datasets.registry import read_segmentation
+from fusar_klip.benchmark.settings import SplitRow
+from fusar_klip.benchmark.tasks.task import READ_BY_READER, BenchmarkTask
+from fusar_klip.datasets.registry import SegmentationReader, read_segmentation
 from fusar_klip.datasets.samples import SegmentationData
 from fusar_klip.datasets.splits import split_as, with_parts
 from fusar_klip.errors import DatasetError
+from fusar_klip.finetune.segmentation.settings import SegmentationSettings
 from fusar_klip.finetune.segmentation.training import class_map, train_segmenter
 from fusar_klip.finetune.segmentation.windows import Pixels, checked_mask
 
 Ints = NDArray[np.int64]
 
 _SHOWN = 4
+"""Number of test images in the report."""
+
+
+class SegmentationRow(SegmentationSettings, SplitRow):
+    """Segmentation by Segmenter: image tower and mask transformer are trained on a data set's masks."""
+
+    task: Literal["segmentation"]
+    reader: SegmentationReader
+    """The layout on disk; one of the segmentation readers of `datasets.registry`."""
 
 
 def read_masks(row: SegmentationRow, path: Path) -> SegmentationData:
-    """Read the data set of a row with the row's reader, and split it as the row says.
+    """Read a row's data set with its reader, and split it.
 
     Raises:
         DatasetNotFoundError: There is no such folder.
-        DatasetError: The layout is not the reader's, there is no split, a part is empty, or the row asks
-        for the
-            images before, and one is missing.
+        DatasetError: The layout is not the reader's, there is no split, a part is empty, or the row sets
+            `before` and an image before the event is missing.
     """
     listed = read_segmentation(row.reader, path, row.dataset)
     split_file = path / row.split_file
     images = with_parts(listed.images, split_file) if split_file.is_file() else listed.images
     if row.before and (alone := [image.name for image in images if image.before is None]):
         raise DatasetError(
-            f"{row.dataset} has no image before {alone[0]}: take before = true out, or complete the set"
+            f"{row.dataset} has no image before {alone[0]}: remove before = true, or complete the data set"
         )
     return SegmentationData(split_as(images, row, path), listed.classes, listed.table)
 
 
-def evaluate_segmentation(row: SegmentationRow, data: SegmentationData, subject: EvaluatedModel) -> RowResult:
-    """Train Segmenter on the training part, and measure it on the test part, which is read once, at the end.
+def evaluate_segmentation(
+    row: SegmentationRow, data: SegmentationData, evaluated: EvaluatedModel
+) -> RowResult:
+    """Train Segmenter on the training part and evaluate it on the test part, which is read once, at the end.
 
     Raises:
         CheckpointError: The model's image tower is no plain ViT.
         SettingsError: `input_size` does not fit the model's patches.
         DatasetError: An image or mask cannot be read.
     """
-    model = subject.model
+    model = evaluated.model
     test = [data.images[i] for i in data.part("test")]
     segmenter = train_segmenter(model, data, row)
-    # The masks of what is shown alone are kept: memory does not grow with the test part.
+    # Only the masks of shown images are kept: memory does not grow with the test part.
     shown = np.random.default_rng(row.seed).permutation(len(test))[:_SHOWN].tolist()
-    kept: dict[int, tuple[Pixels, Pixels]] = {}
-    counted = []
+    kept_masks: dict[int, tuple[Pixels, Pixels]] = {}
+    image_counts = []
     for number, image in enumerate(test):
         mask = class_map(segmenter, image, model, row)
         truth = checked_mask(image, data.table, mask.shape)
-        counted.append(confusion_counts(truth, mask, len(data.classes)))
+        image_counts.append(confusion_counts(truth, mask, len(data.classes)))
         if number in shown:
-            kept[number] = truth, mask
-    counts = np.stack(counted)
+            kept_masks[number] = truth, mask
+    counts = np.stack(image_counts)
     if not counts.any():
-        raise DatasetError(f"the test masks of {row.dataset} hold no class at all: check its class table")
+        raise DatasetError(f"the test masks of {row.dataset} contain no class: check its class table")
     groups = None if data.groups is None else data.groups[data.part("test")]
     return RowResult(
         scores=segmentation_scores(counts, data.classes, groups, row.seed),
-        notes=[_most_frequent(counts.sum((0, 2)), data.classes)],
+        notes=[_most_frequent_class_note(counts.sum((0, 2)), data.classes)],
         drawings=[
             *draw_masks(
                 [test[i] for i in shown],
-                [kept[i][0] for i in shown],
-                [kept[i][1] for i in shown],
+                [kept_masks[i][0] for i in shown],
+                [kept_masks[i][1] for i in shown],
                 data.classes,
                 row.before,
             ),
@@ -84,11 +97,23 @@ def evaluate_segmentation(row: SegmentationRow, data: SegmentationData, subject:
     )
 
 
-def _most_frequent(pixels: Ints, names: Sequence[str]) -> str:
-    """Say what naming the most frequent class everywhere would score: often more than chance."""
+def _most_frequent_class_note(pixels: Ints, names: Sequence[str]) -> str:
+    """Return the scores of predicting the most frequent class everywhere: often above chance."""
     most = int(pixels.argmax())
     overall = pixels[most] / pixels.sum()
     return (
-        f"Naming {names[most]} at every pixel would give an OA of {100 * overall:.1f} and an mIoU of "
+        f"Predicting {names[most]} at every pixel would give an OA of {100 * overall:.1f} and an mIoU of "
         f"{100 * overall / np.count_nonzero(pixels):.1f}."
     )
+
+
+SEGMENTATION = BenchmarkTask(
+    "Segmentation",
+    SegmentationRow,
+    read_masks,
+    evaluate_segmentation,
+    (*READ_BY_READER, "before"),
+    headline="miou",
+    needs_plain_vit=True,
+    labelled_images=lambda data: data,
+)
