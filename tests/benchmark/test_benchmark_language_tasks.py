@@ -492,7 +492,7 @@ def test_a_suite_of_language_rows_is_reported(
         "CIDEr",
         "Main land",
         "ITC, then ITM",
-        "is the answer that the same question has",
+        "is the most frequent answer to the same question",
     ):
         assert words in report
     assert len(list((tmp_path / "out" / "splits").glob("patches-given-*.csv"))) == 1

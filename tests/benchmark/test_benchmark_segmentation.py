@@ -124,7 +124,7 @@ def test_segmenter_learns_one_image_by_heart(tmp_path: Path, run: str) -> None:
     assert scores["oa"] > 0.9
     assert scores["miou"] > 0.8
     assert set(scores) == {"oa", "miou", "iou_dark", "iou_bright_land"}
-    assert "Naming" in outcome.notes[0]
+    assert "Predicting" in outcome.notes[0]
 
 
 def test_a_row_is_the_same_alone_and_after_another_model(
@@ -156,7 +156,7 @@ def test_rows_in_a_report(fields: Path, run: str, tmp_path: Path) -> None:
         "Segmentation on Fields",
         "| OA | mIoU | IoU dark | IoU bright land |",
         "heat-maps.png",
-        "Naming",
+        "Predicting",
     ):
         assert words in markdown
     (written,) = (tmp_path / "out" / "splits").iterdir()

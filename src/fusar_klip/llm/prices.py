@@ -88,7 +88,7 @@ def image_tokens(settings: DescribeSettings) -> int:
 
 @cache
 def _table() -> dict[str, Any]:
-    return tomllib.loads((files("fusar_klip.texts") / "prices.toml").read_text(encoding="utf-8"))
+    return tomllib.loads((files("fusar_klip.llm") / "prices.toml").read_text(encoding="utf-8"))
 
 
 def _row(model: str | None) -> dict[str, Any]:
