@@ -45,7 +45,7 @@ from fusar_klip.finetune.language.training import copy_with_text_side, train_lan
 from fusar_klip.models import KlipNetwork, ModelSettings, Preprocess, Tokenizer
 from fusar_klip.models.captioning import question_prompt
 from fusar_klip.models.checkpoint import save_weights
-from fusar_klip.models.pretrained.encoder import ZooEncoder, ZooNetwork
+from fusar_klip.models.pretrained.encoder import PretrainedEncoder, PretrainedNetwork
 from fusar_klip.models.pretrained.registry import ZOO
 
 SETTINGS = ModelSettings(
@@ -241,7 +241,7 @@ def test_a_model_without_decoder_gets_a_fresh_text_side(patches: Path, learner: 
     data, own = data_of(patches), models.load(learner)
     tower = models.load(f"untrained:{learner}").network.image_tower
     preprocess = Preprocess(32, 0.4, 0.3)
-    zoo = ZooEncoder(ZOO["mae"], ZooNetwork(tower, None, None), preprocess, "mae:weights.pth")
+    zoo = PretrainedEncoder(ZOO["mae"], PretrainedNetwork(tower, None, None), preprocess, "mae:weights.pth")
     row = captioning(text_side=learner, epochs=1, tokens=40)
     copy = copy_with_text_side(zoo, row)
     assert isinstance(copy.network.image_tower, ImageTowerAdapter)

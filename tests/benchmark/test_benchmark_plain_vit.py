@@ -11,11 +11,11 @@ from zoo_checkpoints import MAKERS
 import fusar_klip.models as models
 from fusar_klip.errors import CheckpointError
 from fusar_klip.finetune.training_loop import parameter_groups
-from fusar_klip.models.pretrained import ZOO
-from fusar_klip.models.pretrained.encoder import load_zoo
+from fusar_klip.models import ModelRef
 from fusar_klip.models.pretrained.hivit import HiViT
 from fusar_klip.models.pretrained.irpe import IrpeTower
-from fusar_klip.models.pretrained.plain_vit import OTHER_LAYOUTS, PlainViT, patch_of, refuse_other_towers
+from fusar_klip.models.pretrained.plain_vit import PlainViT, patch_of
+from fusar_klip.models.pretrained.registry import RESAMPLED_LAYOUTS, ZOO
 
 Tower = Any
 
@@ -124,9 +124,9 @@ def test_other_towers_are_refused_in_one_sentence(model: models.Klip) -> None:
     with pytest.raises(CheckpointError, match="HiViT as its image tower") as caught:
         PlainViT(model, 32)
     assert "\n" not in str(caught.value)
-    refuse_other_towers(["clip:a.pt", "some/run"], "detection")
+    ModelRef.parse("clip:a.pt").require("patch_grid", "detection")
     with pytest.raises(CheckpointError, match=r"SARATR-X cannot run detection, .* leave saratr-x:a\.pth out"):
-        refuse_other_towers(["clip:a.pt", "saratr-x:a.pth"], "detection")
+        ModelRef.parse("saratr-x:a.pth").require("patch_grid", "detection")
 
 
 @torch.no_grad()
@@ -155,8 +155,8 @@ def test_relative_positions_fit_grid_and_windows(model: models.Klip) -> None:
 @pytest.mark.parametrize("name", ZOO)
 def test_every_tower_of_the_zoo_is_a_backbone_or_refused(name: str, tmp_path: Path) -> None:
     source, _ = MAKERS[name](name, tmp_path)
-    encoder = load_zoo(f"{name}:{source}")
-    if ZOO[name].layout in OTHER_LAYOUTS:
+    encoder = ModelRef.parse(f"{name}:{source}").load()
+    if ZOO[name].layout not in RESAMPLED_LAYOUTS:
         with pytest.raises(CheckpointError, match="as its image tower"):
             PlainViT(encoder, 64)
         return

@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 from zoo_checkpoints import MAKERS
 
-import fusar_klip.models as models
 from fusar_klip.benchmark import benchmark
-from fusar_klip.benchmark import evaluated_model as subject
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.results import REVISIONS, row_identity
 from fusar_klip.benchmark.tasks.probes import KnnRow
 from fusar_klip.benchmark.tasks.vqa import VqaRow
 from fusar_klip.errors import CheckpointError, SettingsError
+from fusar_klip.models import model_ref
+from fusar_klip.models.pretrained import encoder
 
 MakeRun = Callable[..., str]
 COMMON = {"dataset": "D", "path": "p", "split": "given"}
@@ -48,21 +48,26 @@ def suite(folder: Path, *rows: str) -> Path:
 
 @pytest.mark.parametrize("gpu", [True, False])
 @pytest.mark.parametrize(
-    ("checkpoint", "loader"), [("run", "load"), ("mae:weights.pth", "load_zoo"), ("run", "load_image_run")]
+    ("checkpoint", "module", "loader"),
+    [
+        ("run", model_ref, "load_checkpoint"),
+        ("mae:weights.pth", encoder, "load_pretrained"),
+        ("run", encoder, "wrap_image_tower"),
+    ],
 )
 def test_models_compute_on_the_gpu_where_there_is_one(
-    run: str, checkpoint: str, loader: str, gpu: bool, monkeypatch: pytest.MonkeyPatch
+    run: str, checkpoint: str, module: Any, loader: str, gpu: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
 
-    def loaded(*arguments: Any) -> str:
+    def loaded(*arguments: Any, **_: Any) -> str:
         asked.append(arguments[-1])
         return "model"
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(models if loader == "load" else subject, loader, loaded)
-    if loader == "load_image_run":
-        monkeypatch.setattr(models, "image_objective", lambda _: "mae")
+    monkeypatch.setattr(module, loader, loaded)
+    if loader == "wrap_image_tower":
+        monkeypatch.setattr(model_ref, "image_objective", lambda _: "mae")
     named = EvaluatedModel(checkpoint.replace("run", run), "m")
     assert named.model == "model"
     assert asked == ["cuda" if gpu else "cpu"]

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from zoo_checkpoints import MAKERS
 
+from fusar_klip.models import ModelRef
 from fusar_klip.models.pretrained import ZOO
-from fusar_klip.models.pretrained.encoder import load_zoo
 
 
 def chip(side: int) -> NDArray[np.uint8]:
@@ -24,7 +24,7 @@ def test_every_model_has_a_checkpoint_here() -> None:
 @pytest.mark.parametrize("name", ZOO)
 def test_features_are_the_project_s_own(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source, reference = MAKERS[name](name, tmp_path)
-    model = load_zoo(f"{name}:{source}")
+    model = ModelRef.parse(f"{name}:{source}").load()
     assert caplog.messages == []
     tile = chip(model.preprocess.size)
     with torch.no_grad():
@@ -38,12 +38,12 @@ def test_a_head_can_be_trained_on_every_tower(name: str, tmp_path: Path) -> None
     from timm.optim import param_groups_layer_decay
 
     source, _ = MAKERS[name](name, tmp_path)
-    tower = load_zoo(f"{name}:{source}").network.image_tower
+    tower = ModelRef.parse(f"{name}:{source}").load().network.image_tower
     tower.reset_classifier(3)
     groups = param_groups_layer_decay(tower, 0.05, tuple(tower.no_weight_decay()), layer_decay=0.75)
     assert len({group["lr_scale"] for group in groups}) > 2
     side = ZOO[name].size or 64
-    size = load_zoo(f"{name}:{source}").preprocess.size
+    size = ModelRef.parse(f"{name}:{source}").load().preprocess.size
     assert size in (side, 32)
     answer = tower(torch.randn(2, 1, size, size))
     assert answer.shape == (2, 3)

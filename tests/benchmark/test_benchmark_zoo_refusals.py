@@ -5,6 +5,7 @@ import logging
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,9 @@ from zoo_checkpoints import MAKERS, WIDTH, clip, to_openai, vit
 
 from fusar_klip import cli
 from fusar_klip.benchmark import benchmark
-from fusar_klip.benchmark.evaluated_model import subject_digest
 from fusar_klip.errors import CheckpointError, FusarKlipError
+from fusar_klip.models import ModelRef
 from fusar_klip.models.pretrained import ZOO, listing, weight_files
-from fusar_klip.models.pretrained.encoder import load_zoo, zoo_digest
 from fusar_klip.models.pretrained.single_channel import fold_channels
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -45,7 +45,7 @@ def test_one_folded_kernel_is_the_repeated_chip() -> None:
 
 def test_a_one_channel_file_of_a_colour_project_is_read_too(tmp_path: Path) -> None:
     model = vit(in_chans=1)
-    zoo = load_zoo(f"mae:{save(tmp_path, model.state_dict())}")
+    zoo = ModelRef.parse(f"mae:{save(tmp_path, model.state_dict())}").load()
     mean, std = (float(np.mean(values)) for values in ZOO["mae"].normalisation)
     tile = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
     fed = (torch.from_numpy(tile)[None, None].float() / 255 - mean) / std
@@ -58,7 +58,7 @@ def test_what_is_missing_and_left_over_is_listed(tmp_path: Path, caplog: pytest.
     state = vit().state_dict() | {"stray.weight": torch.zeros(3)}
     del state["blocks.0.norm1.bias"]
     caplog.set_level(logging.INFO)
-    load_zoo(f"mae:{save(tmp_path, state | {'decoder_pred.weight': torch.zeros(3, 3)})}")
+    ModelRef.parse(f"mae:{save(tmp_path, state | {'decoder_pred.weight': torch.zeros(3, 3)})}").load()
     assert "missing blocks.0.norm1.bias; unused stray.weight" in caplog.text
     assert "left out decoder_pred (1)" in caplog.text
 
@@ -81,7 +81,7 @@ def test_weights_that_do_not_fit(
     state = vit().state_dict() | change
     kept = {key: value for key, value in state.items() if value is not None}
     with pytest.raises(CheckpointError, match=message):
-        load_zoo(f"mae:{save(tmp_path, kept)}")
+        ModelRef.parse(f"mae:{save(tmp_path, kept)}").load()
 
 
 @pytest.mark.parametrize("wrong", ["clip", "ban", "saratr-x", "sar-jepa", "dinov3", "prithvi"])
@@ -89,7 +89,7 @@ def test_another_project_s_weights_are_refused(wrong: str, tmp_path: Path) -> No
     with pytest.raises(
         CheckpointError, match=r"holds no image tower|does not have|lacks|too many|does not fit"
     ):
-        load_zoo(f"{wrong}:{save(tmp_path, vit().state_dict())}")
+        ModelRef.parse(f"{wrong}:{save(tmp_path, vit().state_dict())}").load()
 
 
 class Foreign:
@@ -99,24 +99,24 @@ class Foreign:
 def test_nothing_but_tensors_is_read(tmp_path: Path) -> None:
     torch.save({"model": vit().state_dict(), "trainer": Foreign()}, tmp_path / "pickled.pth")
     with pytest.raises(CheckpointError, match="cannot be read as weights alone"):
-        load_zoo(f"mae:{tmp_path / 'pickled.pth'}")
+        ModelRef.parse(f"mae:{tmp_path / 'pickled.pth'}").load()
     (tmp_path / "damaged.pth").write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match="cannot be read as weights alone"):
-        load_zoo(f"mae:{tmp_path / 'damaged.pth'}")
+        ModelRef.parse(f"mae:{tmp_path / 'damaged.pth'}").load()
     with zipfile.ZipFile(tmp_path / "ViT-B-16.pt", "w") as archive:
         archive.writestr("archive/constants.pkl", b"")
         archive.writestr("archive/code/__torch__.py", b"")
     with pytest.raises(CheckpointError, match=r"TorchScript archive.*weights\.pt"):
-        load_zoo(f"clip:{tmp_path / 'ViT-B-16.pt'}")
+        ModelRef.parse(f"clip:{tmp_path / 'ViT-B-16.pt'}").load()
 
 
 def test_folders_and_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "snapshot"
     folder.mkdir()
     with pytest.raises(CheckpointError, match="0 weight files"):
-        load_zoo(f"mae:{folder}")
+        ModelRef.parse(f"mae:{folder}").load()
     save(folder, vit().state_dict(), "one.pth")
-    load_zoo(f"mae:{folder}")
+    ModelRef.parse(f"mae:{folder}").load()
     asked: list[object] = []
 
     def snapshot(name: str, **options: object) -> str:
@@ -125,43 +125,48 @@ def test_folders_and_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(weight_files, "snapshot_download", snapshot)
     monkeypatch.setattr(weight_files, "hf_hub_download", lambda name, file: str(folder / file))
-    load_zoo("mae:facebook/mae")
-    load_zoo("mae:facebook/mae/one.pth")
+    ModelRef.parse("mae:facebook/mae").load()
+    ModelRef.parse("mae:facebook/mae/one.pth").load()
     assert [name for name, _ in asked] == ["facebook/mae", "facebook/mae"]
     # A file alone brings its vocabulary along, and not the owner's other weights.
     assert asked[1][1] is not None  # type: ignore[index]
     save(folder, vit().state_dict(), "two.pth")
     with pytest.raises(CheckpointError, match=r"2 weight files \(one\.pth, two\.pth\)"):
-        load_zoo(f"mae:{folder}")
+        ModelRef.parse(f"mae:{folder}").load()
 
 
 def test_without_a_network_the_hub_is_a_mendable_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckpointError, match="neither here nor on the hub"):
-        load_zoo("mae:nobody/nothing-at-all")
+        ModelRef.parse("mae:nobody/nothing-at-all").load()
 
 
 def test_a_language_model_s_parts(tmp_path: Path) -> None:
     source, _ = MAKERS["geochat"]("geochat", tmp_path)
     (tmp_path / "pytorch_model-00001-of-00002.bin").unlink()
-    load_zoo(f"geochat:{source}")
+    ModelRef.parse(f"geochat:{source}").load()
     (tmp_path / "pytorch_model-00002-of-00002.bin").unlink()
     with pytest.raises(CheckpointError, match=r"lacks pytorch_model-00002-of-00002\.bin"):
-        load_zoo(f"geochat:{source}")
+        ModelRef.parse(f"geochat:{source}").load()
     index = tmp_path / "pytorch_model.bin.index.json"
     index.write_text(json.dumps({"weight_map": {"lm_head.weight": "a.bin"}}))
     with pytest.raises(CheckpointError, match="holds no image tower"):
-        load_zoo(f"geochat:{source}")
+        ModelRef.parse(f"geochat:{source}").load()
     index.write_text("[]")
     with pytest.raises(CheckpointError, match="fetch the folder again"):
-        load_zoo(f"geochat:{source}")
+        ModelRef.parse(f"geochat:{source}").load()
 
 
 def test_moco_s_base_encoder_is_taken_and_its_small_heads(tmp_path: Path) -> None:
     source, _ = MAKERS["moco-v3"]("moco-v3", tmp_path)
-    assert load_zoo(f"moco-v3:{source}").network.image_tower.blocks[0].attn.num_heads == 1
+    assert _heads(f"moco-v3:{source}") == 1
     small = {key: torch.zeros(shape) for key, shape in _shapes(384).items()}
-    assert load_zoo(f"moco-v3:{save(tmp_path, small)}").network.image_tower.blocks[0].attn.num_heads == 12
-    assert load_zoo(f"mae:{save(tmp_path, small)}").network.image_tower.blocks[0].attn.num_heads == 6
+    assert _heads(f"moco-v3:{save(tmp_path, small)}") == 12
+    assert _heads(f"mae:{save(tmp_path, small)}") == 6
+
+
+def _heads(reference: str) -> int:
+    tower: Any = ModelRef.parse(reference).load().image_tower
+    return tower.blocks[0].attn.num_heads
 
 
 def _shapes(width: int) -> dict[str, tuple[int, ...]]:
@@ -185,21 +190,21 @@ def _shapes(width: int) -> dict[str, tuple[int, ...]]:
 )
 def test_names_that_are_not_there(checkpoint: str, message: str) -> None:
     with pytest.raises(CheckpointError) as caught:
-        subject_digest(checkpoint)
+        ModelRef.parse(checkpoint).digest()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_the_digest_follows_name_weights_and_vocabulary(tmp_path: Path) -> None:
     file = save(tmp_path, vit().state_dict())
-    first = zoo_digest(f"mae:{file}")
-    assert first == zoo_digest(f"mae:{file}")
-    assert first != zoo_digest(f"sarmae:{file}")
+    first = ModelRef.parse(f"mae:{file}").digest()
+    assert first == ModelRef.parse(f"mae:{file}").digest()
+    assert first != ModelRef.parse(f"sarmae:{file}").digest()
     (tmp_path / "vocab.txt").write_text("[PAD]\n")
-    second = zoo_digest(f"mae:{file}")
+    second = ModelRef.parse(f"mae:{file}").digest()
     assert second != first
     save(tmp_path, {key: value + 1 for key, value in vit().state_dict().items()})
-    assert zoo_digest(f"mae:{file}") not in (first, second)
+    assert ModelRef.parse(f"mae:{file}").digest() not in (first, second)
 
 
 def test_the_benchmark_runs_vision_tasks_on_zoo_names(
@@ -258,5 +263,5 @@ def test_clip_inside_a_whole_file_of_open_clip(tmp_path: Path, caplog: pytest.Lo
     torch.save(
         {"state_dict": {f"module.{k}": v for k, v in to_openai(clip(True)).items()}}, tmp_path / "w.pt"
     )
-    load_zoo(f"clip:{tmp_path / 'w.pt'}")
+    ModelRef.parse(f"clip:{tmp_path / 'w.pt'}").load()
     assert caplog.messages == []

@@ -16,8 +16,8 @@ from zoo_checkpoints import MERGES, WIDTH, WORDS, channels, clip, shaken, to_ope
 
 from fusar_klip.benchmark import benchmark
 from fusar_klip.errors import CheckpointError
+from fusar_klip.models import ModelRef
 from fusar_klip.models.pretrained.clip_text import END, START, clip_tokenizer
-from fusar_klip.models.pretrained.encoder import load_zoo
 
 TEXTS = ("A ship, it's 30 m long!", "  the SEA\nand naïve ships é", "")
 
@@ -60,10 +60,10 @@ def test_clip_s_texts_and_images_meet_where_clip_puts_them(layout: str, tmp_path
     write_hub_vocabulary(tmp_path)
     if layout == "openai":
         torch.save(to_openai(model), tmp_path / "weights.pt")
-        zoo = load_zoo(f"clip:{tmp_path / 'weights.pt'}")
+        zoo = ModelRef.parse(f"clip:{tmp_path / 'weights.pt'}").load()
     else:
         model.save_pretrained(tmp_path)
-        zoo = load_zoo(f"clip:{tmp_path}")
+        zoo = ModelRef.parse(f"clip:{tmp_path}").load()
     tile = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
     tokenizer = CLIPTokenizer.from_pretrained(tmp_path)
     for text in TEXTS:
@@ -87,7 +87,7 @@ def test_plain_gelu_is_taken_where_the_folder_says_so(tmp_path: Path) -> None:
     ids = torch.tensor([CLIPTokenizer.from_pretrained(tmp_path)("a ship")["input_ids"]])
     with torch.no_grad():
         outputs = model(input_ids=ids, pixel_values=channels(tile, "clip"))
-    zoo = load_zoo(f"clip:{tmp_path}")
+    zoo = ModelRef.parse(f"clip:{tmp_path}").load()
     np.testing.assert_allclose(zoo.embed_text(["a ship"])[0], outputs.text_embeds[0], atol=1e-5)
     np.testing.assert_allclose(zoo.embed_image([tile])[0], outputs.image_embeds[0], atol=1e-4)
 
@@ -125,7 +125,7 @@ def write_blip(folder: Path) -> tuple[nn.Module, BlipTextModel, dict[str, nn.Lin
 
 def test_blip_s_texts_images_and_matching(tmp_path: Path) -> None:
     image, text, linears = write_blip(tmp_path)
-    zoo = load_zoo(f"blip:{tmp_path / 'blip.pth'}")
+    zoo = ModelRef.parse(f"blip:{tmp_path / 'blip.pth'}").load()
     assert zoo.can_match
     tile = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
     with torch.no_grad():
@@ -152,7 +152,7 @@ def test_a_captioning_file_has_no_texts_for_retrieval(tmp_path: Path) -> None:
     state = {f"visual_encoder.{key}": value for key, value in vit().state_dict().items()}
     state["text_decoder.cls.predictions.bias"] = torch.zeros(3)
     torch.save({"model": state}, tmp_path / "caption.pth")
-    zoo = load_zoo(f"blip:{tmp_path / 'caption.pth'}")
+    zoo = ModelRef.parse(f"blip:{tmp_path / 'caption.pth'}").load()
     with pytest.raises(CheckpointError, match="no text tower"):
         zoo.embed_text(["a ship"])
     with pytest.raises(CheckpointError, match="shortlist = 0"):
@@ -161,7 +161,7 @@ def test_a_captioning_file_has_no_texts_for_retrieval(tmp_path: Path) -> None:
 
 def test_a_text_tower_without_its_vocabulary_is_a_mendable_error(tmp_path: Path) -> None:
     torch.save(to_openai(clip(quick=True)), tmp_path / "weights.pt")
-    zoo = load_zoo(f"clip:{tmp_path / 'weights.pt'}")
+    zoo = ModelRef.parse(f"clip:{tmp_path / 'weights.pt'}").load()
     with pytest.raises(CheckpointError, match=r"bpe_simple_vocab_16e6\.txt\.gz"):
         zoo.embed_text(["a ship"])
     (tmp_path / "bpe_simple_vocab_16e6.txt").write_text("#version: 0.2\ns h\n")
@@ -174,10 +174,10 @@ def test_a_text_tower_without_its_vocabulary_is_a_mendable_error(tmp_path: Path)
     write_blip(tmp_path)
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n")
     with pytest.raises(CheckpointError, match="has 4 words"):
-        load_zoo(f"blip:{tmp_path / 'blip.pth'}").embed_text(["a"])
+        ModelRef.parse(f"blip:{tmp_path / 'blip.pth'}").load().embed_text(["a"])
     (tmp_path / "vocab.txt").unlink()
     with pytest.raises(CheckpointError, match=r"vocab\.txt there"):
-        load_zoo(f"blip:{tmp_path / 'blip.pth'}").embed_text(["a"])
+        ModelRef.parse(f"blip:{tmp_path / 'blip.pth'}").load().embed_text(["a"])
 
 
 def test_retrieval_beside_our_own(

@@ -18,7 +18,8 @@ from test_pretrain_ranks import two_processes
 from fusar_klip.benchmark import benchmark
 from fusar_klip.config import load_settings, validate_settings
 from fusar_klip.errors import CheckpointError, DatasetError, SettingsError
-from fusar_klip.models import UNTRAINED, image_objective, load, load_image_tower
+from fusar_klip.models import load
+from fusar_klip.models.checkpoint import image_objective, load_image_tower
 from fusar_klip.pretrain import PretrainSettings, PretrainSummary, pretrain
 from fusar_klip.pretrain.distributed import Ranks
 from fusar_klip.pretrain.run_folder import RunFolder
@@ -130,7 +131,7 @@ def test_the_run_folder_is_that_of_a_run(
     assert image_objective(run) == image_objective(run / "best.safetensors") == objective
     tower, preprocess = load_image_tower(run)
     assert preprocess.size == 32
-    fresh, _ = load_image_tower(f"{UNTRAINED}{run}")
+    fresh, _ = load_image_tower(run, randomly_initialised=True)
     trained = dict(tower.named_parameters())
     assert any(not torch.equal(trained[name], weight) for name, weight in fresh.named_parameters())
 
@@ -275,7 +276,7 @@ def test_the_benchmark_takes_the_tower(runs: dict[str, tuple[Path, PretrainSumma
         f'[[row]]\ntask = "knn"\n{shared}'
         f'[[row]]\ntask = "finetune"\n{shared}epochs = 1\nbatch_size = 8\nwarmup_epochs = 0.5\n'
     )
-    names = [str(runs["mae"][0]), str(runs["mocov3"][0]), f"{UNTRAINED}{runs['mae'][0]}"]
+    names = [str(runs["mae"][0]), str(runs["mocov3"][0]), f"untrained:{runs['mae'][0]}"]
     summary = benchmark(names, tmp_path / "results", suite=suite, data=tmp_path)
     assert summary.rows_run == 9
     top1 = {

@@ -20,6 +20,7 @@ from fusar_klip.benchmark.evaluated_model import (
     EvaluatedModel,
     language_model,
     refuse_language_models,
+    refuse_other_towers,
     refuse_without_decoder,
     refuse_without_texts,
     subject_digest,
@@ -36,7 +37,6 @@ from fusar_klip.datasets.samples import DatasetNotFoundError
 from fusar_klip.datasets.splits import write_split
 from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.files import write_bytes, write_json
-from fusar_klip.models.pretrained.plain_vit import refuse_other_towers
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
 """The verbs that query a model: index, search, caption, ask."""
 
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,6 +60,25 @@ def _parse_bbox(text: str) -> tuple[float, float, float, float]:
     return west, south, east, north
 
 
+@dataclass(frozen=True)
+class Captions:
+    """The result of `caption`."""
+
+    checkpoint: str
+    captions: dict[str, str]
+    """By the image's path as it was given."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The result of `ask`."""
+
+    checkpoint: str
+    image: str
+    question: str
+    answer: str
+
+
 def caption(
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGE...", help="Tiles, PNG, JPEG or TIFF files of any depth.")
@@ -67,10 +87,13 @@ def caption(
     as_json: JsonOption = False,
 ) -> None:
     """Write a caption for each image."""
-    from fusar_klip.models.said import captions
+    from fusar_klip.models import load
+    from fusar_klip.progress import track
 
-    said = captions(images, checkpoint)
-    report(said, as_json, "\n\n".join(f"{image}\n{text}" for image, text in said.captions.items()))
+    model = load(checkpoint)
+    captions = {str(image): model.caption(image) for image in track(images, "Writing")}
+    text = "\n\n".join(f"{image}\n{caption}" for image, caption in captions.items())
+    report(Captions(checkpoint, captions), as_json, text)
 
 
 def ask(
@@ -82,7 +105,7 @@ def ask(
     as_json: JsonOption = False,
 ) -> None:
     """Answer a question about an image."""
-    from fusar_klip.models.said import answer
+    from fusar_klip.models import load
 
-    said = answer(image, question, checkpoint)
-    report(said, as_json, said.answer)
+    answer = load(checkpoint).ask(image, question)
+    report(Answer(checkpoint, str(image), question, answer), as_json, answer)

@@ -21,8 +21,7 @@ from fusar_klip.datasets.samples import ClassificationData
 from fusar_klip.finetune.resized_images import ResizedImages
 from fusar_klip.finetune.settings import ClassificationSettings, Flips
 from fusar_klip.finetune.training_loop import FinetuneJob, run_training, seeded
-from fusar_klip.models import Klip
-from fusar_klip.models.pretrained.encoder import ZooEncoder
+from fusar_klip.models import VisionEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +41,8 @@ class Classifier:
         settings: How images are standardised.
     """
 
-    def __init__(self, model: Klip | ZooEncoder, classes: int, settings: ClassificationSettings) -> None:
-        tower: Any = copy.deepcopy(model.network.image_tower)
+    def __init__(self, model: VisionEncoder, classes: int, settings: ClassificationSettings) -> None:
+        tower: Any = copy.deepcopy(model.image_tower)
         tower.reset_classifier(classes)
         # reset_classifier makes the head on the CPU, wherever the tower is.
         self.tower = tower.to(model.device)
@@ -71,7 +70,7 @@ class Classifier:
 
 
 def train_classifier(
-    model: Klip | ZooEncoder,
+    model: VisionEncoder,
     images_nss: ResizedImages,
     data: ClassificationData,
     settings: ClassificationSettings,

@@ -3,35 +3,30 @@
 It reads tiles with Pillow and never imports rasterio or geopandas; it neither trains nor evaluates.
 """
 
-from fusar_klip.models.checkpoint import (
-    UNTRAINED,
-    checkpoint_digest,
-    image_objective,
-    load,
-    load_image_tower,
-)
 from fusar_klip.models.klip import Klip, Text
+from fusar_klip.models.model_ref import Capability, ModelRef, load
 from fusar_klip.models.network.klip_network import KlipNetwork
 from fusar_klip.models.preprocess import ImageInput, Preprocess
+from fusar_klip.models.protocols import VisionEncoder, VisionLanguageModel
 from fusar_klip.models.settings import MODELS, ModelName, ModelSettings
 from fusar_klip.models.tile_cache import TileCache, open_tile_cache
 from fusar_klip.models.tokenizer import Tokenizer
 
 __all__ = [
     "MODELS",
-    "UNTRAINED",
+    "Capability",
     "ImageInput",
     "Klip",
     "KlipNetwork",
     "ModelName",
+    "ModelRef",
     "ModelSettings",
     "Preprocess",
     "Text",
     "TileCache",
     "Tokenizer",
-    "checkpoint_digest",
-    "image_objective",
+    "VisionEncoder",
+    "VisionLanguageModel",
     "load",
-    "load_image_tower",
     "open_tile_cache",
 ]

@@ -5,7 +5,7 @@
     RUN/tokenizer.json      see `Tokenizer`
     RUN/speaks.json         where it was fine-tuned to write captions or answers, see `Speaks`
 
-Weights and architecture never come apart, so `load` needs no configuration of the training.
+Weights and architecture never come apart, so loading needs no configuration of the training.
 
 A run that was trained on images alone (MAE, MoCo v3) holds the image tower, under the names that it has in a
 whole network, and no tokenizer; `load_image_tower` takes either kind.
@@ -39,7 +39,6 @@ PREPROCESS = "preprocess.json"
 TOKENIZER = "tokenizer.json"
 SPEAKS = "speaks.json"
 
-UNTRAINED = "untrained:"
 _ARCHITECTURE = "fusar_klip.architecture"
 _IMAGE_RUN = "fusar_klip.image_run"
 _IMAGE_PART = "image_tower."
@@ -69,17 +68,18 @@ def _save(weights: Mapping[str, Tensor], key: str, value: Mapping[str, Any], pat
         partial.chmod(mode)
 
 
-def load(checkpoint: str | Path, device: str = "cpu") -> Klip:
+def load_checkpoint(run: Path, device: str = "cpu", *, randomly_initialised: bool = False) -> Klip:
     """Return the model of a RUN folder or of one of its safetensors files.
 
-    `untrained:RUN` gives the same architecture, preprocessing and tokenizer with fresh weights (seed 0):
-    what a trained model is compared with.
+    Args:
+        run: The folder or file.
+        device: Where it computes.
+        randomly_initialised: Initialise the same architecture with seed 0 instead of reading the weights.
 
     Raises:
-        CheckpointError: There is no checkpoint, its training has not ended, or it does not fit.
+        CheckpointError: There is no checkpoint, its training has not ended, or its files do not fit.
     """
-    name = str(checkpoint)
-    path = _weights_file(Path(name.removeprefix(UNTRAINED)))
+    path = _weights_file(run)
     folder = path.parent
     settings, objective = _about(path)
     if objective:
@@ -89,18 +89,18 @@ def load(checkpoint: str | Path, device: str = "cpu") -> Klip:
         )
     tokenizer = Tokenizer.from_file(folder / TOKENIZER)
     preprocess = Preprocess.from_file(folder / PREPROCESS)
-    # Fresh weights leave the caller's random state as it was.
+    # The initialisation leaves the caller's random state unchanged.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = KlipNetwork(settings, tokenizer)
-    if not name.startswith(UNTRAINED):
-        _fill(network, _read(path), path)
-    fresh = name.startswith(UNTRAINED)
-    return Klip(network, preprocess, tokenizer, device, None if fresh else Speaks.from_file(folder / SPEAKS))
+    if randomly_initialised:
+        return Klip(network, preprocess, tokenizer, device)
+    _fill(network, _read(path), path)
+    return Klip(network, preprocess, tokenizer, device, Speaks.from_file(folder / SPEAKS))
 
 
 def save_run(model: Klip, folder: Path) -> None:
-    """Write what `load` reads of a model, its weights last."""
+    """Write the files that `load_checkpoint` reads, the weights last."""
     model.preprocess.save(folder / PREPROCESS)
     model.tokenizer.save(folder / TOKENIZER)
     if model.speaks is not None:
@@ -108,49 +108,48 @@ def save_run(model: Klip, folder: Path) -> None:
     save_weights(model.network, folder / WEIGHTS)
 
 
-def load_image_tower(checkpoint: str | Path, device: str = "cpu") -> tuple[ImageTower, Preprocess]:
+def load_image_tower(
+    run: Path, device: str = "cpu", *, randomly_initialised: bool = False
+) -> tuple[ImageTower, Preprocess]:
     """Return the image tower of a run of any objective, in evaluation mode, and its preprocessing.
 
-    Args:
-        checkpoint: As `load`'s; `untrained:RUN` likewise.
-        device: Where it computes.
+    The arguments are those of `load_checkpoint`.
 
     Raises:
-        CheckpointError: There is no checkpoint, its training has not ended, or it does not fit.
+        CheckpointError: There is no checkpoint, its training has not ended, or its files do not fit.
     """
-    name = str(checkpoint)
-    path = _weights_file(Path(name.removeprefix(UNTRAINED)))
+    path = _weights_file(run)
     settings, _ = _about(path)
     preprocess = Preprocess.from_file(path.parent / PREPROCESS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         tower = ImageTower(settings)
-    if not name.startswith(UNTRAINED):
+    if not randomly_initialised:
         state = _read(path).items()
         _fill(tower, {k.removeprefix(_IMAGE_PART): v for k, v in state if k.startswith(_IMAGE_PART)}, path)
     return tower.to(device).eval(), preprocess
 
 
-def image_objective(checkpoint: str | Path) -> str | None:
-    """Return by which objective a run was trained on images alone; None of a run that knows words.
+def image_objective(run: Path) -> str | None:
+    """Return the objective of a run that was trained on images alone; None for one with a text tower.
 
     Raises:
-        CheckpointError: There is no checkpoint, its training has not ended, or it is none.
+        CheckpointError: There is no checkpoint, its training has not ended, or the file is no checkpoint.
     """
-    return _about(_weights_file(Path(str(checkpoint).removeprefix(UNTRAINED))))[1]
+    return _about(_weights_file(run))[1]
 
 
-def checkpoint_digest(checkpoint: str | Path) -> str:
-    """Return 64 hexadecimal digits that change when the model that `load` gives may have changed.
+def checkpoint_digest(run: Path, *, randomly_initialised: bool = False) -> str:
+    """Return 64 hexadecimal digits that change when the model that `load_checkpoint` gives may have changed.
 
     Raises:
         CheckpointError: There is no checkpoint, its training has not ended, or a file beside it is missing.
     """
-    name = str(checkpoint)
-    weights = _weights_file(Path(name.removeprefix(UNTRAINED)))
-    digest = hashlib.sha256((UNTRAINED if name.startswith(UNTRAINED) else "").encode())
-    wordless = not (weights.parent / TOKENIZER).is_file() and image_objective(checkpoint)
-    beside = [PREPROCESS] if wordless else [PREPROCESS, TOKENIZER]
+    weights = _weights_file(run)
+    # These bytes identify models in RESULTS and indexes: do not change them.
+    digest = hashlib.sha256(b"untrained:" if randomly_initialised else b"")
+    image_only = not (weights.parent / TOKENIZER).is_file() and image_objective(run)
+    beside = [PREPROCESS] if image_only else [PREPROCESS, TOKENIZER]
     for file in (weights, *(weights.parent / name for name in beside)):
         if not file.is_file():
             raise CheckpointError(f"{weights.parent} has no {file.name}: give a whole RUN folder")

@@ -13,6 +13,7 @@ from fusar_klip.errors import CheckpointError
 from fusar_klip.models.captioning import Speaks, caption_prompt, question_prompt, say, written_fields
 from fusar_klip.models.network.cross_attention import CrossAttentionCache
 from fusar_klip.models.network.klip_network import KlipNetwork
+from fusar_klip.models.network.towers import ImageTower
 from fusar_klip.models.preprocess import ImageInput, Preprocess
 from fusar_klip.models.tokenizer import Tokenizer
 
@@ -47,6 +48,21 @@ class Klip:
         self.tokenizer = tokenizer
         self.device = torch.device(device)
         self.speaks = speaks
+
+    @property
+    def title(self) -> str:
+        """How messages call the model."""
+        return "the model"
+
+    @property
+    def image_tower(self) -> ImageTower:
+        """The image tower; its input is (B, 1, S, S)."""
+        return self.network.image_tower
+
+    @property
+    def can_match(self) -> bool:
+        """True: `match` always works."""
+        return True
 
     @torch.inference_mode()
     def embed_image(self, images: str | Path | Sequence[ImageInput]) -> npt.NDArray[np.float32]:

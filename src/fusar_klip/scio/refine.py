@@ -6,7 +6,7 @@ import torch
 
 from fusar_klip.catalog import described_versions, read_text_metadata
 from fusar_klip.errors import SettingsError
-from fusar_klip.models import checkpoint_digest, load
+from fusar_klip.models import ModelRef, load
 from fusar_klip.scio import RefineSummary, ScioSettings, TableSummary, refine_table, refine_texts
 
 # Texts that are worse are hardly worth mending.
@@ -71,7 +71,7 @@ def refine(
         klip.tokenizer,
         klip.preprocess,
         settings,
-        maker={"verb": "refine", "checkpoint": checkpoint_digest(checkpoint)},
+        maker={"verb": "refine", "checkpoint": ModelRef.parse(checkpoint).digest()},
     )
 
 

@@ -133,7 +133,9 @@ def build_index(dataset: Path, checkpoint: str | Path, out: Path) -> IndexSummar
     _check_replaceable(out)
     table, texts = _entries(dataset)
     model = models.load(checkpoint)
-    digest = models.checkpoint_digest(_resolved(checkpoint))
+    # An absolute path, so that queries find the checkpoint from any folder.
+    reference = models.ModelRef.parse(checkpoint).resolved()
+    digest = reference.digest()
     cache = models.open_tile_cache(dataset, model.preprocess.size)
     vectors = faiss.IndexFlatIP(model.embed_image([]).shape[1])
     tile_ids = table["tile_id"].to_pylist()
@@ -149,7 +151,7 @@ def build_index(dataset: Path, checkpoint: str | Path, out: Path) -> IndexSummar
         "dataset": str(dataset.resolve()),
         "dataset_sha256": sha256(dataset / "dataset.json"),
         "texts": texts,
-        "checkpoint": _resolved(checkpoint),
+        "checkpoint": reference.text,
         "checkpoint_sha256": digest,
     }
     with _replaced_folder(out) as folder:
@@ -231,12 +233,6 @@ def _entries(dataset: Path) -> tuple[pa.Table, str | None]:
     )
     table = pa.Table.from_pandas(entries[ENTRY_SCHEMA.names], schema=ENTRY_SCHEMA, preserve_index=False)
     return table, versions[-1] if versions else None
-
-
-def _resolved(checkpoint: str | Path) -> str:
-    """Return the checkpoint as an absolute path, so that queries find it from any folder."""
-    prefix = models.UNTRAINED if str(checkpoint).startswith(models.UNTRAINED) else ""
-    return prefix + str(Path(str(checkpoint).removeprefix(models.UNTRAINED)).resolve())
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:

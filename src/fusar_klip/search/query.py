@@ -124,7 +124,7 @@ def embed_query(opened: OpenIndex, query: str) -> Embeddings:
 def _unchanged_checkpoint(opened: OpenIndex) -> str:
     again = f"index {opened.dataset} again with fusar-klip index"
     try:
-        digest = models.checkpoint_digest(opened.checkpoint)
+        digest = models.ModelRef.parse(opened.checkpoint).digest()
     except (CheckpointError, OSError):
         raise SearchError(
             f"the checkpoint {opened.checkpoint} of this index is gone: put it back, or {again}"

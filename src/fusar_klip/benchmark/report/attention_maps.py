@@ -21,8 +21,7 @@ from torch import Tensor
 from fusar_klip.benchmark.report.charts import report_figure
 from fusar_klip.benchmark.results import ReportFigure
 from fusar_klip.image_io import read_image
-from fusar_klip.models import Klip
-from fusar_klip.models.pretrained.encoder import ZooEncoder
+from fusar_klip.models import VisionEncoder
 from fusar_klip.models.pretrained.plain_vit import PlainViT, patch_of
 
 # B batch, S image side, T tokens (class token first), H heads, G patches on a side, W width
@@ -31,12 +30,12 @@ _IMAGES = 3
 _TITLES = ("image", "attention, last block", "attention rollout", "norm of features")
 
 
-def draw_attention_maps(model: Klip | ZooEncoder, files: Sequence[Path], seed: int) -> list[ReportFigure]:
+def draw_attention_maps(model: VisionEncoder, files: Sequence[Path], seed: int) -> list[ReportFigure]:
     """Return one sheet of images, drawn at random, with three maps each.
 
     The list is empty for models whose image tower is no plain ViT or has no class token.
     """
-    if not isinstance(model.network.image_tower, VisionTransformer):
+    if not isinstance(model.image_tower, VisionTransformer):
         return []
     patch = patch_of(model)
     backbone = PlainViT(model, max(1, model.preprocess.size // patch) * patch).to(model.device).eval()

@@ -25,8 +25,7 @@ from fusar_klip.finetune.detection.detector import Detector
 from fusar_klip.finetune.detection.inputs import box_corners, letterboxed
 from fusar_klip.finetune.detection.settings import DetectionSettings
 from fusar_klip.finetune.detection.training import train_detector
-from fusar_klip.models import Klip
-from fusar_klip.models.pretrained.encoder import ZooEncoder
+from fusar_klip.models import VisionEncoder
 
 Ints = NDArray[np.int64]
 
@@ -108,7 +107,7 @@ def ground_truth(image: AnnotatedImage, classes: Sequence[str]) -> GroundTruth:
 
 
 def detect(
-    detector: Detector, images: Sequence[AnnotatedImage], classes: tuple[str, ...], model: Klip | ZooEncoder
+    detector: Detector, images: Sequence[AnnotatedImage], classes: tuple[str, ...], model: VisionEncoder
 ) -> list[Detections]:
     """Return the detections in each image, in the image's pixels."""
     detections = []

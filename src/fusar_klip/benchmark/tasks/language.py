@@ -106,7 +106,7 @@ def train_for_row(
     model = evaluated.model
     if row.save and row.text_side is not None and not isinstance(model, Klip):
         raise CheckpointError(
-            f"{model.source} has another project's image tower, which a RUN cannot hold: set save = false"
+            f"{model.title} has another project's image tower, which a RUN cannot hold: set save = false"
         )
     trained = train_language(model, images_nss, data, row, texts)
     trained.speaks = speaks

@@ -33,7 +33,6 @@ from fusar_klip.datasets.samples import DatasetNotFoundError
 from fusar_klip.errors import DatasetError
 from fusar_klip.files import sha256
 from fusar_klip.models import TileCache, open_tile_cache
-from fusar_klip.models.pretrained.encoder import ZooEncoder
 
 _BLOCK = 256
 
@@ -136,7 +135,7 @@ def evaluate_retrieval(row: RetrievalRow, data: RetrievalData, evaluated: Evalua
     scores = retrieval_scores(similarity, similarity.T, pairs, row.recall_at, "", row.seed)
     notes = []
     if row.shortlist:
-        if isinstance(model, ZooEncoder) and not model.can_match:
+        if not model.can_match:
             reranked = similarity, similarity.T
             notes = ["has no matching head, so re-ranking keeps the order by ITC"]
         else:

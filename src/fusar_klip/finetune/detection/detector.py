@@ -12,8 +12,7 @@ from fusar_klip.finetune.detection.heads import DetectionTarget, DetectorOutput,
 from fusar_klip.finetune.detection.pyramid import STRIDES, SimpleFeaturePyramid
 from fusar_klip.finetune.detection.settings import DetectionSettings
 from fusar_klip.finetune.training_loop import parameter_groups
-from fusar_klip.models import Klip
-from fusar_klip.models.pretrained.encoder import ZooEncoder
+from fusar_klip.models import VisionEncoder
 from fusar_klip.models.pretrained.plain_vit import PlainViT, patch_of
 
 # B batch, S image size
@@ -33,7 +32,7 @@ class Detector(nn.Module):
         CheckpointError: The model's tower is no plain ViT.
     """
 
-    def __init__(self, model: Klip | ZooEncoder, classes: int, settings: DetectionSettings) -> None:
+    def __init__(self, model: VisionEncoder, classes: int, settings: DetectionSettings) -> None:
         super().__init__()
         self.side = settings.input_size
         self.backbone = PlainViT(

@@ -16,8 +16,7 @@ from fusar_klip.finetune.detection.heads import DetectionTarget
 from fusar_klip.finetune.detection.inputs import training_input
 from fusar_klip.finetune.detection.settings import DetectionSettings
 from fusar_klip.finetune.training_loop import FinetuneJob, prefetch, run_training, seeded
-from fusar_klip.models import Klip
-from fusar_klip.models.pretrained.encoder import ZooEncoder
+from fusar_klip.models import VisionEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +24,7 @@ Batch = tuple[Tensor, list[tuple[int, int]], list[DetectionTarget]]
 
 
 def train_detector(
-    model: Klip | ZooEncoder,
+    model: VisionEncoder,
     images: Sequence[AnnotatedImage],
     classes: tuple[str, ...],
     settings: DetectionSettings,
@@ -55,7 +54,7 @@ def _train(
     detector: Detector,
     images: Sequence[AnnotatedImage],
     classes: tuple[str, ...],
-    model: Klip | ZooEncoder,
+    model: VisionEncoder,
     settings: DetectionSettings,
 ) -> list[float]:
     # The last incomplete batch is dropped: shuffling brings its images into other epochs.

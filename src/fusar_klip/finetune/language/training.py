@@ -30,16 +30,15 @@ from fusar_klip.finetune.language.settings import LanguageSettings, Loss
 from fusar_klip.finetune.language.tower_adapter import ImageTowerAdapter
 from fusar_klip.finetune.resized_images import ResizedImages
 from fusar_klip.finetune.training_loop import FinetuneJob, parameter_groups, run_training, seeded
-from fusar_klip.models import Klip, KlipNetwork, Preprocess, Tokenizer
+from fusar_klip.models import Klip, KlipNetwork, Preprocess, Tokenizer, VisionEncoder
 from fusar_klip.models.losses import IGNORED, hard_negatives, itc_loss, itm_loss, mlm_loss
 from fusar_klip.models.network.cross_attention import CrossAttentionCache
-from fusar_klip.models.pretrained.encoder import ZooEncoder
 
 logger = logging.getLogger(__name__)
 
 
 def train_language(
-    model: Klip | ZooEncoder,
+    model: VisionEncoder,
     images_nss: ResizedImages,
     data: LanguageData,
     settings: LanguageSettings,
@@ -87,7 +86,7 @@ def train_language(
     return trained
 
 
-def copy_with_text_side(model: Klip | ZooEncoder, settings: LanguageSettings) -> Klip:
+def copy_with_text_side(model: VisionEncoder, settings: LanguageSettings) -> Klip:
     """Return a copy of the model with text tower, fusion and decoder, for texts of `settings.tokens`.
 
     Raises:
@@ -102,11 +101,11 @@ def copy_with_text_side(model: Klip | ZooEncoder, settings: LanguageSettings) ->
         return _copied(network, model.preprocess, model.tokenizer, model.device, settings.tokens)
     if settings.text_side is None:
         raise CheckpointError(
-            f"{model.source} has no fusion and no decoder, so it cannot be fine-tuned on texts: name a RUN "
+            f"{model.title} has no fusion and no decoder, so it cannot be fine-tuned on texts: name a RUN "
             "whose text side is put behind it, text_side = RUN"
         )
     text = models.load(settings.text_side)
-    tower = model.network.image_tower
+    tower = model.image_tower
     architecture = text.network.settings.model_copy(
         update={"image_width": tower.num_features, "image_depth": 1, "image_heads": 1}
     )

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from fusar_klip.finetune.segmentation.settings import SegmentationSettings
 from fusar_klip.finetune.training_loop import parameter_groups
-from fusar_klip.models import Klip
-from fusar_klip.models.pretrained.encoder import ZooEncoder
+from fusar_klip.models import VisionEncoder
 from fusar_klip.models.pretrained.plain_vit import PlainViT
 
 # B batch, S window side, I images of a place (1, or 2 with the one before), G patches on a side, N = G G
@@ -77,7 +76,7 @@ class Segmenter(nn.Module):
         CheckpointError: The model's tower is no plain ViT.
     """
 
-    def __init__(self, model: Klip | ZooEncoder, classes: int, settings: SegmentationSettings) -> None:
+    def __init__(self, model: VisionEncoder, classes: int, settings: SegmentationSettings) -> None:
         super().__init__()
         self.backbone = PlainViT(model, settings.input_size)
         width = self.backbone.width

@@ -25,8 +25,7 @@ from fusar_klip.finetune.segmentation.windows import (
     whole_logits,
 )
 from fusar_klip.finetune.training_loop import FinetuneJob, prefetch, run_training, seeded
-from fusar_klip.models import Klip
-from fusar_klip.models.pretrained.encoder import ZooEncoder
+from fusar_klip.models import VisionEncoder
 from fusar_klip.models.pretrained.plain_vit import patch_of
 
 logger = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 def train_segmenter(
-    model: Klip | ZooEncoder, data: SegmentationData, settings: SegmentationSettings
+    model: VisionEncoder, data: SegmentationData, settings: SegmentationSettings
 ) -> Segmenter:
     """Build a segmenter on a copy of the model's image tower, and train it whole on the training part.
 
@@ -58,7 +57,7 @@ def train_segmenter(
 
 @torch.inference_mode()
 def class_map(
-    segmenter: Segmenter, image: MaskedImage, model: Klip | ZooEncoder, settings: SegmentationSettings
+    segmenter: Segmenter, image: MaskedImage, model: VisionEncoder, settings: SegmentationSettings
 ) -> NDArray[np.uint8]:
     """Return the (H, W) uint8 class of each pixel of an image, by sliding windows."""
 
@@ -72,7 +71,7 @@ def class_map(
 
 
 def _train(
-    segmenter: Segmenter, data: SegmentationData, model: Klip | ZooEncoder, settings: SegmentationSettings
+    segmenter: Segmenter, data: SegmentationData, model: VisionEncoder, settings: SegmentationSettings
 ) -> list[float]:
     train = data.part("train")
     # The last incomplete batch is dropped: shuffling brings its images into other epochs.
@@ -119,7 +118,7 @@ def _window(
     )
 
 
-def _standardised(windows_biss: Pixels, model: Klip | ZooEncoder) -> Tensor:
+def _standardised(windows_biss: Pixels, model: VisionEncoder) -> Tensor:
     batch, images, side, _ = windows_biss.shape
     pixels = model.preprocess.standardise(windows_biss.reshape(-1, side, side))
     return pixels.view(batch, images, side, side).to(model.device)

@@ -1,4 +1,4 @@
-"""A compared model under test: what the benchmark asks of `models.Klip`, from other projects' weights."""
+"""A published model: a `VisionLanguageModel` made from other projects' weights."""
 
 import hashlib
 import json
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from fusar_klip.errors import CheckpointError
 from fusar_klip.files import sha256
-from fusar_klip.models import ImageInput, Preprocess, Text, load_image_tower
+from fusar_klip.models.klip import Text
+from fusar_klip.models.preprocess import ImageInput, Preprocess
 from fusar_klip.models.pretrained.blip_text import BlipTexts, read_blip_text
 from fusar_klip.models.pretrained.clip_text import VOCABULARY, ClipTexts, read_clip_text
 from fusar_klip.models.pretrained.registry import ZOO, ZooModel
@@ -38,7 +39,7 @@ _BESIDE = (
 )
 
 
-class ZooNetwork(nn.Module):
+class PretrainedNetwork(nn.Module):
     """Image tower and, where there is one, text side.
 
     Args:
@@ -71,8 +72,8 @@ class ZooNetwork(nn.Module):
         return F.normalize(features_bw @ self.projection, dim=-1)
 
 
-class ZooEncoder:
-    """A compared model. `load_zoo("remoteclip:FILE")` makes one.
+class PretrainedEncoder:
+    """A published model. `ModelRef.parse("remoteclip:FILE").load()` makes one.
 
     Args:
         model: Its line of the registry.
@@ -85,7 +86,7 @@ class ZooEncoder:
     def __init__(
         self,
         model: ZooModel,
-        network: ZooNetwork,
+        network: PretrainedNetwork,
         preprocess: Preprocess,
         source: str,
         device: str | torch.device = "cpu",
@@ -95,6 +96,16 @@ class ZooEncoder:
         self.preprocess = preprocess
         self.source = source
         self.device = torch.device(device)
+
+    @property
+    def title(self) -> str:
+        """How messages call the model."""
+        return f"{self.model.title} ({self.source})"
+
+    @property
+    def image_tower(self) -> nn.Module:
+        """The image tower; its input is (B, 1, S, S)."""
+        return self.network.image_tower
 
     @property
     def can_match(self) -> bool:
@@ -167,72 +178,53 @@ class ZooEncoder:
         ]
 
 
-def split_name(checkpoint: str) -> tuple[str, str] | None:
-    """Return name and source of `NAME:SOURCE` where NAME is of the zoo, else None."""
-    name, colon, source = checkpoint.partition(":")
-    return (name, source) if colon and name in ZOO else None
-
-
-def load_zoo(checkpoint: str, device: str = "cpu") -> ZooEncoder:
-    """Return the model of `NAME:SOURCE`.
+def load_pretrained(name: str, source: str, device: str = "cpu") -> PretrainedEncoder:
+    """Return a published model.
 
     Args:
-        checkpoint: A name of the zoo, a colon, and a file, a folder, or a hub's OWNER/NAME or
-            OWNER/NAME/FILE.
+        name: Its key in the registry.
+        source: A file, a folder, or OWNER/NAME or OWNER/NAME/FILE of the hub.
         device: Where it computes.
 
     Raises:
         CheckpointError: There are no such weights, or they are of another model.
     """
-    name, source, files = _found(checkpoint)
-    model = ZOO[name]
+    model, files = ZOO[name], find_files(source)
     state = read_tensors(files)
     quick_gelu = _said_activation(files[0].parent)
     tower, size = build_tower(model, state, source, quick_gelu=quick_gelu)
     texts, projection = _texts(model, state, files[0], source, quick_gelu)
     mean, std = single_channel_normalisation(*model.normalisation)
-    preprocess = Preprocess(size, mean, std)
-    return ZooEncoder(model, ZooNetwork(tower, texts, projection), preprocess, checkpoint, device)
+    network = PretrainedNetwork(tower, texts, projection)
+    return PretrainedEncoder(model, network, Preprocess(size, mean, std), f"{name}:{source}", device)
 
 
-def load_image_run(checkpoint: str, objective: str, device: str = "cpu") -> ZooEncoder:
-    """Return the image tower of one of our runs on images alone, as the zoo's models of that objective.
+def wrap_image_tower(
+    tower: nn.Module, preprocess: Preprocess, objective: str | None, source: str, device: str = "cpu"
+) -> PretrainedEncoder:
+    """Return the image tower of one of our runs on images alone as a published model of its objective.
 
     Args:
-        checkpoint: A RUN, a file of one, or `untrained:RUN`.
-        objective: What `models.image_objective` says of it.
+        tower: The image tower.
+        preprocess: Turns images into its input.
+        objective: "mae" or "mocov3", as `image_objective` returns it.
+        source: How messages call the run.
         device: Where it computes.
-
-    Raises:
-        CheckpointError: It does not fit its architecture.
     """
-    tower, preprocess = load_image_tower(checkpoint, device)
-    model = ZOO["moco-v3" if objective == "mocov3" else objective]
-    return ZooEncoder(model, ZooNetwork(tower, None, None), preprocess, checkpoint, device)
+    model = ZOO["moco-v3" if objective == "mocov3" else str(objective)]
+    return PretrainedEncoder(model, PretrainedNetwork(tower, None, None), preprocess, source, device)
 
 
-def zoo_digest(checkpoint: str) -> str:
-    """Return 64 hexadecimal digits that change when the model that `load_zoo` gives may have changed.
+def pretrained_digest(name: str, source: str) -> str:
+    """Return 64 hexadecimal digits that change when the model that `load_pretrained` gives may have changed.
 
     Raises:
         CheckpointError: There are no such weights.
     """
-    name, _, files = _found(checkpoint)
+    files = find_files(source)
     beside = [files[0].parent / file for file in _BESIDE]
     contents = [sha256(file) for file in (*files, *beside) if file.is_file()]
     return hashlib.sha256(json.dumps([_FORMAT, name, contents]).encode()).hexdigest()
-
-
-def _found(checkpoint: str) -> tuple[str, str, list[Path]]:
-    split = split_name(checkpoint)
-    assert split is not None, f"{checkpoint} is no name of the zoo"
-    name, source = split
-    if not source:
-        raise CheckpointError(
-            f"{checkpoint} names no weights: write {name}:FILE ({ZOO[name].title}'s are to be had from "
-            f"{ZOO[name].weights})"
-        )
-    return name, source, find_files(source)
 
 
 def _texts(

@@ -18,17 +18,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fusar_klip.errors import CheckpointError
-from fusar_klip.models import Klip
-from fusar_klip.models.pretrained import ZOO
-from fusar_klip.models.pretrained.encoder import ZooEncoder, split_name
 from fusar_klip.models.pretrained.irpe import IrpeTower, offset_buckets
+from fusar_klip.models.protocols import VisionEncoder
 
 # B batch, S image size, P patch size, G patches on a side, L tokens of a window's side, M windows, W width,
 # T prefix tokens (class token, registers)
-
-OTHER_LAYOUTS = ("hivit", "dinov3")
-"""Of the zoo: towers that are built otherwise (HiViT), or turn their positions within attention (DINOv3)."""
-_NEED = "plain ViT whose positions can be fitted to another size"
 
 
 class PlainViT(nn.Module):
@@ -48,7 +42,7 @@ class PlainViT(nn.Module):
 
     def __init__(
         self,
-        model: Klip | ZooEncoder,
+        model: VisionEncoder,
         size: int,
         *,
         window: int = 0,
@@ -105,7 +99,7 @@ class PlainViT(nn.Module):
         return normed_bnw
 
 
-def patch_of(model: Klip | ZooEncoder) -> int:
+def patch_of(model: VisionEncoder) -> int:
     """Return the side of a patch as `PlainViT` cuts them: the model's own, and 16 for 14 pixels.
 
     The strides of a feature pyramid are powers of two, so a kernel of 14 is resampled to 16 (timm's
@@ -118,30 +112,14 @@ def patch_of(model: Klip | ZooEncoder) -> int:
     return int(2 ** round(torch.tensor(float(side)).log2().item()))
 
 
-def _plain(model: Klip | ZooEncoder) -> Any:
-    tower = model.network.image_tower
+def _plain(model: VisionEncoder) -> Any:
+    tower = model.image_tower
     if not isinstance(tower, VisionTransformer):
-        name = model.model.title if isinstance(model, ZooEncoder) else "the model"
         raise CheckpointError(
-            f"{name} has a {type(tower).__name__} as its image tower, and detection and segmentation need a "
-            f"{_NEED}"
+            f"{model.title} has a {type(tower).__name__} as its image tower, and detection and segmentation "
+            "need a plain ViT whose position embeddings can be resampled: choose another model"
         )
     return tower
-
-
-def refuse_other_towers(checkpoints: Sequence[str], task: str) -> None:
-    """Refuse the zoo's models whose image tower is no plain ViT, before anything runs.
-
-    Raises:
-        CheckpointError: One of them cannot run the task.
-    """
-    for checkpoint in checkpoints:
-        split = split_name(checkpoint)
-        if split is not None and ZOO[split[0]].layout in OTHER_LAYOUTS:
-            raise CheckpointError(
-                f"{ZOO[split[0]].title} cannot run {task}, which needs a {_NEED}: leave {checkpoint} out, or "
-                "choose other tasks with --task"
-            )
 
 
 def _relate(tower: Any, sides: Sequence[int], prefix: bool) -> None:

@@ -13,6 +13,9 @@ from typing import Literal
 
 Layout = Literal["clip", "mmseg", "timm", "prithvi", "dinov3", "irpe", "hivit"]
 """How a project names its weights; one of the keys of `layouts.READERS`."""
+RESAMPLED_LAYOUTS = frozenset[Layout]({"clip", "mmseg", "timm", "prithvi", "irpe"})
+"""Layouts of plain ViTs, whose position embeddings `PlainViT` can resample. HiViT is no plain ViT, and DINOv3
+applies rotary positions within attention."""
 Pooled = Literal["class token", "mean of patch tokens"]
 Texts = Literal["clip", "blip"]
 
