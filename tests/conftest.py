@@ -1,4 +1,4 @@
-"""What all tests share: no network, no hub, and where the real data lies."""
+"""Fixtures of all tests: no network, no hub, and the folder of the real data."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""What a newcomer types: documented commands parse, shipped configurations load, the whole way runs."""
+"""The documented commands parse, the shipped configurations load, and the pipeline runs."""
 
 import json
 import re
@@ -36,7 +36,7 @@ NANO = {
 
 
 def commands_of(page: Path) -> list[list[str]]:
-    """Return the `fusar-klip` commands of a page's code: words after the name, comments left out."""
+    """Return the `fusar-klip` commands of a page's code: the words after the name, without comments."""
     text = page.read_text().replace("\\\n", " ")
     lines = [line for line in text.splitlines() if re.match(r"\s*(\$ )?fusar-klip [a-z]", line)]
     words = [shlex.split(line.strip(), comments=True) for line in lines]
@@ -84,14 +84,14 @@ def run(*arguments: object) -> dict[str, object]:
     return summary
 
 
-def test_the_whole_way(tmp_path: Path) -> None:
+def test_the_pipeline(tmp_path: Path) -> None:
     scenes, dataset, trained, index = (tmp_path / name for name in ("scenes", "dataset", "run", "index"))
     run("simulate", scenes, "--scenes", 2, "--size", 1024, "--seed", 3, "--platform", "Gaofen-3")
     built = run("build", *sorted(scenes.glob("*.tif")), "--out", dataset, "--set", "split.test=0.5")
     kept = built["kept"]
     assert built["tiles"] == 42
     assert isinstance(kept, int)
-    assert 30 <= kept <= 42  # screening leaves out plain sea and fields
+    assert 30 <= kept <= 42  # screening drops plain sea and fields
     assert run("describe", dataset)["texts"] == 8 * kept
     settings = [word for key, value in NANO.items() for word in ("--set", f"{key}={value}")]
     assert run("pretrain", dataset, "--out", trained, *settings)["steps"] == 4

@@ -1,0 +1,81 @@
+"""The recipes of docs/extending.md work: each section's code runs as it stands, with its own assertions."""
+
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fusar_klip.models import KlipNetwork, ModelSettings, Preprocess, Tokenizer
+from fusar_klip.models.checkpoint import save_weights
+
+PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
+TINY = ModelSettings(
+    image_size=32,
+    patch_size=8,
+    image_width=32,
+    image_depth=1,
+    image_heads=2,
+    text_width=32,
+    text_depth=1,
+    text_heads=2,
+    text_dropout=0.0,
+    embed_dim=16,
+    max_tokens=64,
+)
+REGISTRIES = {
+    "a benchmark task": ("fusar_klip.benchmark.tasks.registry", "TASKS"),
+}
+"""What each recipe adds an entry to."""
+
+
+def recipes() -> dict[str, list[str]]:
+    """The code blocks of each recipe."""
+    sections = re.split(r"^## Add ", PAGE.read_text(), flags=re.MULTILINE)[1:]
+    return {
+        section.partition("\n")[0]: re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+        for section in sections
+    }
+
+
+@pytest.fixture
+def registry(recipe: str) -> Iterator[dict[str, Any]]:
+    """The registry that the recipe adds to; its entries are restored afterwards."""
+    module, name = REGISTRIES[recipe]
+    entries = getattr(importlib.import_module(module), name)
+    before = dict(entries)
+    yield entries
+    entries.clear()
+    entries.update(before)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with the tiny model RUN."""
+    run = tmp_path / "RUN"
+    run.mkdir()
+    tokenizer = Tokenizer.train(["Count: 3 ships. Location: in the top left."], 300)
+    torch.manual_seed(1)
+    save_weights(KlipNetwork(TINY, tokenizer), run / "model.safetensors")
+    Preprocess(TINY.image_size).save(run / "preprocess.json")
+    tokenizer.save(run / "tokenizer.json")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_page_has_all_recipes() -> None:
+    assert set(recipes()) == set(REGISTRIES)
+
+
+@pytest.mark.parametrize("recipe", REGISTRIES)
+def test_recipe(recipe: str, registry: dict[str, Any], workplace: Path) -> None:
+    before = set(registry)
+    blocks = recipes()[recipe]
+    assert any("assert " in block for block in blocks)
+    namespace: dict[str, Any] = {"__name__": "recipe"}
+    for number, block in enumerate(blocks, start=1):
+        exec(compile(block, f"{PAGE.name}, {recipe}, block {number}", "exec"), namespace)
+    assert len(set(registry) - before) == 1
