@@ -27,6 +27,7 @@ from fusar_klip.finetune.detection.heads import Proposals
 from fusar_klip.finetune.detection.inputs import letterboxed, training_input
 from fusar_klip.finetune.detection.pyramid import SimpleFeaturePyramid
 from fusar_klip.finetune.detection.settings import DETECTION_PRESETS
+from fusar_klip.models import ModelRef
 
 SMALL: dict[str, Any] = {
     "task": "detection",
@@ -118,7 +119,9 @@ def test_a_detector_learns_one_image_by_heart(
         table = {"images": images[-1:], "annotations": annotations, "categories": [{"id": 1, "name": "boat"}]}
         (tmp_path / f"{part}.json").write_text(json.dumps(table))
     wishes = row(head=head, epochs=45, batch_size=1, learning_rate=3e-3, layer_decay=1.0, channels=32, seed=1)
-    outcome = evaluate_detection(wishes, read_boxes(wishes, tmp_path), EvaluatedModel(run, "run"))
+    outcome = evaluate_detection(
+        wishes, read_boxes(wishes, tmp_path), EvaluatedModel(ModelRef.parse(run), "run")
+    )
     scores = {score.metric: score.value for score in outcome.scores}
     assert scores["ap50"] == pytest.approx(1.0)
     assert scores["ap"] > 0.5
@@ -130,11 +133,11 @@ def test_a_row_is_the_same_alone_and_after_another_model(
 ) -> None:
     wishes = row(shots=3, scales=(0.7, 1.4), gain=0.2, flips="all", head="cascade")
     data = read_boxes(wishes, boats / "boats")
-    second = EvaluatedModel(make_run(7, "other"), "other")
+    second = EvaluatedModel(ModelRef.parse(make_run(7, "other")), "other")
     state = torch.random.get_rng_state()
-    alone = evaluate_detection(wishes, data, EvaluatedModel(run, "run"))
+    alone = evaluate_detection(wishes, data, EvaluatedModel(ModelRef.parse(run), "run"))
     other = evaluate_detection(wishes, data, second)
-    assert evaluate_detection(wishes, data, EvaluatedModel(run, "run")) == alone
+    assert evaluate_detection(wishes, data, EvaluatedModel(ModelRef.parse(run), "run")) == alone
     assert other.scores != alone.scores or other.drawings != alone.drawings
     assert torch.equal(state, torch.random.get_rng_state())
     check_outcome(alone)

@@ -42,7 +42,7 @@ from fusar_klip.finetune.language.decoding import rank_answers
 from fusar_klip.finetune.language.examples import answer_ids, question_examples
 from fusar_klip.finetune.language.tower_adapter import ImageTowerAdapter
 from fusar_klip.finetune.language.training import copy_with_text_side, train_language
-from fusar_klip.models import KlipNetwork, ModelSettings, Preprocess, Tokenizer
+from fusar_klip.models import KlipNetwork, ModelRef, ModelSettings, Preprocess, Tokenizer
 from fusar_klip.models.captioning import question_prompt
 from fusar_klip.models.checkpoint import save_weights
 from fusar_klip.models.pretrained.encoder import PretrainedEncoder, PretrainedNetwork
@@ -128,7 +128,7 @@ def values(outcome: object) -> dict[str, float]:
 
 
 def test_captions_are_learnt_and_the_model_stays_as_it_was(patches: Path, learner: str) -> None:
-    data, subject = data_of(patches), EvaluatedModel(learner, "m")
+    data, subject = data_of(patches), EvaluatedModel(ModelRef.parse(learner), "m")
     model = subject.model
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
     state = torch.random.get_rng_state()
@@ -144,7 +144,7 @@ def test_captions_are_learnt_and_the_model_stays_as_it_was(patches: Path, learne
 
 
 def test_questions_are_learnt_by_ranking_and_by_writing(patches: Path, learner: str) -> None:
-    data, subject = data_of(patches), EvaluatedModel(learner, "m")
+    data, subject = data_of(patches), EvaluatedModel(ModelRef.parse(learner), "m")
     ranked = evaluate_vqa(vqa(), data, subject)
     scores = {score.metric: score for score in ranked.scores}
     assert list(scores) == ["overall_accuracy", "main_land", "all_land", "regional_land"]
@@ -166,7 +166,7 @@ def test_captions_are_retrieved_after_tuning(patches: Path, learner: str) -> Non
     row = LabelRetrievalRow.model_validate(
         {"task": "label_retrieval", "epochs": 60, "learning_rate": 2e-3, "shortlist": 12, **COMMON}
     )
-    outcome = evaluate_label_retrieval(row, data, EvaluatedModel(learner, "m"))
+    outcome = evaluate_label_retrieval(row, data, EvaluatedModel(ModelRef.parse(learner), "m"))
     scores = {score.metric: score for score in outcome.scores}
     # Two test images of each kind share all texts: strict recall cannot tell them apart.
     assert scores["text_to_image_r1"].value == pytest.approx(0.5, abs=0.13)

@@ -26,6 +26,7 @@ from fusar_klip.errors import CheckpointError, DatasetError, SettingsError
 from fusar_klip.finetune.segmentation.segmenter import Segmenter
 from fusar_klip.finetune.segmentation.settings import SEGMENTATION_PRESETS
 from fusar_klip.finetune.segmentation.windows import starts, training_window, whole_logits
+from fusar_klip.models import ModelRef
 
 SMALL: dict[str, Any] = {
     "task": "segmentation",
@@ -118,7 +119,9 @@ def test_segmenter_learns_one_image_by_heart(tmp_path: Path, run: str) -> None:
     write_fields(tmp_path, {"train": 1})
     shutil.copytree(tmp_path / "train", tmp_path / "test")
     wishes = row(epochs=60, batch_size=1, learning_rate=3e-3, layer_decay=1.0)
-    outcome = evaluate_segmentation(wishes, read_masks(wishes, tmp_path), EvaluatedModel(run, "run"))
+    outcome = evaluate_segmentation(
+        wishes, read_masks(wishes, tmp_path), EvaluatedModel(ModelRef.parse(run), "run")
+    )
     scores = {score.metric: score.value for score in outcome.scores}
     # A patch is as wide as a cell, and bilinear masks round the corners.
     assert scores["oa"] > 0.9
@@ -132,11 +135,11 @@ def test_a_row_is_the_same_alone_and_after_another_model(
 ) -> None:
     wishes = row(epochs=2, scales=(0.5, 2.0), gain=0.2, flips="all")
     data = read_masks(wishes, fields)
-    second = EvaluatedModel(make_run(7, "other"), "other")
+    second = EvaluatedModel(ModelRef.parse(make_run(7, "other")), "other")
     state = torch.random.get_rng_state()
-    alone = evaluate_segmentation(wishes, data, EvaluatedModel(run, "run"))
+    alone = evaluate_segmentation(wishes, data, EvaluatedModel(ModelRef.parse(run), "run"))
     other = evaluate_segmentation(wishes, data, second)
-    assert evaluate_segmentation(wishes, data, EvaluatedModel(run, "run")) == alone
+    assert evaluate_segmentation(wishes, data, EvaluatedModel(ModelRef.parse(run), "run")) == alone
     assert other != alone
     assert torch.equal(state, torch.random.get_rng_state())
     assert [drawing.name for drawing in alone.drawings] == ["masks", "heat-maps"]
@@ -197,7 +200,9 @@ def test_change_needs_the_image_before(tmp_path: Path, run: str) -> None:
         wishes = row(
             reader="ombria", before=before, epochs=12, batch_size=4, learning_rate=3e-3, layer_decay=1.0
         )
-        outcome = evaluate_segmentation(wishes, read_masks(wishes, tmp_path), EvaluatedModel(run, "run"))
+        outcome = evaluate_segmentation(
+            wishes, read_masks(wishes, tmp_path), EvaluatedModel(ModelRef.parse(run), "run")
+        )
         reached[before] = outcome.scores[0].value
     assert reached[True] > reached[False] + 0.05
 
@@ -263,11 +268,15 @@ def test_mask_and_images_move_together(flips: Any) -> None:
 
 def test_wrong_sizes_are_refused(fields: Path, run: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="input_size = 36 is no whole number of the model's patches"):
-        evaluate_segmentation(row(input_size=36), read_masks(row(), fields), EvaluatedModel(run, "run"))
+        evaluate_segmentation(
+            row(input_size=36), read_masks(row(), fields), EvaluatedModel(ModelRef.parse(run), "run")
+        )
     shutil.copytree(fields, tmp_path / "fields")
     save(np.zeros((8, 8)), tmp_path / "fields" / "test" / "masks" / "0.png")
     with pytest.raises(DatasetError, match=r"0\.png is \(8, 8\), and its image \(32, 32\)"):
-        evaluate_segmentation(row(), read_masks(row(), tmp_path / "fields"), EvaluatedModel(run, "run"))
+        evaluate_segmentation(
+            row(), read_masks(row(), tmp_path / "fields"), EvaluatedModel(ModelRef.parse(run), "run")
+        )
 
 
 def test_the_paper_preset_is_table_3() -> None:

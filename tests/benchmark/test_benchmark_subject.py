@@ -18,7 +18,7 @@ from fusar_klip.benchmark.results import REVISIONS, row_identity
 from fusar_klip.benchmark.tasks.probes import KnnRow
 from fusar_klip.benchmark.tasks.vqa import VqaRow
 from fusar_klip.errors import CheckpointError, SettingsError
-from fusar_klip.models import model_ref
+from fusar_klip.models import ModelRef, model_ref
 from fusar_klip.models.pretrained import encoder
 
 MakeRun = Callable[..., str]
@@ -68,10 +68,10 @@ def test_models_compute_on_the_gpu_where_there_is_one(
     monkeypatch.setattr(module, loader, loaded)
     if loader == "wrap_image_tower":
         monkeypatch.setattr(model_ref, "image_objective", lambda _: "mae")
-    named = EvaluatedModel(checkpoint.replace("run", run), "m")
+    named = EvaluatedModel(ModelRef.parse(checkpoint.replace("run", run)), "m")
     assert named.model == "model"
     assert asked == ["cuda" if gpu else "cpu"]
-    assert EvaluatedModel(run, "m", device="cpu").device == "cpu"
+    assert EvaluatedModel(ModelRef.parse(run), "m", device="cpu").device == "cpu"
 
 
 def test_checkpoints_of_one_content_have_one_s_figures_and_a_warning(

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import fusar_klip.models as models
-from fusar_klip.benchmark.evaluated_model import subject_names
+from fusar_klip.benchmark.evaluated_model import model_names
 from fusar_klip.benchmark.suite import load_suite
 from fusar_klip.benchmark.tasks.classification import FinetuneRow, read_classification
 from fusar_klip.benchmark.tasks.probes import KnnRow, LinearProbeRow, held_out_fifth, knn, linear_probe
@@ -25,6 +25,7 @@ from fusar_klip.finetune.classification import augment, train_classifier
 from fusar_klip.finetune.resized_images import resized_images
 from fusar_klip.finetune.settings import CLASSIFICATION_PRESETS
 from fusar_klip.finetune.training_loop import FinetuneJob, rate_share, run_training
+from fusar_klip.models import ModelRef
 
 ROOT = Path(__file__).parents[2]
 COMMON = {"dataset": "D", "path": "chips", "split": "grouped", "reader": "class_folders"}
@@ -195,8 +196,11 @@ def test_the_paper_preset_is_table_3() -> None:
 
 
 def test_names_tell_checkpoints_apart() -> None:
-    assert subject_names(["out/run", "untrained:out/run"]) == ["run", "untrained:run"]
-    assert subject_names(["a/run", "b/run"]) == ["a/run", "b/run"]
+    assert model_names([ModelRef.parse(text) for text in ["out/run", "untrained:out/run"]]) == [
+        "run",
+        "untrained:run",
+    ]
+    assert model_names([ModelRef.parse(text) for text in ["a/run", "b/run"]]) == ["a/run", "b/run"]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("suite_*.toml")), ids=lambda p: p.name)

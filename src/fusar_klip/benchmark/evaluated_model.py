@@ -30,13 +30,13 @@ class EvaluatedModel:
 
     def __init__(
         self,
-        ref: ModelRef | str,
+        ref: ModelRef,
         name: str,
         results: Path = Path(),
         base_url: str | None = None,
         device: str | None = None,
     ) -> None:
-        self.ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
+        self.ref = ref
         self.name = name
         self.results = results
         self.base_url = base_url
@@ -93,41 +93,3 @@ def _path_parts(ref: ModelRef) -> tuple[str, ...]:
     path = Path(ref.source)
     # A published model's source may be a name on the hub.
     return path.parts if ref.kind == "pretrained" and not path.exists() else path.absolute().parts
-
-
-def language_model(checkpoint: str) -> str | None:
-    ref = ModelRef.parse(checkpoint)
-    return ref.name if ref.kind == "llm" else None
-
-
-def subject_digest(checkpoint: str) -> str:
-    return ModelRef.parse(checkpoint).digest()
-
-
-def subject_names(checkpoints: Sequence[str]) -> list[str]:
-    return model_names([ModelRef.parse(checkpoint) for checkpoint in checkpoints])
-
-
-def refuse_without_texts(checkpoints: Sequence[str]) -> None:
-    for checkpoint in checkpoints:
-        ModelRef.parse(checkpoint).require("text_features", "retrieval")
-
-
-def refuse_without_decoder(checkpoints: Sequence[str], task: str) -> None:
-    for checkpoint in checkpoints:
-        ref = ModelRef.parse(checkpoint)
-        if ref.kind != "llm":
-            ref.require("generation", task)
-
-
-def refuse_language_models(checkpoints: Sequence[str], tasks: Sequence[str]) -> None:
-    for checkpoint in checkpoints:
-        for task in tasks:
-            ModelRef.parse(checkpoint).require("image_features", task)
-
-
-def refuse_other_towers(checkpoints: Sequence[str], task: str) -> None:
-    for checkpoint in checkpoints:
-        ref = ModelRef.parse(checkpoint)
-        if ref.kind != "llm":
-            ref.require("patch_grid", task)

@@ -11,21 +11,12 @@ import csv
 import io
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusar_klip.benchmark.evaluated_model import (
-    EvaluatedModel,
-    language_model,
-    refuse_language_models,
-    refuse_other_towers,
-    refuse_without_decoder,
-    refuse_without_texts,
-    subject_digest,
-    subject_names,
-)
+from fusar_klip.benchmark.evaluated_model import EvaluatedModel, model_names
 from fusar_klip.benchmark.report.report import write_report
 from fusar_klip.benchmark.report.tables import ReportSection
 from fusar_klip.benchmark.results import RowResult, read_result, row_identity, write_result
@@ -37,6 +28,7 @@ from fusar_klip.datasets.samples import DatasetNotFoundError
 from fusar_klip.datasets.splits import write_split
 from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.files import write_bytes, write_json
+from fusar_klip.models import ModelRef
 
 logger = logging.getLogger(__name__)
 
@@ -98,16 +90,18 @@ def benchmark(
         ProviderError: A language model cannot be asked.
     """
     loaded = load_suite(suite, tasks)
-    names = subject_names(checkpoints)
-    _check_models(checkpoints, loaded.rows)
-    _check_saved_models(names, loaded.rows)
-    digests = [subject_digest(checkpoint) for checkpoint in checkpoints]
+    refs = [ModelRef.parse(checkpoint) for checkpoint in checkpoints]
+    names = model_names(refs)
+    for row in loaded.rows:
+        _check_models(refs, row)
+    _check_saved_models(dict(zip(names, refs, strict=True)), loaded.rows)
+    digests = [ref.digest() for ref in refs]
     _warn_of_equal_models(names, digests)
     plan, skipped = _read_data(loaded, data_folder(data))
     results: list[list[RowResult]] = [[] for _ in plan]
     rows_run = 0
-    for checkpoint, name, digest in zip(checkpoints, names, digests, strict=True):
-        evaluated = EvaluatedModel(checkpoint, name, out, base_url)
+    for ref, name, digest in zip(refs, names, digests, strict=True):
+        evaluated = EvaluatedModel(ref, name, out, base_url)
         for planned, of_row in zip(plan, results, strict=True):
             result, is_new = _row_result(planned, evaluated, digest)
             rows_run += is_new
@@ -144,25 +138,22 @@ def _row_result(planned: _PlannedRow, evaluated: EvaluatedModel, digest: str) ->
     return result, True
 
 
-def _check_models(checkpoints: Sequence[str], rows: Sequence[Row]) -> None:
+def _check_models(refs: Sequence[ModelRef], row: Row) -> None:
     """Refuse models that cannot run a row, before any row runs.
 
     Raises:
-        CheckpointError: A model cannot run a row.
+        CheckpointError: A model, or the RUN that the row takes a text side from, cannot run the row.
     """
-    tasks = [(row, TASKS[row.task]) for row in rows]
-    if any(task.needs_texts for _, task in tasks):
-        refuse_without_texts(checkpoints)
-    refuse_language_models(checkpoints, [row.task for row, task in tasks if not task.for_language_models])
-    for row, task in tasks:
-        if task.needs_plain_vit:
-            refuse_other_towers(checkpoints, row.task)
-        if task.needs_decoder:
-            text_side = task.text_side(row)
-            refuse_without_decoder(checkpoints if text_side is None else [text_side], row.task)
+    task = TASKS[row.task]
+    text_side = task.text_side(row)
+    if text_side is not None:
+        ModelRef.parse(text_side).require(task.requires, row.task)
+    for ref in refs:
+        if not (ref.kind == "llm" and task.for_language_models):
+            ref.require("image_features" if text_side is not None else task.requires, row.task)
 
 
-def _check_saved_models(names: Sequence[str], rows: Sequence[Row]) -> None:
+def _check_saved_models(models: Mapping[str, ModelRef], rows: Sequence[Row]) -> None:
     """Refuse rows that would save two models in one folder, before any row runs.
 
     Raises:
@@ -171,8 +162,8 @@ def _check_saved_models(names: Sequence[str], rows: Sequence[Row]) -> None:
     folders = Counter(
         folder
         for row in rows
-        for name in names
-        if language_model(name) is None and (folder := TASKS[row.task].saved_model(row, name)) is not None
+        for name, ref in models.items()
+        if ref.kind != "llm" and (folder := TASKS[row.task].saved_model(row, name)) is not None
     )
     if twice := next((folder.name for folder, count in folders.items() if count > 1), None):
         raise SettingsError(
@@ -183,7 +174,7 @@ def _check_saved_models(names: Sequence[str], rows: Sequence[Row]) -> None:
 
 def _saved_model_is_missing(row: Row, evaluated: EvaluatedModel) -> bool:
     """Return whether the row saves its model and the folder is gone: then the row runs again."""
-    if language_model(evaluated.name) is not None:
+    if evaluated.language_model is not None:
         return False
     folder = TASKS[row.task].saved_model(row, evaluated.name)
     return folder is not None and not (evaluated.results / folder).is_dir()
@@ -226,7 +217,7 @@ def _read_data(suite: Suite, data: Path) -> tuple[list[_PlannedRow], list[str]]:
 
 def _text_side_digest(row: Row) -> str | None:
     text_side = TASKS[row.task].text_side(row)
-    return None if text_side is None else subject_digest(text_side)
+    return None if text_side is None else ModelRef.parse(text_side).digest()
 
 
 def _write_splits(out: Path, plan: Sequence[_PlannedRow]) -> None:

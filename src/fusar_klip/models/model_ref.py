@@ -143,8 +143,8 @@ class ModelRef:
         match capability:
             case "generation":
                 return (
-                    f"{self.text} has no fusion and no decoder, so it cannot run {task}: name a RUN whose text "
-                    f"side is attached to it, text_side = RUN in the suite's row, {_OR_OTHER_TASKS}"
+                    f"{self.text} has no fusion and no decoder, so it cannot run {task}: name a RUN whose "
+                    f"text side is attached to it, text_side = RUN in the suite's row, {_OR_OTHER_TASKS}"
                 )
             case "chat":
                 return f"{self.text} cannot be asked as a language model, which {task} needs: give llm:NAME"

@@ -108,7 +108,7 @@ CAPTIONING = BenchmarkTask(
     evaluate_captioning,
     language.READ_BY_TEXTS,
     headline="bleu4",
-    needs_decoder=True,
+    requires="generation",
     text_side=language.text_side,
     saved_model=language.saved_model,
     labelled_images=language.labelled_images,

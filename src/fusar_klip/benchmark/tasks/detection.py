@@ -162,6 +162,6 @@ DETECTION = BenchmarkTask(
     evaluate_detection,
     (*READ_BY_READER, "one_class"),
     headline="ap50",
-    needs_plain_vit=True,
+    requires="patch_grid",
     labelled_images=lambda data: data,
 )

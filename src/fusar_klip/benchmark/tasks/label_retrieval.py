@@ -87,7 +87,7 @@ LABEL_RETRIEVAL = BenchmarkTask(
     evaluate_label_retrieval,
     language.READ_BY_TEXTS,
     headline="mean_recall",
-    needs_decoder=True,
+    requires="generation",
     text_side=language.text_side,
     saved_model=language.saved_model,
     labelled_images=language.labelled_images,

@@ -163,6 +163,6 @@ RETRIEVAL = BenchmarkTask(
     evaluate_retrieval,
     ("texts", "split", "scales"),
     headline="mean_recall",
-    needs_texts=True,
+    requires="text_features",
     path_from_suite=True,
 )

@@ -114,6 +114,6 @@ SEGMENTATION = BenchmarkTask(
     evaluate_segmentation,
     (*READ_BY_READER, "before"),
     headline="miou",
-    needs_plain_vit=True,
+    requires="patch_grid",
     labelled_images=lambda data: data,
 )

@@ -9,6 +9,7 @@ from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.settings import Row
 from fusar_klip.datasets.splits import AnyData
+from fusar_klip.models import Capability
 
 
 class TaskData(Protocol):
@@ -50,12 +51,8 @@ class BenchmarkTask(Generic[RowT, DataT]):
     """The row's values that `read` depends on, beside the path: rows that agree in them share one reading."""
     headline: str | None = None
     """The metric that represents a row in the overview; None: the first of the row's `metrics`."""
-    needs_texts: bool = False
-    """Whether a model needs a text tower."""
-    needs_plain_vit: bool = False
-    """Whether a model needs a plain ViT as image tower."""
-    needs_decoder: bool = False
-    """Whether a model needs fusion and decoder, unless its row names a text side."""
+    requires: Capability = "image_features"
+    """The capability that a model needs, unless its row names a text side, which then needs it."""
     for_language_models: bool = False
     """Whether a general language model (`llm:NAME`) can run it."""
     path_from_suite: bool = False

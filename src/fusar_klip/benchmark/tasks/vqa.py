@@ -198,7 +198,7 @@ VQA = BenchmarkTask(
     evaluate_vqa,
     language.READ_BY_TEXTS,
     headline=OVERALL,
-    needs_decoder=True,
+    requires="generation",
     for_language_models=True,
     text_side=language.text_side,
     saved_model=language.saved_model,
