@@ -1,4 +1,4 @@
-"""What holds for every format: whole or absent, the same bytes, one sentence for what can be mended."""
+"""Every format: atomic writing, deterministic bytes, and error messages of one sentence."""
 
 import errno
 import json

@@ -9,7 +9,7 @@ import rasterio
 from fusar_klip import catalog
 from fusar_klip.export import export
 from fusar_klip.export.huggingface import write_huggingface
-from fusar_klip.export.samples import Samples
+from fusar_klip.export.tile_reader import TileReader
 
 datasets = pytest.importorskip("datasets")
 
@@ -46,10 +46,10 @@ def test_datasets_streams_it(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_shards_are_named_by_their_number(without_texts: Path, tmp_path: Path) -> None:
-    samples = Samples(without_texts, kept_only=False, texts=None)
+    reader = TileReader(without_texts, kept_only=False, texts=None)
     (without_texts / "dataset.md").write_text("# The card\n")
     (without_texts / "dataset.png").write_bytes(b"a map")
-    write_huggingface(samples, tmp_path / "hf", shard_bytes=1, group_bytes=1)
+    write_huggingface(reader, tmp_path / "hf", shard_bytes=1, group_bytes=1)
     names = sorted(path.name for path in (tmp_path / "hf" / "data").glob("train-*"))
     assert names == [f"train-{i:05d}-of-00003.parquet" for i in range(3)]
     loaded = datasets.load_dataset(str(tmp_path / "hf"), cache_dir=str(tmp_path / "cache"), split="train")

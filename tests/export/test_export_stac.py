@@ -26,8 +26,8 @@ from pystac.validation.stac_validator import JsonSchemaSTACValidator
 from shapely.geometry import box, shape
 
 from fusar_klip.export import export
-from fusar_klip.export.samples import Sample
-from fusar_klip.export.stac_item import EXTENSIONS, FileFacts, bbox, stac_item
+from fusar_klip.export.stac_item import EXTENSIONS, FileInfo, bbox, stac_item
+from fusar_klip.export.tile_reader import ExportedTile
 
 NUMBER, TEXT, COUNT = (
     {"type": "number"},
@@ -220,7 +220,7 @@ def test_odd_values_stay_valid(
         "orbit_direction": None,
         "look_side": None,
     }
-    item = stac_item(Sample(row, box(0, 0, 1, 1), None, []), FileFacts(1, "0" * 64), "x.tif", "c")
+    item = stac_item(ExportedTile(row, box(0, 0, 1, 1), None, []), FileInfo(1, "0" * 64), "x.tif", "c")
     validator.validate(item, pystac.STACObjectType.ITEM, "1.1.0", item["stac_extensions"])
     assert json.loads(json.dumps(item, allow_nan=False)) == json.loads(json.dumps(item))
 

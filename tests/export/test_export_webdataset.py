@@ -13,7 +13,7 @@ from PIL import Image
 
 from fusar_klip import catalog
 from fusar_klip.export import export
-from fusar_klip.export.samples import Samples
+from fusar_klip.export.tile_reader import TileReader
 from fusar_klip.export.webdataset import write_webdataset
 
 wds = pytest.importorskip("webdataset")
@@ -61,8 +61,8 @@ def test_every_tile_and_older_texts_on_demand(dataset: Path, tmp_path: Path) -> 
 
 
 def test_shards_stay_under_their_bound(dataset: Path, tmp_path: Path) -> None:
-    samples = Samples(dataset, kept_only=False, texts=None)
-    write_webdataset(samples, tmp_path, shard_bytes=11_000)
+    reader = TileReader(dataset, kept_only=False, texts=None)
+    write_webdataset(reader, tmp_path, shard_bytes=11_000)
     shards = sorted(tmp_path.glob("train-*.tar"))
     assert len(shards) > 1
     assert all(shard.stat().st_size <= 11_000 for shard in shards)

@@ -9,7 +9,7 @@ from shapely import MultiPoint, MultiPolygon, box
 from shapely.affinity import translate
 
 from fusar_klip.errors import SearchError
-from fusar_klip.search.geography import check_bbox, footprint_bounds, touching
+from fusar_klip.search.geography import check_bbox, footprint_bounds, intersects
 
 # Quarters of a degree are exact in floating point, so that boxes that share an edge do so in both ways.
 LONGITUDES = st.integers(-720, 719).map(lambda quarter: quarter / 4)
@@ -40,7 +40,7 @@ def test_touching_agrees_with_shapely(tiles, west, east, lats):
     stored = [split_at_antimeridian(f) if i % 2 else f for i, f in enumerate(footprints)]
     bounds = footprint_bounds(shapely.to_wkb(stored))
     bbox = check_bbox((west, lats[0], east, lats[1]))
-    assert touching(bounds, bbox).tolist() == [meet(bbox, footprint) for footprint in footprints]
+    assert intersects(bounds, bbox).tolist() == [meet(bbox, footprint) for footprint in footprints]
 
 
 def split_at_antimeridian(footprint: shapely.Polygon) -> shapely.Geometry:
@@ -57,12 +57,12 @@ def test_a_ring_that_jumps_at_the_antimeridian_is_read_across_it():
 
 def test_a_tile_without_a_footprint_is_nowhere():
     bounds = footprint_bounds([None, shapely.to_wkb(box(0, 0, 1, 1))])
-    assert touching(bounds, (-180, -90, 180, 90)).tolist() == [False, True]
+    assert intersects(bounds, (-180, -90, 180, 90)).tolist() == [False, True]
 
 
 def test_the_whole_earth_holds_every_footprint():
     footprints = [box(-180, -90, -179, -89), box(179, 89, 180, 90), box(-1, -1, 1, 1)]
-    assert touching(footprint_bounds(shapely.to_wkb(footprints)), (-180, -90, 180, 90)).all()
+    assert intersects(footprint_bounds(shapely.to_wkb(footprints)), (-180, -90, 180, 90)).all()
 
 
 @pytest.mark.parametrize(

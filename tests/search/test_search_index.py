@@ -101,7 +101,7 @@ def test_a_folder_of_something_else_is_refused(make_dataset, run, tmp_path, besi
     out = tmp_path / "precious"
     out.mkdir()
     (out / beside).write_text("{}")
-    with pytest.raises(SearchError, match="not an index alone"):
+    with pytest.raises(SearchError, match="holds other files than an index"):
         build_index(make_dataset([1]), run, out)
     assert contents(out) == {beside: b"{}"}
 
@@ -110,14 +110,14 @@ def test_an_index_with_a_file_of_the_user_in_it_is_refused(make_dataset, run, tm
     dataset = make_dataset([1])
     build_index(dataset, run, tmp_path / "index")
     (tmp_path / "index" / "notes.txt").write_text("mine")
-    with pytest.raises(SearchError, match="not an index alone"):
+    with pytest.raises(SearchError, match="holds other files than an index"):
         build_index(dataset, run, tmp_path / "index")
     assert (tmp_path / "index" / "notes.txt").read_text() == "mine"
 
 
 def test_a_file_is_refused(make_dataset, run, tmp_path):
     (tmp_path / "index").write_text("mine")
-    with pytest.raises(SearchError, match="not an index alone"):
+    with pytest.raises(SearchError, match="holds other files than an index"):
         build_index(make_dataset([1]), run, tmp_path / "index")
 
 

@@ -82,13 +82,13 @@ def test_the_same_query_gives_the_same_answer(index):
 
 
 def test_nothing_indexed(run, tmp_path):
-    with pytest.raises(SearchError, match=r"nothing is indexed at .*fusar-klip index"):
+    with pytest.raises(SearchError, match=r"is not an index: .*fusar-klip index"):
         search(tmp_path / "nowhere", "ships")
 
 
 def test_a_folder_that_is_no_index(run, tmp_path):
     (tmp_path / "index.json").write_text("[]")
-    with pytest.raises(SearchError, match="nothing is indexed"):
+    with pytest.raises(SearchError, match="is not an index"):
         search(tmp_path, "ships")
 
 
@@ -119,7 +119,7 @@ def test_an_image_of_16_bits_finds_what_its_8_bit_twin_finds(index, tmp_path):
 
 def test_a_checkpoint_that_is_gone(index, run):
     shutil.rmtree(run)
-    with pytest.raises(SearchError, match="is gone: put it back"):
+    with pytest.raises(SearchError, match="is missing: restore it"):
         search(index, "brightness 1")
 
 
@@ -151,4 +151,4 @@ def test_a_data_set_that_moved_or_changed_is_warned_of(index, tmp_path, caplog):
         assert "has changed since it was indexed" in caplog.text
         (tmp_path / "dataset").rename(tmp_path / "elsewhere")
         search(index, "brightness 1")
-        assert "is gone" in caplog.text
+        assert "is missing" in caplog.text

@@ -12,7 +12,7 @@ from fusar_klip.cli.output import report
 from fusar_klip.errors import SettingsError
 
 if TYPE_CHECKING:
-    from fusar_klip.search import Hit
+    from fusar_klip.search import SearchHit
 
 
 def index(
@@ -44,7 +44,7 @@ def search(
     report(results, as_json, "\n".join(map(_hit_lines, results.hits)))
 
 
-def _hit_lines(hit: "Hit") -> str:
+def _hit_lines(hit: "SearchHit") -> str:
     place = "no coordinates" if hit.lon is None else f"{hit.lon:.4f}, {hit.lat:.4f}"
     head = f"{hit.rank:>3}  {hit.score:.3f}  {place}  {hit.scale}  {hit.path}"
     return head + textwrap.indent(f"\n{hit.text or ''}", " " * 5)

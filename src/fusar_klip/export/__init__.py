@@ -1,4 +1,4 @@
-"""Data sets in the shapes that others read: STAC, WebDataset, Hugging Face Parquet."""
+"""Export of a data set to STAC, WebDataset shards or Hugging Face Parquet."""
 
 from fusar_klip.export.formats import ExportSummary, Format, export
 

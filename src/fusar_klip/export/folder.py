@@ -1,4 +1,4 @@
-"""A folder that is either the whole export or what was there before."""
+"""Atomic writing of an export: the folder holds either the complete new export or its previous content."""
 
 import errno
 import json
@@ -12,31 +12,31 @@ from typing import Any
 from fusar_klip.errors import DatasetError
 from fusar_klip.files import write_json
 
-MARKER = "export.json"
-"""What was exported, and the names beside it. By this file an export knows an earlier one as its own."""
+EXPORT_MANIFEST = "export.json"
+"""Describes the export and lists its entries. A folder with this file is an export, and may be replaced."""
 
 
 @contextmanager
-def replaced_folder(out: Path) -> Iterator[Path]:
+def atomic_folder(out: Path) -> Iterator[Path]:
     """Yield an empty folder beside `out`; on success it takes `out`'s place, on failure it is removed.
 
-    An earlier export is replaced; anything else is left alone.
+    Only an earlier export is replaced.
 
     Raises:
-        DatasetError: `out` is a file, holds something else than an export, or cannot be replaced.
+        DatasetError: `out` is a file, holds anything that is not part of an export, or is a mount point.
     """
     partial = out.with_name(f".{out.name}.partial")
     previous = out.with_name(f".{out.name}.previous")
-    if previous.exists() and not out.exists():  # killed between the two renames below
+    if previous.exists() and not out.exists():  # the process ended between the two renames below
         previous.rename(out)
-    _refuse_foreign(out)
-    for leftover in (partial, previous):  # of an export that was killed
+    _refuse_other_content(out)
+    for leftover in (partial, previous):  # of an interrupted export
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
         os.sync()  # once for all files: an export can have millions, and each fsync takes milliseconds
-        if (out / MARKER).exists():
+        if (out / EXPORT_MANIFEST).exists():
             out.rename(previous)
         partial.rename(out)
     except OSError as error:
@@ -50,21 +50,21 @@ def replaced_folder(out: Path) -> Iterator[Path]:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def write_marker(folder: Path, about: Mapping[str, Any]) -> None:
-    """Write `export.json`: `about`, and the names of what the export consists of."""
-    entries = sorted({path.name for path in folder.iterdir()} | {MARKER})
-    write_json(folder / MARKER, {**about, "entries": entries})
+def write_export_manifest(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write `export.json`: `about`, and the names of the files and folders of the export."""
+    entries = sorted({path.name for path in folder.iterdir()} | {EXPORT_MANIFEST})
+    write_json(folder / EXPORT_MANIFEST, {**about, "entries": entries})
 
 
-def _refuse_foreign(out: Path) -> None:
+def _refuse_other_content(out: Path) -> None:
     if not out.exists():
         return
     if not out.is_dir():
         raise DatasetError(f"{out} is a file: give a folder for --out")
-    there = {path.name for path in out.iterdir()}
+    present = {path.name for path in out.iterdir()}
     try:
-        ours = set(json.loads((out / MARKER).read_text(encoding="utf-8"))["entries"])
+        exported = set(json.loads((out / EXPORT_MANIFEST).read_text(encoding="utf-8"))["entries"])
     except (OSError, ValueError, KeyError, TypeError):
-        ours = set()
-    if strangers := sorted(there - ours):
-        raise DatasetError(f"{out} holds other files ({strangers[0]}): give a new or empty folder for --out")
+        exported = set()
+    if others := sorted(present - exported):
+        raise DatasetError(f"{out} holds other files ({others[0]}): give a new or empty folder for --out")

@@ -1,6 +1,6 @@
-"""`fusar-klip export`: a data set as STAC, as WebDataset shards or as Hugging Face Parquet.
+"""`fusar-klip export`: write a data set as STAC, as WebDataset shards or as Hugging Face Parquet.
 
-The data set is read part by part, and an export is whole or absent (`folder.replaced_folder`).
+The data set is read in batches. An export is complete or absent (`folder.atomic_folder`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,25 +12,25 @@ from typing import Literal
 from fusar_klip import __version__
 from fusar_klip.catalog import read_manifest
 from fusar_klip.errors import DatasetError, SettingsError
-from fusar_klip.export.folder import replaced_folder, write_marker
-from fusar_klip.export.samples import Samples
+from fusar_klip.export.folder import atomic_folder, write_export_manifest
+from fusar_klip.export.tile_reader import TileReader
 
 Format = Literal["stac", "webdataset", "hf"]
 
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What an export holds.
+    """The content of an export.
 
     Attributes:
         out: Its folder.
         to: Its format.
-        tiles: How many tiles are in it.
-        left_out: How many were not kept, and so are not in it.
-        by_split: Tiles by split.
-        texts: The text version that went along, None where there is none.
-        files: How many files it has.
-        bytes: How large they are together.
+        tiles: Number of exported tiles.
+        left_out: Number of tiles that `build` did not keep, and that are therefore not exported.
+        by_split: Number of tiles by split.
+        texts: The exported text version; None if the data set has no texts.
+        files: Number of files.
+        bytes: Total size of the files.
     """
 
     out: str
@@ -50,69 +50,72 @@ def export(
 
     Args:
         dataset: A data set's folder.
-        to: The format. STAC holds every tile, with its `kept` flag, and points at the data set's files; the
-            others hold the kept tiles themselves, as PNG.
+        to: The format. STAC describes every tile, with its `kept` flag, and links to the data set's files;
+            the others contain the kept tiles as PNG.
         out: The export's folder.
-        every_tile: Also the tiles that screening and quality left out.
-        texts: The text version that goes along, such as "v000"; the newest where it is not given.
+        every_tile: Also export the tiles that screening and quality checks did not keep.
+        texts: The text version to export, such as "v000"; None: the newest.
 
     Raises:
-        SettingsError: There is no such format, or a package that it needs is not installed.
-        DatasetError: The data set cannot be read or has no tile to export, or `out` holds something else.
-        OSError: The disk is full; `out` is as it was.
+        SettingsError: The format is unknown, or a package that it needs is not installed.
+        DatasetError: The data set cannot be read or has no tile to export, or `out` holds other files.
+        OSError: The disk is full; `out` is unchanged.
     """
     if to not in WRITERS:
         raise SettingsError(f'--to takes {", ".join(WRITERS)}, not "{to}"')
     out = out.resolve()
     manifest = read_manifest(dataset)
-    samples = Samples(dataset, kept_only=to != "stac" and not every_tile, texts=texts)
-    tiles, tiles_there = samples.count(), Samples(dataset, kept_only=False, texts=samples.texts).count()
-    if tiles_there == 0:
-        raise DatasetError(f"{dataset} has no tiles: build it from scenes with an image in them")
+    reader = TileReader(dataset, kept_only=to != "stac" and not every_tile, texts=texts)
+    tiles = reader.count()
+    all_tiles = TileReader(dataset, kept_only=False, texts=reader.text_version).count()
+    if all_tiles == 0:
+        raise DatasetError(f"{dataset} has no tiles: build it from scenes that contain an image")
     if tiles == 0:
-        raise DatasetError(f"none of the {tiles_there} tiles of {dataset} is kept: give --every-tile")
-    splits = {split: samples.count(split=split) for split in samples.distinct("split")}
-    with replaced_folder(out) as folder:
-        WRITERS[to](samples, folder, out)
+        raise DatasetError(f"none of the {all_tiles} tiles of {dataset} is kept: give --every-tile")
+    splits = {split: reader.count(split=split) for split in reader.distinct("split")}
+    with atomic_folder(out) as folder:
+        WRITERS[to](reader, folder, out)
         about = {"made_by": f"fusar-klip {__version__}", "to": to, "tiles": tiles, "by_split": splits}
-        write_marker(folder, {**about, "texts": samples.texts, "dataset_tiles": manifest.get("tiles")})
+        write_export_manifest(
+            folder, {**about, "texts": reader.text_version, "dataset_tiles": manifest.get("tiles")}
+        )
         sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
     return ExportSummary(
         out=str(out),
         to=to,
         tiles=tiles,
-        left_out=tiles_there - tiles,
+        left_out=all_tiles - tiles,
         by_split=splits,
-        texts=samples.texts,
+        texts=reader.text_version,
         files=len(sizes),
         bytes=sum(sizes),
     )
 
 
-def _write_stac(samples: Samples, folder: Path, out: Path) -> None:
+def _write_stac(reader: TileReader, folder: Path, out: Path) -> None:
     with _extra("stac"):
         from fusar_klip.export.stac import write_stac
-    write_stac(samples, folder, out)
+    write_stac(reader, folder, out)
 
 
-def _write_webdataset(samples: Samples, folder: Path, _out: Path) -> None:
+def _write_webdataset(reader: TileReader, folder: Path, _out: Path) -> None:
     from fusar_klip.export.webdataset import write_webdataset
 
-    write_webdataset(samples, folder)
+    write_webdataset(reader, folder)
 
 
-def _write_huggingface(samples: Samples, folder: Path, _out: Path) -> None:
+def _write_huggingface(reader: TileReader, folder: Path, _out: Path) -> None:
     with _extra("hf"):
         from fusar_klip.export.huggingface import write_huggingface
-    write_huggingface(samples, folder)
+    write_huggingface(reader, folder)
 
 
-WRITERS: Mapping[str, Callable[[Samples, Path, Path], None]] = {
+WRITERS: Mapping[str, Callable[[TileReader, Path, Path], None]] = {
     "stac": _write_stac,
     "webdataset": _write_webdataset,
     "hf": _write_huggingface,
 }
-"""Writes samples into a folder that will be at the given path."""
+"""By format: (reader, folder to write into, the path at which that folder will be in the end)."""
 
 
 @contextmanager

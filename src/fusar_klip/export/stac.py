@@ -1,12 +1,12 @@
-"""STAC 1.1: a collection, a catalog for each scene, an item for each tile, and all items as stac-geoparquet.
+"""STAC 1.1: one collection, a catalog per scene, an item per tile, and all items as stac-geoparquet.
 
     OUT/collection.json
     OUT/items.parquet                       the items that have coordinates, for queries
     OUT/<scene_id>/catalog.json
     OUT/<scene_id>/<tile_id>.json
 
-Links are relative, and so are the hrefs of the tiles, which stay where they are: the export and the data set
-are moved together.
+Links and the hrefs of the tiles are relative, and the tiles are not copied: move the export and the data set
+together.
 """
 
 import json
@@ -21,15 +21,15 @@ from typing import Any
 from stac_geoparquet.arrow import parse_stac_items_to_arrow, to_parquet
 
 from fusar_klip.catalog import read_manifest
-from fusar_klip.export.samples import Sample, Samples, iso_time
 from fusar_klip.export.stac_item import (
     ASSET,
     ASSET_FIELDS,
     PREFIX,
     STAC_VERSION,
-    file_facts,
+    file_info,
     stac_item,
 )
+from fusar_klip.export.tile_reader import ExportedTile, TileReader, iso_time
 from fusar_klip.files import write_json
 from fusar_klip.progress import track
 
@@ -42,12 +42,12 @@ _SUMMARIES = {
 }
 
 
-def write_stac(samples: Samples, folder: Path, out: Path) -> None:
-    """Write the collection into `folder`; its hrefs hold once it is at `out`."""
+def write_stac(reader: TileReader, folder: Path, out: Path) -> None:
+    """Write the collection into `folder`. Its hrefs are relative to `out`, its final path."""
     extent = Extent()
-    scenes = samples.distinct("scene_id")
-    items = _write_scenes(samples, scenes, folder, out, extent)
-    assets = _card(samples.dataset, out)
+    scenes = reader.distinct("scene_id")
+    items = _write_scenes(reader, scenes, folder, out, extent)
+    assets = _card_assets(reader.dataset, out)
     if _write_geoparquet(items, folder):
         assets["items"] = {
             "href": "./items.parquet",
@@ -55,17 +55,17 @@ def write_stac(samples: Samples, folder: Path, out: Path) -> None:
             "title": "The items that have coordinates; their hrefs are relative to this file",
             "roles": ["collection-mirror"],
         }
-    name = samples.dataset.resolve().name
+    name = reader.dataset.resolve().name
     collection = {
         "type": "Collection",
         "stac_version": STAC_VERSION,
         "id": name,
         "title": name,
-        "description": f"{samples.count()} SAR tiles of {len(scenes)} scenes, made by fusar-klip build.",
+        "description": f"{reader.count()} SAR tiles of {len(scenes)} scenes, made by fusar-klip build.",
         "license": "other",
         "keywords": ["SAR", "synthetic aperture radar"],
         "extent": extent.to_dict(),
-        "summaries": {key: v for key, column in _SUMMARIES.items() if (v := samples.distinct(column))},
+        "summaries": {key: v for key, column in _SUMMARIES.items() if (v := reader.distinct(column))},
         "item_assets": {ASSET: ASSET_FIELDS},
         "assets": assets,
         "links": [
@@ -76,8 +76,8 @@ def write_stac(samples: Samples, folder: Path, out: Path) -> None:
     write_json(folder / "collection.json", collection)
 
 
-def _card(dataset: Path, out: Path) -> dict[str, Any]:
-    """Return the data card and its map as the collection's assets."""
+def _card_assets(dataset: Path, out: Path) -> dict[str, Any]:
+    """Return the data card and the map of the scenes as assets of the collection."""
     assets = {
         "card": ("dataset.md", "text/markdown", "Data card", "metadata"),
         "thumbnail": ("dataset.png", "image/png", "Map of the scenes", "thumbnail"),
@@ -91,47 +91,47 @@ def _card(dataset: Path, out: Path) -> dict[str, Any]:
 
 
 class Extent:
-    """The box and the time that hold all tiles seen so far."""
+    """The bounding box and the time interval of all tiles added so far."""
 
     def __init__(self) -> None:
         self._boxes: list[tuple[float, float, float, float]] = []
         self._times: list[datetime] = []
 
-    def add(self, sample: Sample) -> None:
-        """Widen by one tile."""
-        if sample.footprint is not None:
-            west, south, east, north = zip(*self._boxes, sample.footprint.bounds, strict=True)
+    def add(self, tile: ExportedTile) -> None:
+        """Extend the box and the interval by one tile."""
+        if tile.footprint is not None:
+            west, south, east, north = zip(*self._boxes, tile.footprint.bounds, strict=True)
             self._boxes = [(min(west), min(south), max(east), max(north))]
-        if time := sample.row["acquired"]:
+        if time := tile.row["acquired"]:
             times = (*self._times, time)
             self._times = [min(times), max(times)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return STAC's extent: the whole world, and open ends, where nothing is known."""
+        """Return the STAC extent: the whole world if no footprint is known, open ends if no time is."""
         box = self._boxes[0] if self._boxes else (-180.0, -90.0, 180.0, 90.0)
         times = [iso_time(time) for time in self._times] if self._times else [None, None]
         return {"spatial": {"bbox": [list(box)]}, "temporal": {"interval": [times]}}
 
 
 def _write_scenes(
-    samples: Samples, scenes: list[str], folder: Path, out: Path, extent: Extent
+    reader: TileReader, scenes: list[str], folder: Path, out: Path, extent: Extent
 ) -> Iterator[dict[str, Any]]:
-    """Write items and catalogs scene by scene; yield the items as seen from the collection's folder."""
-    files = {s["scene_id"]: s["file"] for s in read_manifest(samples.dataset).get("scenes", [])}
-    dataset = os.path.relpath(samples.dataset.resolve(), out)
-    name = samples.dataset.resolve().name
-    tiles = (sample for scene in scenes for sample in samples(scene_id=scene))
-    tracked = track(tiles, "Exporting items", samples.count())
-    for scene, of_scene in groupby(tracked, lambda sample: str(sample.row["scene_id"])):
+    """Write items and catalogs scene by scene; yield items with hrefs relative to the collection."""
+    files = {s["scene_id"]: s["file"] for s in read_manifest(reader.dataset).get("scenes", [])}
+    dataset = os.path.relpath(reader.dataset.resolve(), out)
+    name = reader.dataset.resolve().name
+    tiles = (tile for scene in scenes for tile in reader.tiles(scene_id=scene))
+    tracked = track(tiles, "Exporting items", reader.count())
+    for scene, scene_tiles in groupby(tracked, lambda tile: str(tile.row["scene_id"])):
         (folder / scene).mkdir()
         links = [_ROOT, {**_ROOT, "rel": "parent"}]
-        for sample, facts in samples.with_files(of_scene, file_facts):
-            extent.add(sample)
-            href = f"{dataset}/{sample.row['path']}"
-            item = stac_item(sample, facts, f"../{href}", name)
+        for tile, info in reader.with_files(scene_tiles, file_info):
+            extent.add(tile)
+            href = f"{dataset}/{tile.row['path']}"
+            item = stac_item(tile, info, f"../{href}", name)
             content = json.dumps(item, ensure_ascii=False)
-            (folder / scene / f"{sample.tile_id}.json").write_text(content, encoding="utf-8")
-            links.append({"rel": "item", "href": f"./{sample.tile_id}.json", "type": "application/geo+json"})
+            (folder / scene / f"{tile.tile_id}.json").write_text(content, encoding="utf-8")
+            links.append({"rel": "item", "href": f"./{tile.tile_id}.json", "type": "application/geo+json"})
             item["assets"][ASSET]["href"] = href
             item["links"] = [{**_ROOT, "rel": "collection", "href": "./collection.json"}]
             yield item
@@ -141,14 +141,14 @@ def _write_scenes(
 
 
 def _write_geoparquet(items: Iterator[dict[str, Any]], folder: Path) -> bool:
-    """Write `items.parquet`, of the items that have coordinates, and say whether there are any."""
-    placed = (item for item in items if "bbox" in item)
-    first = next(placed, None)
+    """Write `items.parquet` with the items that have coordinates; return whether there are any."""
+    georeferenced = (item for item in items if "bbox" in item)
+    first = next(georeferenced, None)
     if first is None:
         return False
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         table = parse_stac_items_to_arrow(
-            chain([first], placed), _GEOPARQUET_CHUNK, schema="ChunksToDisk", tmpdir=scratch
+            chain([first], georeferenced), _GEOPARQUET_CHUNK, schema="ChunksToDisk", tmpdir=scratch
         )
         to_parquet(table, folder / "items.parquet", compression="zstd")
     return True

@@ -1,7 +1,7 @@
 """A tile as a STAC 1.1 item.
 
-The extensions sar, sat, view, proj, raster and file are used, each where its required fields are known of
-the tile. Every other column that is known is a property under its own name, after "fusar_klip:".
+The extensions sar, sat, view, proj, raster and file are used where the tile's catalog row has their required
+fields. Every other non-null column becomes a property with the prefix "fusar_klip:".
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ import shapely
 from affine import Affine
 from shapely.geometry.base import BaseGeometry
 
-from fusar_klip.export.samples import Sample, iso_time
+from fusar_klip.export.tile_reader import ExportedTile, iso_time
 from fusar_klip.files import sha256
 
 STAC_VERSION = "1.1.0"
@@ -25,49 +25,49 @@ EXTENSIONS: Mapping[str, str] = {
     "raster": "https://stac-extensions.github.io/raster/v1.1.0/schema.json",
     "file": "https://stac-extensions.github.io/file/v2.1.0/schema.json",
 }
-"""The versions that pystac types."""
+"""The versions that pystac implements."""
 PREFIX = "fusar_klip:"
 ASSET = "image"
 UNKNOWN_TIME = ("1978-06-27T00:00:00Z", "2100-01-01T00:00:00Z")
-"""STAC demands a time. Where it is not known: from the first civil SAR satellite's start (Seasat) on."""
+"""STAC requires a time. For an unknown one: from the launch of the first civil SAR satellite (Seasat) on."""
 
 _IN_OTHER_WORDS = ("tile_id", "path", "crs", "transform", "acquired")
 _SAR_BANDS = ("P", "L", "S", "C", "X", "Ku", "K", "Ka")
 _SAR_POLARIZATIONS = ("HH", "VV", "HV", "VH")
-_SHA256_MULTIHASH = "1220"  # code 0x12, and 0x20 bytes follow
+_SHA256_MULTIHASH = "1220"  # code 0x12, followed by 0x20 bytes
 
 
 @dataclass(frozen=True)
-class FileFacts:
+class FileInfo:
     """A file's size in bytes, and its SHA-256 in hexadecimal digits."""
 
     size: int
     digest: str
 
 
-def file_facts(path: Path) -> FileFacts:
-    """Read a file's facts."""
-    return FileFacts(path.stat().st_size, sha256(path))
+def file_info(path: Path) -> FileInfo:
+    """Return the size and the SHA-256 of a file."""
+    return FileInfo(path.stat().st_size, sha256(path))
 
 
-def stac_item(sample: Sample, facts: FileFacts, href: str, collection: str) -> dict[str, Any]:
-    """Return the item, with its tile at `href` and a link to the collection one folder up."""
+def stac_item(tile: ExportedTile, info: FileInfo, href: str, collection: str) -> dict[str, Any]:
+    """Return the STAC item of a tile whose image is at `href`; the collection is one folder above."""
     extensions = {
-        "sar": _sar(sample.row),
-        "sat": _sat(sample.row),
-        "view": _view(sample.row),
-        "proj": _proj(sample.row),
+        "sar": _sar(tile.row),
+        "sat": _sat(tile.row),
+        "view": _view(tile.row),
+        "proj": _proj(tile.row),
     }
     used = [*(name for name, fields in extensions.items() if fields), "raster", "file"]
-    own = {PREFIX + k: v for k, v in sample.row.items() if v is not None and k not in _IN_OTHER_WORDS}
-    properties = {**_common(sample), **own}
+    own = {PREFIX + k: v for k, v in tile.row.items() if v is not None and k not in _IN_OTHER_WORDS}
+    properties = {**_common(tile), **own}
     for fields in extensions.values():
         properties |= fields
     item: dict[str, Any] = {
         "type": "Feature",
         "stac_version": STAC_VERSION,
         "stac_extensions": [EXTENSIONS[name] for name in used],
-        "id": sample.tile_id,
+        "id": tile.tile_id,
         "collection": collection,
         "geometry": None,
         "properties": properties,
@@ -76,10 +76,10 @@ def stac_item(sample: Sample, facts: FileFacts, href: str, collection: str) -> d
             {"rel": "parent", "href": "./catalog.json", "type": "application/json"},
             {"rel": "collection", "href": "../collection.json", "type": "application/json"},
         ],
-        "assets": {ASSET: {"href": href, **ASSET_FIELDS, **_asset(sample.row, facts)}},
+        "assets": {ASSET: {"href": href, **ASSET_FIELDS, **_asset(tile.row, info)}},
     }
-    if sample.footprint is not None:
-        item |= {"geometry": _geojson(sample.footprint), "bbox": bbox(sample.footprint)}
+    if tile.footprint is not None:
+        item |= {"geometry": _geojson(tile.footprint), "bbox": bbox(tile.footprint)}
     return item
 
 
@@ -88,11 +88,11 @@ ASSET_FIELDS: Mapping[str, Any] = {
     "title": "SAR amplitude, 8 bits, 0 = no data",
     "roles": ["data", "amplitude"],
 }
-"""What the image of every item has in common."""
+"""Asset fields that all items share."""
 
 
 def bbox(footprint: BaseGeometry) -> list[float]:
-    """Return west, south, east, north in degrees; west is the larger where it crosses the antimeridian."""
+    """Return west, south, east, north in degrees; west > east if the footprint crosses the antimeridian."""
     west, south, east, north = footprint.bounds
     parts = [part.bounds for part in shapely.get_parts(footprint)]
     if len(parts) > 1 and (west, east) == (-180.0, 180.0):
@@ -101,9 +101,9 @@ def bbox(footprint: BaseGeometry) -> list[float]:
     return [west, south, east, north]
 
 
-def _common(sample: Sample) -> dict[str, Any]:
-    row = sample.row
-    fields: dict[str, Any] = {"gsd": row["gsd_m"], "platform": row["platform"], "description": sample.text}
+def _common(tile: ExportedTile) -> dict[str, Any]:
+    row = tile.row
+    fields: dict[str, Any] = {"gsd": row["gsd_m"], "platform": row["platform"], "description": tile.text}
     fields = {name: value for name, value in fields.items() if value is not None}
     if row["acquired"] is not None:
         return {"datetime": iso_time(row["acquired"]), **fields}
@@ -112,7 +112,7 @@ def _common(sample: Sample) -> dict[str, Any]:
 
 
 def _sar(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Mode, band, polarization and product type are required, and the last but one are closed lists."""
+    """Mode, band, polarization and product type are required; band and polarization are closed lists."""
     if not (row["mode"] and row["product_type"]):
         return {}
     if row["band"] not in _SAR_BANDS or row["polarization"] not in _SAR_POLARIZATIONS:
@@ -151,7 +151,7 @@ def _proj(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _asset(row: Mapping[str, Any], facts: FileFacts) -> dict[str, Any]:
+def _asset(row: Mapping[str, Any], info: FileInfo) -> dict[str, Any]:
     statistics = {"mean": row["mean"], "stddev": row["std"], "valid_percent": 100 * row["valid_fraction"]}
     band = {
         "data_type": "uint8",
@@ -162,12 +162,12 @@ def _asset(row: Mapping[str, Any], facts: FileFacts) -> dict[str, Any]:
     }
     return {
         "raster:bands": [{name: value for name, value in band.items() if value is not None}],
-        "file:size": facts.size,
-        "file:checksum": _SHA256_MULTIHASH + facts.digest,
+        "file:size": info.size,
+        "file:checksum": _SHA256_MULTIHASH + info.digest,
     }
 
 
 def _geojson(footprint: BaseGeometry) -> dict[str, Any]:
-    """GeoJSON's outer rings run counter-clockwise (RFC 7946)."""
+    """Return GeoJSON whose outer rings run counter-clockwise (RFC 7946)."""
     geometry: dict[str, Any] = shapely.geometry.mapping(shapely.orient_polygons(footprint))
     return geometry

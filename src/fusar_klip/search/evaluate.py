@@ -1,9 +1,9 @@
-"""How well an unfiltered query finds a place that is known beforehand, beside what chance would give.
+"""The rank of the first relevant tile for a query without a box, compared with a random ranking.
 
-Chance: N tiles in random order, m of them at the place. The m tiles cut the other N - m into m + 1 gaps that
-are alike, so each gap, the first one too, holds (N - m) / (m + 1) tiles on average, and the first tile at
-the place has the expected rank (N - m) / (m + 1) + 1 = (N + 1) / (m + 1). It has a rank above r when the
-first r tiles all come from the other N - m, with probability C(N - m, r) / C(N, r).
+Relevant are the tiles at a place that is known to hold what the query asks for. In a random order of N tiles,
+the m relevant ones divide the other N - m into m + 1 gaps of equal expected length (N - m) / (m + 1). So the
+first relevant tile has the expected rank (N - m) / (m + 1) + 1 = (N + 1) / (m + 1). Its rank is above r if
+the first r tiles are all irrelevant, with probability C(N - m, r) / C(N, r).
 """
 
 from dataclasses import dataclass
@@ -13,75 +13,75 @@ import numpy as np
 import numpy.typing as npt
 
 from fusar_klip.errors import SearchError
-from fusar_klip.search.geography import BBox, check_bbox, touching
+from fusar_klip.search.geography import BBox, check_bbox, intersects
 from fusar_klip.search.index import open_index
 from fusar_klip.search.query import embed_query
 
 
 @dataclass(frozen=True)
-class FirstRank:
-    """The rank of the first tile at a place, for a query without a filter."""
+class FirstRelevantRank:
+    """The rank of the first tile at a place, for a query without a box."""
 
     query: str
     bbox: list[float]
     rank: int
-    """1 is the best. Tiles elsewhere with the same score count as ranked before it."""
-    expected_by_chance: float
-    """The expected rank of the first tile in a random order."""
-    chance_of_rank: float
-    """The probability that a random order does as well or better. It takes the tiles as independent; those
-    that overlap on the ground, as the three scales do, are not, so it is no significance level."""
-    inside: int
-    """m, the tiles at the place."""
+    """1 is the best. Irrelevant tiles with an equal score count as ranked before it."""
+    expected_at_random: float
+    """Expected rank of the first relevant tile in a random order."""
+    probability_at_random: float
+    """Probability that a random order gives this rank or a better one. It assumes independent tiles. Tiles
+    that overlap on the ground, as those of the three scales do, are not independent: it is not a p-value."""
+    relevant: int
+    """m, the number of tiles at the place."""
     indexed: int
-    """N, all tiles."""
+    """N, the number of all tiles."""
 
 
-def rank_of_first(index: Path, query: str, bbox: BBox) -> FirstRank:
+def first_relevant_rank(index: Path, query: str, bbox: BBox) -> FirstRelevantRank:
     """Rank all tiles of `index` for `query`, and return the rank of the first whose footprint touches `bbox`.
 
     Raises:
         SearchError: As `search` does.
     """
     opened = open_index(index)
-    inside = touching(opened.bounds, check_bbox(bbox))
-    if not inside.any():
+    at_place = intersects(opened.bounds, check_bbox(bbox))
+    if not at_place.any():
         raise SearchError(
             f"none of the {opened.count} indexed tiles lies in the bounding box: give a wider one"
         )
-    found, rows = opened.nearest(embed_query(opened, query), opened.count)
-    scores = np.empty_like(found)
-    scores[rows] = found
-    rank = first_rank(scores, inside)
-    count, marked = opened.count, int(inside.sum())
-    return FirstRank(
+    sorted_scores, rows = opened.nearest(embed_query(opened, query), opened.count)
+    scores = np.empty_like(sorted_scores)
+    scores[rows] = sorted_scores
+    rank = best_rank(scores, at_place)
+    count, relevant = opened.count, int(at_place.sum())
+    return FirstRelevantRank(
         query=query,
         bbox=list(bbox),
         rank=rank,
-        expected_by_chance=expected_first_rank(count, marked),
-        chance_of_rank=chance_of_first_rank(rank, count, marked),
-        inside=marked,
+        expected_at_random=expected_rank_at_random(count, relevant),
+        probability_at_random=probability_at_random(rank, count, relevant),
+        relevant=relevant,
         indexed=count,
     )
 
 
-def first_rank(scores: npt.NDArray[np.float32], marked: npt.NDArray[np.bool_]) -> int:
-    """Return the rank (1 is the best) of the best of the `marked`; ties count against it.
+def best_rank(scores: npt.NDArray[np.float32], relevant: npt.NDArray[np.bool_]) -> int:
+    """Return the rank (1 is the best) of the best relevant item; ties count against it.
 
     Args:
         scores: (N,), higher is better.
-        marked: (N,), at least one of them.
+        relevant: (N,) bool, at least one true.
     """
-    return 1 + int((scores[~marked] >= scores[marked].max()).sum())
+    return 1 + int((scores[~relevant] >= scores[relevant].max()).sum())
 
 
-def expected_first_rank(count: int, marked: int) -> float:
-    """Return the expected rank of the first of `marked` items among `count` in random order."""
-    return (count + 1) / (marked + 1)
+def expected_rank_at_random(count: int, relevant: int) -> float:
+    """Return the expected rank of the first of `relevant` items among `count` in random order."""
+    return (count + 1) / (relevant + 1)
 
 
-def chance_of_first_rank(rank: int, count: int, marked: int) -> float:
-    """Return the probability that the first of `marked` among `count` shuffled items is at `rank` or less."""
+def probability_at_random(rank: int, count: int, relevant: int) -> float:
+    """Return the probability that, in random order, the first of `relevant` items has this rank or less."""
     # C(N - m, r) / C(N, r) as a product of r terms: no huge integers, and 0 as soon as r > N - m.
-    taken = np.arange(rank)
-    return float(1 - np.prod(np.clip((count - marked - taken) / (count - taken), 0, None)))
+    k = np.arange(rank)
+    return float(1 - np.prod(np.clip((count - relevant - k) / (count - k), 0, None)))

@@ -1,8 +1,7 @@
-"""Boxes in degrees on a round Earth: of footprints, of queries, and which of them touch.
+"""Bounding boxes of footprints and of queries in degrees, and which of them intersect.
 
-A box is (west, south, east, north) in EPSG:4326. It runs eastwards from west to east, so that west > east
-means that it crosses the antimeridian. Footprints that hold a pole are beyond a box in degrees, and are not
-treated here.
+A box is (west, south, east, north) in EPSG:4326. It runs eastwards from west to east, so west > east means
+that it crosses the antimeridian. Footprints that contain a pole have no such box, and are not supported.
 """
 
 import math
@@ -19,11 +18,11 @@ BBox = tuple[float, float, float, float]
 """(west, south, east, north) in degrees, longitudes in [-180, 180], latitudes in [-90, 90]."""
 
 Bounds = npt.NDArray[np.float64]
-"""(N, 4) boxes; a row of NaN belongs to a tile without a footprint."""
+"""(N, 4) float64 boxes; a tile without a footprint has a row of NaN."""
 
 
 def check_bbox(bbox: BBox) -> BBox:
-    """Return `bbox` if it is a box on the Earth.
+    """Return `bbox` if it is valid.
 
     Raises:
         SearchError: A number is out of range or not finite, or south > north.
@@ -40,16 +39,16 @@ def check_bbox(bbox: BBox) -> BBox:
 
 
 def footprint_bounds(footprints: Sequence[bytes | None]) -> Bounds:
-    """Return the box of each footprint, given as WKB in EPSG:4326.
+    """Return the bounding box of each footprint, given as WKB in EPSG:4326.
 
-    No footprint is half an Earth wide: one whose longitudes span more than 180 degrees lies across the
-    antimeridian, and its box then has west > east.
+    A footprint whose longitudes span more than 180 degrees is taken to cross the antimeridian, because no
+    tile is that wide; its box has west > east.
     """
     geometries = shapely.from_wkb(np.asarray(footprints, dtype=object))
     bounds: Bounds = shapely.bounds(geometries).reshape(-1, 4)
     with np.errstate(invalid="ignore"):
         across = bounds[:, 2] - bounds[:, 0] > 180
-        # A footprint may run past +-180 unbroken (longitude 180.5): the same place, within the range.
+        # A footprint may exceed +-180 (longitude 180.5): wrap it into the range.
         bounds[:, [0, 2]] = np.where(bounds[:, [0, 2]] > 180, bounds[:, [0, 2]] - 360, bounds[:, [0, 2]])
         bounds[:, [0, 2]] = np.where(bounds[:, [0, 2]] < -180, bounds[:, [0, 2]] + 360, bounds[:, [0, 2]])
     for row in np.flatnonzero(across):
@@ -57,20 +56,20 @@ def footprint_bounds(footprints: Sequence[bytes | None]) -> Bounds:
     return bounds
 
 
-def touching(bounds: Bounds, bbox: BBox) -> npt.NDArray[np.bool_]:
-    """Return (N,) bool: which of `bounds` share at least a point with `bbox`; a row of NaN never does."""
+def intersects(bounds: Bounds, bbox: BBox) -> npt.NDArray[np.bool_]:
+    """Return (N,) bool: which of `bounds` share at least a point with `bbox`. A row of NaN never does."""
     west, south, east, north = bbox
     lats = (bounds[:, 1] <= north) & (bounds[:, 3] >= south)
-    # Two arcs of a circle meet when one begins within the other; % 360 measures eastwards from a start.
+    # Two arcs of a circle intersect if one begins within the other; % 360 is the distance eastwards.
     # A NaN bound compares as False in every term.
     box_width = 360.0 if east - west == 360 else (east - west) % 360
     tile_width = (bounds[:, 2] - bounds[:, 0]) % 360
     lons = ((bounds[:, 0] - west) % 360 <= box_width) | ((west - bounds[:, 0]) % 360 <= tile_width)
-    inside: npt.NDArray[np.bool_] = lats & lons
-    return inside
+    intersecting: npt.NDArray[np.bool_] = lats & lons
+    return intersecting
 
 
 def _west_and_east(geometry: Any) -> tuple[float, float]:
-    """Return the western and eastern edge of a footprint whose longitudes jump from 180 to -180."""
+    """Return the western and eastern edge of a footprint that crosses the antimeridian."""
     lons = shapely.get_coordinates(geometry)[:, 0]
     return float(lons[lons > 0].min()), float(lons[lons < 0].max())

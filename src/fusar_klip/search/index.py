@@ -1,11 +1,11 @@
-"""The index of a data set: one embedding per kept tile, in a folder.
+"""The search index of a data set: a folder with one embedding per kept tile.
 
     INDEX/vectors.faiss     faiss IndexFlatIP over (N, D) float32, L2-normalised: the score is the cosine
-    INDEX/entries.parquet   N rows in the order of the vectors: what a result says about its tile
-    INDEX/index.json        written last: version, counts, and what the embedding of a query needs
+    INDEX/entries.parquet   N rows in the order of the vectors: the columns that a result shows
+    INDEX/index.json        written last: version, counts, data set, and the checkpoint that embeds queries
 
-The search is exact: nothing is quantised or left out. Made by `fusar-klip index DATASET --checkpoint RUN
---out INDEX`.
+The search is exact: no quantisation, no approximation. To write an index:
+`fusar-klip index DATASET --checkpoint RUN --out INDEX`.
 """
 
 import json
@@ -50,19 +50,20 @@ ENTRY_SCHEMA = pa.schema(
         ("text", pa.string()),
     ]
 )
-"""Columns of `entries.parquet`. `path` is relative to the data set; west to north bound the footprint in
-degrees, west > east across the antimeridian; `text` holds the tile's segments, one a line, or is null."""
+"""Columns of `entries.parquet`. `path` is relative to the data set; west to north are the footprint's
+bounding box in degrees, west > east across the antimeridian; `text` is the tile's segments, one per line, or
+null."""
 
 Embeddings = npt.NDArray[np.float32]
 
 _BATCH = 64
-# Results read their few rows out of one row group each, not out of the whole file.
+# A result is read from one row group, not from the whole file.
 _ROW_GROUP = 4096
 
 
 @dataclass(frozen=True)
 class IndexSummary:
-    """What `build_index` made."""
+    """The index that `build_index` wrote."""
 
     index: str
     dataset: str
@@ -70,12 +71,12 @@ class IndexSummary:
     tiles: int
     dim: int
     texts: str | None
-    """The version of the texts that the results show; None where the data set has none."""
+    """The text version that results show; None if the data set has no texts."""
 
 
 @dataclass(frozen=True)
-class OpenIndex:
-    """An index that is ready to be searched. Vectors and texts stay on disk until they are needed."""
+class SearchIndex:
+    """An opened index. Vectors and texts stay on disk until they are needed."""
 
     folder: Path
     dataset: Path
@@ -86,7 +87,7 @@ class OpenIndex:
     vectors: Any
     """faiss.IndexFlatIP, memory-mapped."""
     bounds: npt.NDArray[np.float64]
-    """(count, 4) float64 degrees: west, south, east, north of each tile's footprint."""
+    """(count, 4) float64, degrees: west, south, east, north of each tile's footprint."""
 
     def nearest(
         self, query_d: Embeddings, count: int, among: npt.NDArray[np.bool_] | None = None
@@ -95,40 +96,40 @@ class OpenIndex:
 
         Args:
             query_d: (D,) float32, L2-normalised.
-            count: At most as many as there are to choose from.
-            among: (N,) the tiles to choose from; all by default.
+            count: Number of tiles to return; at most the number of candidates.
+            among: (N,) bool, the candidates; None: all tiles.
         """
         params = None
         if among is not None:
             bits = np.packbits(among, bitorder="little")
             params = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))  # type: ignore[call-arg,arg-type]
         scores, rows = self.vectors.search(query_d[np.newaxis], count, params=params)
-        # faiss leaves the order of equal scores open. The rows are in the order of tile_id.
+        # faiss does not define the order of equal scores. Rows are ordered by tile_id.
         order = np.lexsort((rows[0], -scores[0]))
         return scores[0][order], rows[0][order]
 
     def entries(self, rows: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
-        """Return what the index says about the tiles at `rows`, in their order."""
+        """Return the entries of the tiles at `rows`, in this order."""
         table = ds.dataset(self.folder / "entries.parquet").take(rows)
         entries: list[dict[str, Any]] = table.to_pylist()
         return entries
 
 
 def build_index(dataset: Path, checkpoint: str | Path, out: Path) -> IndexSummary:
-    """Embed every kept tile of `dataset`, and write the index `out`; an index that is there is replaced.
+    """Embed every kept tile of `dataset`, and write the index `out`; an existing index is replaced.
 
-    The newest version of the texts goes along for the results to show; the ranking does not use it. Memory
-    holds one batch of tiles, the catalog and the (N, D) float32 vectors.
+    The index includes the newest text version, which results show; the ranking does not use it. Memory holds
+    one batch of tiles, the catalog and the (N, D) float32 vectors.
 
     Args:
         dataset: The data set's folder.
         checkpoint: A run, a checkpoint file, or "untrained:RUN", as `models.load` takes it.
-        out: The index's folder: new, empty, or an older index.
+        out: The folder of the index: new, empty, or an existing index.
 
     Raises:
-        DatasetError: The data set is missing or unfinished.
+        DatasetError: The data set is missing or incomplete.
         CheckpointError: The checkpoint is missing or does not load.
-        SearchError: `out` is something else, no tile is kept, or the embeddings are not finite.
+        SearchError: `out` holds other files, no tile is kept, or the embeddings are not finite.
     """
     _check_replaceable(out)
     table, texts = _entries(dataset)
@@ -154,9 +155,9 @@ def build_index(dataset: Path, checkpoint: str | Path, out: Path) -> IndexSummar
         "checkpoint": reference.text,
         "checkpoint_sha256": digest,
     }
-    with _replaced_folder(out) as folder:
+    with _atomic_folder(out) as folder:
         with replaced(folder / "vectors.faiss") as path, path.open("wb") as file:
-            # Through Python's file, a full disk is the OSError that it is.
+            # Writing through a Python file reports a full disk as OSError.
             faiss.write_index(vectors, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
         with replaced(folder / "entries.parquet") as path:
             pq.write_table(table, path, compression="zstd", row_group_size=_ROW_GROUP)
@@ -171,30 +172,28 @@ def build_index(dataset: Path, checkpoint: str | Path, out: Path) -> IndexSummar
     )
 
 
-def open_index(folder: Path) -> OpenIndex:
+def open_index(folder: Path) -> SearchIndex:
     """Open an index for searching.
 
     Raises:
-        SearchError: There is no index, it is of another version, or its files cannot be read.
+        SearchError: There is no index, its version is unsupported, or its files cannot be read.
     """
-    mend = f"make it with fusar-klip index DATASET --checkpoint RUN --out {folder}"
+    fix = f"make it with fusar-klip index DATASET --checkpoint RUN --out {folder}"
     manifest = _read_manifest(folder)
     if manifest is None:
-        raise SearchError(f"nothing is indexed at {folder}: {mend}")
+        raise SearchError(f"{folder} is not an index: {fix}")
     if manifest["version"] != VERSION:
         raise SearchError(
-            f"{folder} is an index of version {manifest['version']}, not {VERSION}: {mend} again"
+            f"{folder} is an index of version {manifest['version']}, not {VERSION}: {fix} again"
         )
     try:
         vectors = faiss.read_index(str(folder / "vectors.faiss"), faiss.IO_FLAG_MMAP_IFC)
         edges = pq.read_table(folder / "entries.parquet", columns=["west", "south", "east", "north"])
     except (OSError, RuntimeError, pa.ArrowInvalid) as error:
-        raise SearchError(
-            f"the index {folder} cannot be read ({_first_line(error)}): {mend} again"
-        ) from error
+        raise SearchError(f"the index {folder} cannot be read ({_first_line(error)}): {fix} again") from error
     if not vectors.ntotal == edges.num_rows == manifest["count"]:
-        raise SearchError(f"the files of the index {folder} do not belong together: {mend} again")
-    return OpenIndex(
+        raise SearchError(f"the files of the index {folder} do not belong together: {fix} again")
+    return SearchIndex(
         folder=folder,
         dataset=Path(manifest["dataset"]),
         checkpoint=manifest["checkpoint"],
@@ -207,19 +206,19 @@ def open_index(folder: Path) -> OpenIndex:
 
 
 def check_finite(embeddings: Embeddings, checkpoint: str | Path) -> Embeddings:
-    """Return `embeddings` if they can be compared; raise a `SearchError` if training has diverged."""
+    """Return `embeddings` if they are finite; raise a `SearchError` otherwise, as after diverged training."""
     if not np.isfinite(embeddings).all():
-        raise SearchError(f"{checkpoint} gives embeddings that are not finite: pretrain it again")
+        raise SearchError(f"{checkpoint} gives embeddings that are not finite: pretrain the model again")
     return embeddings
 
 
 def _entries(dataset: Path) -> tuple[pa.Table, str | None]:
-    """Return the kept tiles as `ENTRY_SCHEMA`, ordered by tile_id, and the version of their texts."""
+    """Return the kept tiles as `ENTRY_SCHEMA`, ordered by tile_id, and their text version."""
     columns = ("tile_id", "path", "scene_id", "scale", "gsd_m", "acquired", "lon", "lat", "kept", "geometry")
     tiles = catalog.read_tiles(dataset, columns)
     tiles = tiles[tiles["kept"]].reset_index(drop=True)
     if tiles.empty:
-        raise SearchError(f"{dataset} keeps no tile that could be indexed: build it from more scenes")
+        raise SearchError(f"{dataset} keeps no tile to index: build it from more scenes")
     versions = catalog.text_versions(dataset)
     segments = catalog.segments_by_tile(catalog.read_texts(dataset, versions[-1])) if versions else {}
     bounds = footprint_bounds(tiles["geometry"].to_list())
@@ -236,25 +235,25 @@ def _entries(dataset: Path) -> tuple[pa.Table, str | None]:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return `index.json`, or None where `folder` is no index."""
+    """Return `index.json`, or None if `folder` is not an index."""
     try:
         manifest = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    ours = isinstance(manifest, dict) and manifest.get("kind") == KIND
-    return manifest if ours else None
+    is_index = isinstance(manifest, dict) and manifest.get("kind") == KIND
+    return manifest if is_index else None
 
 
 def _check_replaceable(out: Path) -> None:
-    """Refuse to write over anything that is not an index of ours, or holds more than one."""
+    """Refuse to replace anything but an index without other files."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if _read_manifest(out) is None or {path.name for path in out.iterdir()} != set(FILES):
-        raise SearchError(f"{out} is there and is not an index alone: give --out a new folder")
+        raise SearchError(f"{out} holds other files than an index: give --out a new folder")
 
 
 @contextmanager
-def _replaced_folder(out: Path) -> Iterator[Path]:
+def _atomic_folder(out: Path) -> Iterator[Path]:
     """Yield an empty folder beside `out`; on success it takes `out`'s place, on failure it is removed."""
     out = out.resolve()
     partial, previous = (out.with_name(f".{out.name}.{os.getpid()}.{end}") for end in ("partial", "previous"))
@@ -267,8 +266,8 @@ def _replaced_folder(out: Path) -> Iterator[Path]:
     finally:
         if previous.exists() and not out.exists():
             previous.rename(out)
-        for left in (partial, previous):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in (partial, previous):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The tiles of a data set with their texts, part by part, so that memory does not grow with the data set."""
+"""Reads the tiles of a data set with their texts in batches; memory does not grow with the data set."""
 
 import io
 import os
@@ -29,13 +29,13 @@ _FILES_AT_A_TIME = 2 * _THREADS
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One tile.
+class ExportedTile:
+    """One tile with its texts.
 
     Attributes:
-        row: The catalog's columns by name, without the geometry; a number that is not finite is None.
+        row: The catalog's columns by name, without the geometry; non-finite numbers are None.
         footprint: In EPSG:4326; None for a tile without coordinates.
-        task: The kind of its texts; None where it has none.
+        task: The task of its texts; None if it has no texts.
         segments: Its texts in use, "Field: text", in the order of the fields.
     """
 
@@ -46,21 +46,21 @@ class Sample:
 
     @property
     def tile_id(self) -> str:
-        """The tile's id."""
+        """The id of the tile."""
         return str(self.row["tile_id"])
 
     @property
     def text(self) -> str | None:
-        """The segments, one a line."""
+        """The segments, one per line; None if there are none."""
         return "\n".join(self.segments) or None
 
 
-class Samples:
-    """The tiles of a data set that are exported: all of them, or those that are kept.
+class TileReader:
+    """Iterates over the tiles to export: all tiles of a data set, or the kept ones.
 
     Attributes:
         dataset: The data set's folder.
-        texts: The text version that goes along, None where the data set has none.
+        text_version: The text version to export; None if the data set has no texts.
     """
 
     def __init__(self, dataset: Path, *, kept_only: bool, texts: str | None) -> None:
@@ -73,22 +73,22 @@ class Samples:
         self._tiles = open_tiles(dataset)
         self._where = pc.field("kept") if kept_only else pc.scalar(True)
         versions = text_versions(dataset)
-        self.texts = texts or (versions[-1] if versions else None)
-        self._texts = open_texts(dataset, self.texts) if self.texts else None
+        self.text_version = texts or (versions[-1] if versions else None)
+        self._texts = open_texts(dataset, self.text_version) if self.text_version else None
 
     def count(self, **equal: str) -> int:
-        """Return how many tiles have the given values, such as split="train"."""
+        """Return the number of tiles with the given column values, such as split="train"."""
         return int(self._tiles.count_rows(filter=self._filter(equal)))
 
     def distinct(self, column: str) -> list[str]:
-        """Return the values of a column of strings, sorted."""
+        """Return the sorted distinct values of a string column."""
         values: set[str] = set()
         for batch in self._tiles.to_batches([column], filter=self._filter({})):
             values.update(pc.unique(batch[column]).drop_null().to_pylist())
         return sorted(values)
 
-    def __call__(self, **equal: str) -> Iterator[Sample]:
-        """Yield the tiles that have the given values, ordered by tile_id."""
+    def tiles(self, **equal: str) -> Iterator[ExportedTile]:
+        """Yield the tiles with the given column values, ordered by tile_id."""
         for batch in self._tiles.to_batches(filter=self._filter(equal), batch_size=_BATCH_ROWS):
             if batch.num_rows == 0:
                 continue
@@ -97,26 +97,30 @@ class Samples:
             task_of, segments = self._texts_between(rows[0]["tile_id"], rows[-1]["tile_id"])
             for row, footprint in zip(rows, footprints, strict=True):
                 tile_id = row["tile_id"]
-                yield Sample(finite_or_null(row), footprint, task_of.get(tile_id), segments.get(tile_id, []))
+                yield ExportedTile(
+                    finite_or_null(row), footprint, task_of.get(tile_id), segments.get(tile_id, [])
+                )
 
-    def with_files(self, samples: Iterable[Sample], read: Callable[[Path], T]) -> Iterator[tuple[Sample, T]]:
-        """Yield samples with what `read` makes of their GeoTIFFs, read in threads, in the samples' order.
+    def with_files(
+        self, tiles: Iterable[ExportedTile], read: Callable[[Path], T]
+    ) -> Iterator[tuple[ExportedTile, T]]:
+        """Yield each tile with the result of `read` on its GeoTIFF, in order; files are read in threads.
 
         Raises:
             DatasetError: A file is missing or cannot be read.
         """
-        samples = iter(samples)
+        tiles = iter(tiles)
 
-        def read_file(sample: Sample) -> T:
-            path = self.dataset / sample.row["path"]
+        def read_file(tile: ExportedTile) -> T:
+            path = self.dataset / tile.row["path"]
             try:
                 return read(path)
             except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow raises all three
                 raise DatasetError(f"{path} cannot be read ({error}): build the data set again") from error
 
         with ThreadPoolExecutor(_THREADS) as pool:
-            while some := list(islice(samples, _FILES_AT_A_TIME)):
-                yield from zip(some, pool.map(read_file, some), strict=True)
+            while batch := list(islice(tiles, _FILES_AT_A_TIME)):
+                yield from zip(batch, pool.map(read_file, batch), strict=True)
 
     def _filter(self, equal: dict[str, str]) -> pc.Expression:
         where = self._where
@@ -125,7 +129,7 @@ class Samples:
         return where
 
     def _texts_between(self, first: str, last: str) -> tuple[dict[str, str], dict[str, list[str]]]:
-        """Return task and segments by tile_id; the file is ordered by it, so few groups of rows are read."""
+        """Return task and segments by tile_id. The file is ordered by tile_id, so few row groups are read."""
         if self._texts is None:
             return {}, {}
         tile_id = pc.field("tile_id")
@@ -136,8 +140,8 @@ class Samples:
         return dict(zip(texts["tile_id"], texts["task"], strict=True)), segments_by_tile(texts)
 
 
-def png(path: Path) -> bytes:
-    """Return a tile's pixels as PNG: 8-bit grey, 0 = no data."""
+def encode_png(path: Path) -> bytes:
+    """Return a tile's pixels as PNG: 8 bits, single-channel, 0 = no data."""
     encoded = io.BytesIO()
     with Image.open(path) as image:
         image.convert("L").save(encoded, "PNG")
@@ -145,5 +149,5 @@ def png(path: Path) -> bytes:
 
 
 def iso_time(time: datetime) -> str:
-    """Spell a time as RFC 3339 in UTC, without fractions where there are none: 2020-11-07T13:52:41Z."""
+    """Return a time as RFC 3339 in UTC, without fractions if they are zero: 2020-11-07T13:52:41Z."""
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
