@@ -118,7 +118,7 @@ class Ours:
 
         from fusar_klip.models.network.momentum import MomentumTowers
         from fusar_klip.models.network.queue import FeatureQueue
-        from fusar_klip.pretrain.loss import Objective
+        from fusar_klip.pretrain.loss import PretrainLoss
 
         self.network = make_network(settings).to(device)
         self.momentum = MomentumTowers(self.network)
@@ -127,7 +127,7 @@ class Ours:
             F.normalize(torch.randn(QUEUE, settings.embed_dim, device=device), dim=1) for _ in range(2)
         ]
         self.queue.enqueue(features[0], features[1], torch.full((QUEUE,), -100, device=device))
-        self.objective = Objective(self.network)
+        self.objective = PretrainLoss(self.network)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
 
     def losses(self, batch: "Batch") -> tuple["torch.Tensor", ...]:
@@ -136,7 +136,7 @@ class Ours:
         queue = self.queue
         found = self.objective(batch, *features, queue.image_qe, queue.text_qe, queue.ids_q, ALPHA)
         self.pair = (found.momentum_image, found.momentum_text, found.ids)
-        return found.itc, found.itm, found.mlm
+        return found.by_name["itc"], found.by_name["itm"], found.by_name["mlm"]
 
     def after(self) -> None:
         """Move the momentum towers, and fill the queue."""
@@ -289,7 +289,7 @@ def profiled(work: Callable[[], object], device: str) -> list[tuple[str, float]]
     return [(name, value / total) for name, value in sorted(times.items(), key=lambda x: -x[1])[:12]]
 
 
-def matrix_rate(device_name: str) -> float:
+def peak_matmul_flops(device_name: str) -> float:
     """Return the FLOPs a second of one large matrix product: bfloat16 on a GPU, float32 on a CPU."""
     import torch
 
@@ -390,7 +390,7 @@ def main() -> None:
         write_json(options.out, check(options.model, options.batch[0]))
         return
     if options.way == "rate":
-        write_json(options.out, {"rate": matrix_rate(options.device)})
+        write_json(options.out, {"rate": peak_matmul_flops(options.device)})
         return
     if options.way:
         write_json(

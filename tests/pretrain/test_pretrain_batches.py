@@ -13,8 +13,8 @@ from fusar_klip.models import Preprocess, Tokenizer, open_tile_cache
 from fusar_klip.models.losses import IGNORED
 from fusar_klip.pretrain.data.batches import Batch, Batches
 from fusar_klip.pretrain.data.dataset import (
+    ImageTextTiles,
     SegmentTable,
-    TextedTiles,
     measure_preprocess,
     read_segments,
     read_split,
@@ -31,13 +31,13 @@ def tokenizer(blobs: Path) -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def tiles(blobs: Path, tokenizer: Tokenizer) -> TextedTiles:
+def tiles(blobs: Path, tokenizer: Tokenizer) -> ImageTextTiles:
     segments = read_segments(blobs, "v000")
     return read_split(blobs, "train", segments, tokenizer, image_size=32, max_tokens=64)
 
 
 @pytest.fixture
-def make(tiles: TextedTiles, tokenizer: Tokenizer) -> MakeBatches:
+def make(tiles: ImageTextTiles, tokenizer: Tokenizer) -> MakeBatches:
     def batches(min_segments: int | None = 1, seed: int = 0, **options: Any) -> Batches:
         values = {"batch_size": 8, "min_segments": min_segments, "seed": seed} | options
         return Batches(values.pop("tiles", tiles), tokenizer, Preprocess(32), MaskSettings(), **values)
@@ -64,7 +64,7 @@ def test_a_batch_is_a_function_of_seed_and_step(make: MakeBatches) -> None:
     assert not torch.equal(there[0].tile_ids, there[6].tile_ids)
 
 
-def test_an_epoch_shows_each_tile_once_at_most(make: MakeBatches, tiles: TextedTiles) -> None:
+def test_an_epoch_shows_each_tile_once_at_most(make: MakeBatches, tiles: ImageTextTiles) -> None:
     batches = make()
     assert batches.steps_per_epoch == 6
     for epoch in range(2):
@@ -74,7 +74,7 @@ def test_an_epoch_shows_each_tile_once_at_most(make: MakeBatches, tiles: TextedT
 
 
 def test_texts_are_subsets_of_the_segments_in_any_order(
-    make: MakeBatches, tiles: TextedTiles, tokenizer: Tokenizer
+    make: MakeBatches, tiles: ImageTextTiles, tokenizer: Tokenizer
 ) -> None:
     places = {int(row): place for place, row in enumerate(tiles.rows)}
     counts, moved = set(), False
@@ -93,7 +93,7 @@ def test_texts_are_subsets_of_the_segments_in_any_order(
     assert moved
 
 
-def test_whole_texts_keep_their_order(make: MakeBatches, tiles: TextedTiles, tokenizer: Tokenizer) -> None:
+def test_whole_texts_keep_their_order(make: MakeBatches, tiles: ImageTextTiles, tokenizer: Tokenizer) -> None:
     batch = make(min_segments=None).of(np.arange(3), step=0)
     for place in range(3):
         ids = tokenizer.join(tiles.segments[place])
@@ -120,13 +120,13 @@ def test_images_are_the_tiles(make: MakeBatches, blobs: Path) -> None:
     assert batch.images.shape == (8, 1, 32, 32)
 
 
-def test_validation_stays_out_of_vocabulary_and_training(blobs: Path, tiles: TextedTiles) -> None:
+def test_validation_stays_out_of_vocabulary_and_training(blobs: Path, tiles: ImageTextTiles) -> None:
     assert len(tiles) == 50
     assert len(training_texts(blobs, read_segments(blobs, "v000"))) == 200
     assert not set(tiles.rows.tolist()) & set(range(5, 60, 6))
 
 
-def test_mean_and_spread_are_those_of_the_valid_training_pixels(blobs: Path, tiles: TextedTiles) -> None:
+def test_mean_and_spread_are_those_of_the_valid_training_pixels(blobs: Path, tiles: ImageTextTiles) -> None:
     preprocess = measure_preprocess(blobs, 32)
     pixels = tiles.images[tiles.rows] / 255
     assert preprocess.mean == pytest.approx(pixels[pixels > 0].mean(), abs=1e-4)
@@ -158,7 +158,7 @@ def test_draws_lie_in_0_to_1_and_differ_by_step_and_tile(make: MakeBatches) -> N
     assert len(draws.flatten().unique()) > 900
 
 
-def test_texts_of_like_length_go_into_one_batch(make: MakeBatches, tiles: TextedTiles) -> None:
+def test_texts_of_like_length_go_into_one_batch(make: MakeBatches, tiles: ImageTextTiles) -> None:
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 60, 1600)
     table = SegmentTable([[[7] * int(length)] for length in lengths])
@@ -195,7 +195,7 @@ def test_few_batches_are_not_sorted(make: MakeBatches) -> None:
 
 
 def test_noise_is_shown_and_never_asked_for(
-    make: MakeBatches, tiles: TextedTiles, tokenizer: Tokenizer
+    make: MakeBatches, tiles: ImageTextTiles, tokenizer: Tokenizer
 ) -> None:
     noisy = replace(tiles, noise={0: frozenset({1, 3}), 2: frozenset({0, 1, 2, 3})})
     for step in range(20):
@@ -215,7 +215,7 @@ def test_noise_is_shown_and_never_asked_for(
     assert alone.decoder_labels.shape == alone.decoder_input.shape
 
 
-def test_empty_and_very_long_texts(make: MakeBatches, tiles: TextedTiles, tokenizer: Tokenizer) -> None:
+def test_empty_and_very_long_texts(make: MakeBatches, tiles: ImageTextTiles, tokenizer: Tokenizer) -> None:
     empty = tokenizer.segments(["Count: ", "Size: "], 64)
     long = tokenizer.segments(["Count: " + "ship " * 5000, "Size: 40 m", *["Region: sea"] * 6], 64)
     table = SegmentTable([[], empty, long, *(tiles.segments[place] for place in range(3, len(tiles)))])
@@ -229,7 +229,7 @@ def test_empty_and_very_long_texts(make: MakeBatches, tiles: TextedTiles, tokeni
         assert (batch.decoder_labels[2:] != IGNORED).any(1).all()
 
 
-def test_the_ground_spacing_is_that_of_the_resized_pixels(tiles: TextedTiles) -> None:
+def test_the_ground_spacing_is_that_of_the_resized_pixels(tiles: ImageTextTiles) -> None:
     # Every third tile says 10 m at 40 px; the input has 32.
     known = tiles.gsd_m[tiles.rows % 3 == 0]
     assert known == pytest.approx(np.full(len(known), 12.5))
@@ -237,7 +237,7 @@ def test_the_ground_spacing_is_that_of_the_resized_pixels(tiles: TextedTiles) ->
 
 
 def test_one_tile_in_ten_hides_its_ground_spacing_while_it_trains(
-    tiles: TextedTiles, make: MakeBatches
+    tiles: ImageTextTiles, make: MakeBatches
 ) -> None:
     known = replace(tiles, gsd_m=np.full_like(tiles.gsd_m, 3.0))
     training = torch.cat([only(make(tiles=known).at(step)).gsd_m for step in range(300)])
@@ -250,7 +250,7 @@ def test_one_tile_in_ten_hides_its_ground_spacing_while_it_trains(
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_made_ahead_are_the_same(make: MakeBatches, workers: int) -> None:
     batches = make()
-    ahead = batches.read_ahead(range(4, 9), workers)
+    ahead = batches.prefetch(range(4, 9), workers)
     assert all(same(only(next(ahead)), only(make().at(step))) for step in range(4, 9))
     assert next(ahead, None) is None
 

@@ -22,9 +22,9 @@ from fusar_klip import catalog
 from fusar_klip.errors import CheckpointError, SettingsError
 from fusar_klip.models import checkpoint, load
 from fusar_klip.pretrain import PretrainSettings, PretrainSummary, pretrain
-from fusar_klip.pretrain.optim import Descent
-from fusar_klip.pretrain.tasks.klip_train_state import Learner
-from fusar_klip.scio import versions
+from fusar_klip.pretrain.optim import OptimizerStep
+from fusar_klip.pretrain.tasks.klip_train_state import KlipTrainState
+from fusar_klip.scio import refine_texts, versions
 
 MakeSettings = Callable[..., PretrainSettings]
 
@@ -37,9 +37,10 @@ from pathlib import Path
 import torch
 from fusar_klip.config import validate_settings
 from fusar_klip.pretrain import PretrainSettings, pretrain
+from fusar_klip.scio import refine_texts
 torch.set_num_threads(1)
 settings = validate_settings(PretrainSettings, json.loads(sys.argv[3]))
-pretrain(Path(sys.argv[1]), Path(sys.argv[2]), settings, resume=True)
+pretrain(Path(sys.argv[1]), Path(sys.argv[2]), settings, resume=True, refine_texts=refine_texts)
 """
 
 
@@ -141,15 +142,15 @@ def test_a_crash_at_any_step_resumes_to_the_same_bits(
     at: int,
 ) -> None:
     run = tmp_path / "run"
-    step = Learner.step
+    step = KlipTrainState.step
 
-    def crash(self: Learner, batch: Any, number: int, steps_per_epoch: int) -> Any:
+    def crash(self: KlipTrainState, batch: Any, number: int, steps_per_epoch: int) -> Any:
         if number == at:
             raise PowerCutError
         return step(self, batch, number, steps_per_epoch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "step", crash)
+        patch.setattr(KlipTrainState, "step", crash)
         with pytest.raises(PowerCutError):
             pretrain(blobs, run, settings)
     with (run / "metrics.jsonl").open("a") as file:
@@ -212,7 +213,7 @@ import torch
 import torch._dynamo  # seconds, which the first optimiser would take in each run
 from fusar_klip.config import validate_settings
 from fusar_klip.pretrain import PretrainSettings, pretrain
-from fusar_klip.scio import versions
+from fusar_klip.scio import refine_texts, versions
 torch.set_num_threads(1)
 versions._TILES_PER_PART = 16
 settings = validate_settings(PretrainSettings, json.loads(sys.argv[3]))
@@ -262,7 +263,7 @@ def test_kills_at_any_moment_of_scio_s_stages_resume_to_the_same_bits(
     monkeypatch.setattr(versions, "_TILES_PER_PART", 16)
     plain, run = tmp_path / "plain", tmp_path / "run"
     data, of_plain = (shutil.copytree(blobs, tmp_path / name) for name in ("data", "of_plain"))
-    pretrain(of_plain, plain, settings)
+    pretrain(of_plain, plain, settings, refine_texts=refine_texts)
     assert kill_again_and_again(data, run, settings, seed=3) > 0
     assert_equal_runs(run, plain)
     assert catalog.text_versions(data) == [f"v{number:03d}" for number in range(7)]
@@ -298,17 +299,17 @@ def test_weights_to_start_from_and_broken_tiles_are_not_asked_for_or_told_twice(
     init = shutil.copy(first / "model.safetensors", tmp_path / "init.safetensors")
     settings = nano_settings(epochs=8, objective=objective, init={"image": str(init)})
     pretrain(data, tmp_path / "plain", settings)
-    run, take = tmp_path / "run", Descent.take
+    run, take = tmp_path / "run", OptimizerStep.take
 
     for at in (1, 5):
 
-        def crash(self: Descent, step: int, *arguments: Any, at: int = at) -> Any:
+        def crash(self: OptimizerStep, step: int, *arguments: Any, at: int = at) -> Any:
             if step == at:
                 raise PowerCutError
             return take(self, step, *arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Descent, "take", crash)
+            patch.setattr(OptimizerStep, "take", crash)
             with pytest.raises(PowerCutError):
                 pretrain(data, run, settings, resume=True)
     init.unlink()

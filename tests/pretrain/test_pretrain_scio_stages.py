@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ import torch
 from fusar_klip import catalog
 from fusar_klip.errors import CheckpointError
 from fusar_klip.models import Tokenizer
-from fusar_klip.pretrain import PretrainSettings, PretrainSummary, pretrain, text_versions
-from fusar_klip.pretrain.data.dataset import read_segments, read_split, with_version
-from fusar_klip.pretrain.loss_spikes import Guard
+from fusar_klip.pretrain import PretrainSettings, PretrainSummary
+from fusar_klip.pretrain import pretrain as train
+from fusar_klip.pretrain.data.dataset import read_segments, read_split, with_text_version
+from fusar_klip.pretrain.optim import LossSpikeDetector
 from fusar_klip.pretrain.run_folder import RunFolder
-from fusar_klip.pretrain.stages import Place
-from fusar_klip.pretrain.tasks.klip_train_state import Learner
-from fusar_klip.pretrain.text_versions import TextVersions, entered
-from fusar_klip.scio import versions
+from fusar_klip.pretrain.stages import StagePosition
+from fusar_klip.pretrain.tasks.klip_train_state import KlipTrainState
+from fusar_klip.pretrain.text_versions import TextVersions
+from fusar_klip.scio import References, refine_texts, versions
+
+pretrain = partial(train, refine_texts=refine_texts)
 
 MakeSettings = Callable[..., PretrainSettings]
 CLOCK = ("samples_per_s", "utilisation")
@@ -75,22 +79,21 @@ def test_a_second_round_goes_on_from_the_texts_of_the_first(
     nano_settings: MakeSettings, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each pass asks the queue as it is for its negatives, and each stage begins a new window of losses."""
-    data, references, forgotten = shutil.copytree(blobs, tmp_path / "data"), [], []
-    refine, forget = text_versions.refine_texts, Guard.forget
+    data, references, resets = shutil.copytree(blobs, tmp_path / "data"), [], []
+    reset_window = LossSpikeDetector.reset_window
 
     def seen(*arguments: Any, **options: Any) -> Any:
-        references.append(options["references"].ids_q.tolist())
-        return refine(*arguments, **options)
+        references.append(References.of_queue(options["queue"]).ids_q.tolist())
+        return refine_texts(*arguments, **options)
 
-    def counted(guard: Guard) -> None:
-        forgotten.append(guard)
-        forget(guard)
+    def counted(detector: LossSpikeDetector) -> None:
+        resets.append(detector)
+        reset_window(detector)
 
-    monkeypatch.setattr(text_versions, "refine_texts", seen)
-    monkeypatch.setattr(Guard, "forget", counted)
+    monkeypatch.setattr(LossSpikeDetector, "reset_window", counted)
     stages = STAGES | {"screen_epochs": 1, "max_iter": 2}
     settings = nano_settings(epochs=6, batch_size=16, scio=stages, validate_every=100)
-    summary = pretrain(data, tmp_path / "run", settings)
+    summary = train(data, tmp_path / "run", settings, refine_texts=seen)
     steps = [line for line in numbers(tmp_path / "run") if "loss" in line]
     assert [line["stage"] for line in steps] == [1, 1, 1, 2, 2, 2, 3, 3, 3] * 2
     versions_of = ("v001", "v002", "v003", "v004")
@@ -100,7 +103,7 @@ def test_a_second_round_goes_on_from_the_texts_of_the_first(
     # 48 pairs after three steps, and 50 at most.
     assert [len(ids) for ids in references] == [48, 50, 50, 50]
     assert len({*references[0]}) == 48
-    assert len(forgotten) == 6
+    assert len(resets) == 6
 
 
 def test_odd_texts_and_a_broken_tile_go_through_all_stages(
@@ -144,15 +147,15 @@ def test_a_crash_between_and_within_stages_resumes_to_the_same_bits(
 ) -> None:
     data, run = tmp_path / "data", tmp_path / "run"
     shutil.copytree(blobs, data)
-    step = Learner.step
+    step = KlipTrainState.step
 
-    def crash(self: Learner, parts: Any, number: int, per_epoch: int) -> Any:
+    def crash(self: KlipTrainState, parts: Any, number: int, per_epoch: int) -> Any:
         if number == at:
             raise PowerCutError
         return step(self, parts, number, per_epoch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "step", crash)
+        patch.setattr(KlipTrainState, "step", crash)
         with pytest.raises(PowerCutError):
             pretrain(data, run, settings)
     pretrain(data, run, settings, resume=True)
@@ -209,8 +212,8 @@ def test_what_each_stage_shows(whole: tuple[Path, Path, PretrainSummary]) -> Non
     tokenizer = Tokenizer.from_file(run / "tokenizer.json")
     tiles = read_split(data, "train", read_segments(data, "v000"), tokenizer, image_size=32, max_tokens=64)
     judged = catalog.read_texts(data, "v002", in_use=False).set_index(["tile_id", "field"])["verdict"]
-    screened = with_version(tiles, data, "v002", "v000", tokenizer, max_tokens=64)
-    in_use = with_version(tiles, data, "v003", "v003", tokenizer, max_tokens=64)
+    screened = with_text_version(tiles, data, "v002", "v000", tokenizer, max_tokens=64)
+    in_use = with_text_version(tiles, data, "v003", "v003", tokenizer, max_tokens=64)
     fields = ("Count", "Location", "Size", "Region")
     used = read_segments(data, "v003")
     for place, tile_id in enumerate(tiles.tile_ids):
@@ -235,12 +238,14 @@ def test_a_text_that_is_all_noise_is_shown_and_teaches_mlm_nothing(
     catalog.write_texts(data, "v001", texts, parent="v000", maker={})
     tokenizer = Tokenizer.from_file(whole[1] / "tokenizer.json")
     tiles = read_split(data, "train", read_segments(data, "v000"), tokenizer, image_size=32, max_tokens=64)
-    shown = with_version(tiles, data, "v001", "v001", tokenizer, max_tokens=64)
+    shown = with_text_version(tiles, data, "v001", "v001", tokenizer, max_tokens=64)
     assert shown.segments[0] == tiles.segments[0]
     assert shown.noise == {0: frozenset({0, 1, 2, 3})}
 
 
 def test_a_stage_opens_with_what_the_one_before_has_found() -> None:
     screened = TextVersions(judged="v002", shown="v000")
-    assert entered(screened, Place(0, "screen", opens=False, refines=True)) == screened
-    assert entered(screened, Place(1, "align", opens=True, refines=False)) == TextVersions("v002", "v002")
+    assert screened.at_stage_start(StagePosition(0, "screen", opens=False, refines=True)) == screened
+    assert screened.at_stage_start(StagePosition(1, "align", opens=True, refines=False)) == TextVersions(
+        "v002", "v002"
+    )

@@ -7,16 +7,16 @@ from hypothesis import strategies as st
 from fusar_klip.config import validate_settings
 from fusar_klip.errors import SettingsError
 from fusar_klip.pretrain import PretrainSettings
-from fusar_klip.pretrain.stages import STAGES, StageSettings, stage_of
+from fusar_klip.pretrain.stages import STAGES, ScioStageSettings, stage_of
 
 
 def test_the_paper_s_run() -> None:
-    settings = StageSettings(enabled=True)
+    settings = ScioStageSettings(enabled=True)
     places = [stage_of(step, 10, settings) for step in range(360)]
     assert [(stage, len(list(run))) for stage, run in groupby(place.stage for place in places)] == [
         ("align", 120), ("screen", 120), ("reconstruct", 120)
     ]  # fmt: skip
-    assert [step for step, place in enumerate(places) if place.opens] == [0, 120, 240]
+    assert [step for step, place in enumerate(places) if place.is_first] == [0, 120, 240]
     assert [step for step, place in enumerate(places) if place.refines] == list(range(120, 360, 10))
     assert settings.epochs == 36
 
@@ -28,7 +28,7 @@ def test_the_paper_s_run() -> None:
 def test_every_step_has_its_stage(
     align: int, screen: int, reconstruct: int, rounds: int, per_epoch: int, every: str | int
 ) -> None:
-    settings = StageSettings.model_validate(
+    settings = ScioStageSettings.model_validate(
         {
             "enabled": True, "align_epochs": align, "screen_epochs": screen,
             "reconstruct_epochs": reconstruct, "max_iter": rounds, "every": every,
@@ -49,12 +49,12 @@ def test_every_step_has_its_stage(
     for place, before in zip(places, [None, *places[:-1]], strict=True):
         opens = before is None or (place.iteration, place.stage) != (before.iteration, before.stage)
         within = 0 if opens else within + 1
-        assert place.opens == opens
+        assert place.is_first == opens
         assert place.refines == (place.stage != "align" and within % steps == 0)
 
 
 def test_without_scio_all_is_alignment() -> None:
-    places = [stage_of(step, 5, StageSettings()) for step in range(200)]
+    places = [stage_of(step, 5, ScioStageSettings()) for step in range(200)]
     assert {place.stage for place in places} == {"align"}
     assert not any(place.refines for place in places)
 

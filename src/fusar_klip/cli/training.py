@@ -22,8 +22,10 @@ def pretrain(
     from fusar_klip.config import load_settings
     from fusar_klip.pretrain import PretrainSettings
     from fusar_klip.pretrain import pretrain as run
+    from fusar_klip.scio import refine_texts
 
-    summary = run(dataset, out, load_settings(PretrainSettings, config, settings or ()), resume=resume)
+    given = load_settings(PretrainSettings, config, settings or ())
+    summary = run(dataset, out, given, resume=resume, refine_texts=refine_texts)
     if os.environ.get("RANK", "0") != "0":
         return  # under torchrun, only rank 0 reports
     skipped = f" ({summary.skipped_steps} skipped)" if summary.skipped_steps else ""

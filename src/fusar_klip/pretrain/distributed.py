@@ -1,37 +1,44 @@
-"""The processes of a run: one, or those that torchrun has started. The same command serves both.
+"""The processes (ranks) of a run, and how they share weights and gradients: DDP or FSDP under torchrun.
 
-Each holds one GPU, or a share of the CPU. What they compute together is in `objective`, how weights are
-shared out in `sharding`; here is who they are, and how they wait for each other.
+The same command serves one process and many. Each process uses one GPU, or a share of the CPU. With DDP every
+process holds all weights, with FSDP a shard of each. A saved state holds whole weights by name, so that it
+can be loaded with any number of processes, and with either method. What the processes compute together is in
+`loss.py`.
 """
 
 import datetime
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from fusar_klip.errors import FusarKlipError, SettingsError
+from fusar_klip.models.network.momentum import MomentumTowers
+from fusar_klip.pretrain.loss import PretrainLoss
 
 T = TypeVar("T")
 
-# One process may fill the tile cache or validate while the others wait.
+# One process may fill the tile cache or validate while the others wait for it.
 _PATIENCE = datetime.timedelta(hours=12)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all of them.
+    """The rank of this process, and the number of processes.
 
     Attributes:
-        rank: Its number, from 0.
-        world: How many there are.
-        device: Where it computes.
+        rank: Number of this process, from 0.
+        world: Number of processes (world size).
+        device: The device of this process.
     """
 
     rank: int
@@ -41,7 +48,7 @@ class Ranks:
 
     @classmethod
     def alone(cls) -> "Ranks":
-        """Return the ranks of a run of one process, on the CPU."""
+        """Return the ranks of a run with one process, on the CPU."""
         return cls(0, 1, torch.device("cpu"))
 
     @property
@@ -56,11 +63,11 @@ class Ranks:
 
     @property
     def gpus(self) -> list[torch.device]:
-        """The GPU that it computes on, if it does: whatever else is there stays untouched."""
+        """The GPU that this process uses, if any."""
         return [self.device] if self.on_gpu else []
 
     def wait(self) -> None:
-        """Return when every process has come here."""
+        """Wait until every process has reached this point."""
         if self.world > 1:
             dist.barrier(self._control)
 
@@ -80,10 +87,10 @@ class Ranks:
         return values
 
     def first_does(self, work: Callable[[], T]) -> T:
-        """Let the first process do `work`; return what it returned, in every process.
+        """Run `work` in the first process; return its result in every process.
 
         Raises:
-            FusarKlipError: What it raised; the other processes end silently, since one sentence is enough.
+            FusarKlipError: Raised by `work`; the other processes then exit without a message of their own.
         """
         if self.world == 1:
             return work()
@@ -106,13 +113,13 @@ class Ranks:
 
 @contextmanager
 def joined_ranks(device: str) -> Iterator[Ranks]:
-    """Join the processes of this run, as torchrun's environment names them; alone without it.
+    """Join the processes that torchrun started; without torchrun, yield a run of one process.
 
     Args:
         device: `auto`, `cpu` or `cuda`.
 
     Raises:
-        SettingsError: There is no GPU where one is asked for.
+        SettingsError: `device` is `cuda` and there is no GPU, or fewer GPUs than processes.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     where = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
@@ -122,16 +129,139 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
     if where.type == "cuda":
         torch.cuda.set_device(where)
     if rank:
-        # What concerns all is said once.
+        # A message that concerns all processes is logged once.
         logging.getLogger("fusar_klip").setLevel(logging.ERROR)
     dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
-        # Waiting must neither occupy a GPU nor run into its watchdog.
+        # Waiting processes must neither occupy a GPU nor trigger NCCL's watchdog.
         control = dist.new_group(backend="gloo", timeout=_PATIENCE)
         assert isinstance(control, dist.ProcessGroup)
         yield Ranks(rank, world, where, control)
     finally:
         dist.destroy_process_group()
+
+
+def parallelize(loss: PretrainLoss, momentum: MomentumTowers, parallel: str, ranks: Ranks) -> nn.Module:
+    """Return the module to call in place of `loss`, so that gradients are the mean over the processes.
+
+    Args:
+        loss: The network with its losses.
+        momentum: Its momentum encoders; with FSDP they are sharded too.
+        parallel: `ddp` or `fsdp`.
+        ranks: The processes.
+    """
+    if ranks.world == 1:
+        return loss
+    if parallel == "ddp":
+        return wrap_ddp(loss, ranks)
+    temperature = loss.network.log_temperature
+    for towers, name in ((loss, "network.image_tower"), (momentum, "image_tower")):
+        # The text layers are not sharded: they are called five times a step, encoder and decoder share half
+        # of them, and gathering a shard at each call would cost more than it saves. Neither is the last image
+        # block, which is not called as a whole where only the class token is needed.
+        for block in list(towers.get_submodule(f"{name}.blocks").children())[:-1]:
+            fully_shard(block)
+        # The momentum encoders have no backward pass, at whose end FSDP would shard the weights again.
+        fully_shard(towers, ignored_params={temperature}, reshard_after_forward=towers is momentum)
+    register_fsdp_forward_method(momentum, "features")
+    return loss
+
+
+def wrap_ddp(module: nn.Module, ranks: Ranks) -> nn.Module:
+    """Return `module` wrapped in DDP, or `module` itself in a run of one process."""
+    if ranks.world == 1:
+        return module
+    return DistributedDataParallel(module, device_ids=[ranks.device] if ranks.device.type == "cuda" else None)
+
+
+@contextmanager
+def gradient_sync(module: nn.Module, last: bool) -> Iterator[None]:
+    """Reduce gradients over the processes only with the `last` micro-batch of a step."""
+    if isinstance(module, DistributedDataParallel) and not last:
+        with module.no_sync():
+            yield
+        return
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(last)
+    yield
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], longest: float, ranks: Ranks) -> float:
+    """Clip the gradients to a total norm of at most `longest`; return the norm before clipping."""
+    held = [parameter for parameter in parameters if parameter.grad is not None]
+    sharded = [parameter for parameter in held if isinstance(parameter, DTensor)]
+    unsharded = [parameter for parameter in held if not isinstance(parameter, DTensor)]
+    if sharded:
+        for gradient in _gradients(unsharded):
+            # FSDP does not manage scalars, so the temperature's gradient is averaged here.
+            dist.all_reduce(gradient)
+            gradient.div_(ranks.world)
+    norms = [
+        full_tensor(torch.nn.utils.get_total_norm(_gradients(group)))
+        for group in (sharded, unsharded)
+        if group
+    ]
+    norm = torch.linalg.vector_norm(torch.stack(norms)) if len(norms) > 1 else norms[0]
+    for group in (sharded, unsharded):
+        torch.nn.utils.clip_grads_with_norm_(group, longest, norm)
+    return float(norm)
+
+
+def _gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return the whole of a tensor that may be sharded. Every process must call this."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_by_name(tensors: Iterable[tuple[str, Tensor]], *, keep: bool) -> dict[str, Tensor]:
+    """Return the whole tensors if `keep`, else an empty dict; without `keep`, one is held at a time."""
+    found = {}
+    for name, tensor in tensors:
+        value = full_tensor(tensor.detach())
+        if keep:
+            found[name] = value
+    return found
+
+
+def copy_whole(target: Tensor, value: Tensor) -> None:
+    """Copy the whole tensor `value`, which every process holds, into `target`, which may be sharded."""
+    if isinstance(target, DTensor):
+        value = distribute_tensor(
+            value.to(target.device), target.device_mesh, target.placements, src_data_rank=None
+        )
+    target.copy_(value)
+
+
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str], *, keep: bool
+) -> dict[str, dict[str, Tensor]]:
+    """Return the optimizer's state by parameter name, as whole tensors."""
+    return {
+        names[parameter]: whole_by_name(optimizer.state[parameter].items(), keep=keep)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter in optimizer.state
+    }
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer,
+    names: Mapping[nn.Parameter, str],
+    state: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Load what `optimizer_state` returned."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if names[parameter] not in state:
+                continue
+            own = optimizer.state[parameter] = {}
+            for key, value in state[names[parameter]].items():
+                like = {"dtype": value.dtype, "device": parameter.device}
+                own[key] = torch.zeros_like(parameter) if value.ndim else torch.zeros((), **like)
+                copy_whole(own[key], value)
 
 
 def _device(name: str, local_rank: int) -> torch.device:

@@ -1,10 +1,16 @@
-"""The three losses of one batch, and how they are summed (paper 3.3, eq. 7).
+"""The pretraining losses of one batch and their weighted sum (paper 3.3, eq. 7).
 
-With several processes each computes the losses of its own rows against all processes' rows, so that the mean
-of the processes' gradients is the gradient of the whole batch in one process.
+`LOSSES` lists them by name. To add one, write a function of `ForwardPass`, add it to `LOSSES`, and add its
+weight to `settings.LossSettings` under the same name.
+
+With several processes each computes the losses of its own rows against the rows of all processes, so that the
+mean of the processes' gradients is the gradient that one process would have for the whole batch.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 import torch.nn.functional as F
@@ -43,34 +49,35 @@ _KEY_BASE = 1_099_511_628_211
 
 @dataclass(frozen=True)
 class Losses:
-    """The losses of a batch (scalars), and what goes into the queue after the step.
+    """The losses of a batch, and the features that enter the queue after the step.
 
-    With several processes the losses are this one's; their mean over the processes is the batch's.
+    With several processes the losses are those of this process; their mean over the processes is the batch's.
 
     Attributes:
-        itc: Eq. 4.
-        itm: Eq. 5.
-        mlm: Eq. 6.
+        by_name: A scalar for each name in `LOSSES`, in that order.
         momentum_image: (A, E) float32, normalised, of all processes.
         momentum_text: (A, E) float32, normalised, of all processes.
-        ids: (A,) int64, the images of all processes.
+        ids: (A,) int64, the image ids of all processes.
     """
 
-    itc: Tensor
-    itm: Tensor
-    mlm: Tensor
+    by_name: Mapping[str, Tensor]
     momentum_image: Tensor
     momentum_text: Tensor
     ids: Tensor
 
     def total(self, weights: LossSettings) -> Tensor:
         """Return L_total of eq. 7."""
-        return weights.itc * self.itc + weights.itm * self.itm + weights.mlm * self.mlm
+        terms: list[Tensor] = [getattr(weights, name) * loss for name, loss in self.by_name.items()]
+        return reduce(add, terms)
+
+    def values(self) -> Tensor:
+        """Return the losses as one vector, in the order of `LOSSES`."""
+        return torch.stack(list(self.by_name.values()))
 
 
 @dataclass(frozen=True)
 class _Texts:
-    """The batch's texts for matching: ids, or with late fusion the states that the text alone has."""
+    """The texts of a batch for matching: token ids, or with late fusion the states of the text layers."""
 
     ids_bl: Tensor
     mask_bl: Tensor
@@ -94,35 +101,151 @@ class _Texts:
             None if states is None else states.index_select(0, rows_b),
         )
 
-    def match_logits(self, network: KlipNetwork, memory: CrossAttentionCache) -> Tensor:
+    def match_logits(self, network: KlipNetwork, image_kv: CrossAttentionCache) -> Tensor:
         if self.states_bld is None:
-            return network.match_logits(self.ids_bl, self.mask_bl, memory)
-        return network.match_logits_of(self.states_bld, self.mask_bl, memory)
+            return network.match_logits(self.ids_bl, self.mask_bl, image_kv)
+        return network.match_logits_of(self.states_bld, self.mask_bl, image_kv)
 
 
-def _joined(rows: list[_Texts]) -> _Texts:
-    longest = max(texts.mask_bl.shape[1] for texts in rows)
-    more = [longest - texts.mask_bl.shape[1] for texts in rows]
+def _concatenated(texts: list[_Texts]) -> _Texts:
+    longest = max(part.mask_bl.shape[1] for part in texts)
+    more = [longest - part.mask_bl.shape[1] for part in texts]
     states = [
-        F.pad(texts.states_bld, (0, 0, 0, n))
-        for texts, n in zip(rows, more, strict=True)
-        if texts.states_bld is not None
+        F.pad(part.states_bld, (0, 0, 0, n))
+        for part, n in zip(texts, more, strict=True)
+        if part.states_bld is not None
     ]
     return _Texts(
-        torch.cat([F.pad(texts.ids_bl, (0, n)) for texts, n in zip(rows, more, strict=True)]),
-        torch.cat([F.pad(texts.mask_bl, (0, n)) for texts, n in zip(rows, more, strict=True)]),
+        torch.cat([F.pad(part.ids_bl, (0, n)) for part, n in zip(texts, more, strict=True)]),
+        torch.cat([F.pad(part.mask_bl, (0, n)) for part, n in zip(texts, more, strict=True)]),
         torch.cat(states) if states else None,
     )
 
 
-class Objective(nn.Module):
-    """The network together with its losses, in one forward pass: what DDP and FSDP wrap.
+@dataclass(frozen=True)
+class ForwardPass:
+    """The forward pass that all losses of a batch share: each image is encoded once, each text once per use.
 
-    Each image is encoded and looked at once, and each text once per use.
+    Attributes:
+        network: The network in training.
+        batch: The rows of this process; every process has the same number.
+        image_tokens_bnw: The tokens of the image tower.
+        image_kv: The images' keys and values for cross-attention.
+        image_be: Image features, float32.
+        text_be: Text features, float32.
+        text_states_bld: The states of the text layers, with late fusion.
+        momentum_image_be: Image features of the momentum encoder.
+        momentum_text_be: Text features of the momentum encoder.
+        all_momentum_image_ae: The same of all processes.
+        all_momentum_text_ae: The same of all processes.
+        all_ids_a: int64, the image ids of all processes.
+        queue_image_qe: Earlier momentum features of all processes.
+        queue_text_qe: Earlier momentum features of all processes.
+        queue_ids_q: int64, the image id of each row of the queue.
+        alpha: Weight of the momentum targets of ITC.
+        hard_share: Share of ITM's negatives that are hard; see `hard_negatives`.
+    """
+
+    network: KlipNetwork
+    batch: Batch
+    image_tokens_bnw: Tensor
+    image_kv: CrossAttentionCache
+    image_be: Tensor
+    text_be: Tensor
+    text_states_bld: Tensor | None
+    momentum_image_be: Tensor
+    momentum_text_be: Tensor
+    all_momentum_image_ae: Tensor
+    all_momentum_text_ae: Tensor
+    all_ids_a: Tensor
+    queue_image_qe: Tensor
+    queue_text_qe: Tensor
+    queue_ids_q: Tensor
+    alpha: float
+    hard_share: float
+
+
+def contrastive_loss(forward: ForwardPass) -> Tensor:
+    """Return ITC (eq. 4) against the batch of all processes and the queue."""
+    own = own_rows(len(forward.batch.tile_ids))
+
+    def candidates(all_rows: Tensor, queue: Tensor) -> Tensor:
+        # The rows of the other processes are candidates, as those of the queue are.
+        return torch.cat([all_rows[: own.start], all_rows[own.stop :], queue])
+
+    return itc_loss(
+        forward.image_be,
+        forward.text_be,
+        forward.momentum_image_be.float(),
+        forward.momentum_text_be.float(),
+        forward.batch.tile_ids,
+        candidates(forward.all_momentum_image_ae, forward.queue_image_qe),
+        candidates(forward.all_momentum_text_ae, forward.queue_text_qe),
+        candidates(forward.all_ids_a, forward.queue_ids_q),
+        temperature=forward.network.temperature,
+        alpha=forward.alpha,
+    )
+
+
+def matching_loss(forward: ForwardPass) -> Tensor:
+    """Return ITM (eq. 5) of positive pairs, images with negative texts, and texts with negative images.
+
+    A batch of one image has no negative pairs: then ITM sees the positive pair alone.
+    """
+    network, batch, image_kv = forward.network, forward.batch, forward.image_kv
+    texts = _Texts(batch.text, batch.text_mask, forward.text_states_bld)
+    positive_b = torch.ones_like(batch.tile_ids)
+    if len(forward.all_ids_a) == 1:
+        return itm_loss(texts.match_logits(network, image_kv), positive_b)
+    with torch.no_grad():
+        negative_text_b, negative_image_b = _draw_negatives(forward)
+        # Where all images of a batch are the same one, or have equal texts, there is no negative pair.
+        labels_p = torch.cat(
+            [positive_b, *(_negative_labels(b) for b in (negative_text_b, negative_image_b))]
+        )
+        negative_text_b, negative_image_b = negative_text_b.clamp(min=0), negative_image_b.clamp(min=0)
+        count = mean_of_all((labels_p != IGNORED).sum().float())
+    if processes() == 1:
+        negative_texts, negative_image_kv = texts.rows(negative_text_b), image_kv.rows(negative_image_b)
+    else:
+        negative_texts = texts.of_all_processes().rows(negative_text_b)
+        # Tokens are sent, and projected where they are needed: keys and values are 24 times as large.
+        tokens_bnw = gathered_with_gradient(forward.image_tokens_bnw).index_select(0, negative_image_b)
+        negative_image_kv = network.image_kv(tokens_bnw)
+    pairs = _concatenated([texts, negative_texts, texts])
+    assert len(pairs.mask_bl) == 3 * len(batch.tile_ids)
+    logits_p2 = pairs.match_logits(network, image_kv.tiled(2) + negative_image_kv)
+    return itm_loss(logits_p2, labels_p, count)
+
+
+def masked_language_loss(forward: ForwardPass) -> Tensor:
+    """Return MLM (eq. 6): the encoder reads image and masked text, the decoder writes the masked spans."""
+    batch = forward.batch
+    counts_bt = batch.decoder_labels != IGNORED
+    # All up to the last label: a token without a label may still be read.
+    read_bt = counts_bt.flip(1).long().cummax(1).values.flip(1)
+    context_bld = forward.network.fuse(batch.masked, batch.masked_mask, forward.image_kv)
+    logits_kv = forward.network.decode_packed(
+        batch.decoder_input, read_bt, context_bld, batch.masked_mask, forward.image_kv
+    )
+    labels_k = batch.decoder_labels[read_bt.bool()]
+    return mlm_loss(logits_kv, labels_k, mean_of_all(counts_bt.sum().float()))
+
+
+LOSSES: dict[str, Callable[[ForwardPass], Tensor]] = {
+    "itc": contrastive_loss,
+    "itm": matching_loss,
+    "mlm": masked_language_loss,
+}
+"""The losses of eq. 7 by name, in the order of the sum. `LossSettings` has a weight for each."""
+
+
+class PretrainLoss(nn.Module):
+    """The network together with its losses, in one forward pass: the module that DDP and FSDP wrap.
 
     Args:
         network: The network in training.
-        hard_share: Of ITM's wrong pairs; see `hard_negatives`.
+        hard_share: Share of ITM's negative pairs that are hard; see `hard_negatives`.
     """
 
     def __init__(self, network: KlipNetwork, *, hard_share: float = 1.0) -> None:
@@ -140,130 +263,101 @@ class Objective(nn.Module):
         queue_ids_q: Tensor,
         alpha: float,
     ) -> Losses:
-        """Compute the losses of `batch`. One image has no wrong pairs: ITM sees the true one alone.
+        """Compute the losses of `batch`.
 
         Args:
-            batch: This process's rows; of the same number in every process.
-            momentum_image_be: The momentum tower's image features of `batch`.
-            momentum_text_be: The momentum tower's text features of `batch`.
-            queue_image_qe: Earlier momentum features, those of all processes.
-            queue_text_qe: Likewise.
-            queue_ids_q: int64, the image of each row of the queue.
+            batch: The rows of this process; every process has the same number.
+            momentum_image_be: Image features of `batch` by the momentum encoder.
+            momentum_text_be: Text features of `batch` by the momentum encoder.
+            queue_image_qe: Earlier momentum features of all processes.
+            queue_text_qe: Earlier momentum features of all processes.
+            queue_ids_q: int64, the image id of each row of the queue.
             alpha: Weight of the momentum targets of ITC.
         """
         network = self.network
-        late = network.settings.fusion_layers is not None
         tokens_bnw = network.image_tokens(batch.images, batch.gsd_m)
-        memory = network.image_kv(tokens_bnw)
+        image_kv = network.image_kv(tokens_bnw)
         image_be = network.image_features(tokens_bnw).float()
+        late = network.settings.fusion_layers is not None
         states_bld = network.text_states(batch.text, batch.text_mask) if late else None
         text_be = (
             network.text_features(batch.text, batch.text_mask)
             if states_bld is None
             else network.text_features_of(states_bld)
         ).float()
-        all_image_ae, all_text_ae = gathered(momentum_image_be.float()), gathered(momentum_text_be.float())
-        all_ids_a = gathered(batch.tile_ids)
-        own = own_rows(len(batch.tile_ids))
-        itc = itc_loss(
-            image_be,
-            text_be,
-            momentum_image_be.float(),
-            momentum_text_be.float(),
-            batch.tile_ids,
-            # The other processes' rows are candidates as those of the queue are.
-            torch.cat([all_image_ae[: own.start], all_image_ae[own.stop :], queue_image_qe]),
-            torch.cat([all_text_ae[: own.start], all_text_ae[own.stop :], queue_text_qe]),
-            torch.cat([all_ids_a[: own.start], all_ids_a[own.stop :], queue_ids_q]),
-            temperature=network.temperature,
+        forward = ForwardPass(
+            network=network,
+            batch=batch,
+            image_tokens_bnw=tokens_bnw,
+            image_kv=image_kv,
+            image_be=image_be,
+            text_be=text_be,
+            text_states_bld=states_bld,
+            momentum_image_be=momentum_image_be,
+            momentum_text_be=momentum_text_be,
+            all_momentum_image_ae=gathered(momentum_image_be.float()),
+            all_momentum_text_ae=gathered(momentum_text_be.float()),
+            all_ids_a=gathered(batch.tile_ids),
+            queue_image_qe=queue_image_qe,
+            queue_text_qe=queue_text_qe,
+            queue_ids_q=queue_ids_q,
             alpha=alpha,
+            hard_share=self._hard_share,
         )
-        texts = _Texts(batch.text, batch.text_mask, states_bld)
-        itm = self._matching(batch, texts, tokens_bnw, memory, image_be, text_be, all_ids_a)
-        mlm = self._infilling(batch, memory)
-        return Losses(itc, itm, mlm, all_image_ae, all_text_ae, all_ids_a)
-
-    def _matching(
-        self,
-        batch: Batch,
-        texts: _Texts,
-        tokens_bnw: Tensor,
-        memory: CrossAttentionCache,
-        image_be: Tensor,
-        text_be: Tensor,
-        all_ids_a: Tensor,
-    ) -> Tensor:
-        """Return ITM of true pairs, images with wrong texts, and texts with wrong images."""
-        network, rows = self.network, len(batch.tile_ids)
-        true_b = torch.ones_like(batch.tile_ids)
-        if len(all_ids_a) == 1:
-            return itm_loss(texts.match_logits(network, memory), true_b)
-        with torch.no_grad():
-            image_to_text_ba = similarities(image_be, gathered(text_be)) / network.temperature
-            text_to_image_ba = similarities(text_be, gathered(image_be)) / network.temperature
-            key_b = _text_keys(batch.text, batch.text_mask)
-            fits_ba = key_b[:, None] == gathered(key_b)
-            ids = batch.tile_ids, all_ids_a
-            wrong_text_b = hard_negatives(
-                image_to_text_ba, *ids, batch.draws[:, 0], fits_ba, self._hard_share
-            )
-            wrong_image_b = hard_negatives(
-                text_to_image_ba, *ids, batch.draws[:, 1], fits_ba, self._hard_share
-            )
-            # Where all images of a batch are the same one, or say the same, there is no wrong pair.
-            labels_p = torch.cat([true_b, *(_no_match(wrong_b) for wrong_b in (wrong_text_b, wrong_image_b))])
-            wrong_text_b, wrong_image_b = wrong_text_b.clamp(min=0), wrong_image_b.clamp(min=0)
-            count = mean_of_all((labels_p != IGNORED).sum().float())
-        if processes() == 1:
-            wrong_texts, wrong_memory = texts.rows(wrong_text_b), memory.rows(wrong_image_b)
-        else:
-            wrong_texts = texts.of_all_processes().rows(wrong_text_b)
-            # Tokens travel, and are looked at where they are needed: keys and values are 24 times as much.
-            wrong_memory = network.image_kv(gathered_with_gradient(tokens_bnw).index_select(0, wrong_image_b))
-        pairs = _joined([texts, wrong_texts, texts])
-        assert len(pairs.mask_bl) == 3 * rows
-        logits_p2 = pairs.match_logits(network, memory.tiled(2) + wrong_memory)
-        return itm_loss(logits_p2, labels_p, count)
-
-    def _infilling(self, batch: Batch, memory: CrossAttentionCache) -> Tensor:
-        """Return MLM: the encoder reads image and text with its holes, the decoder writes the holes."""
-        counts_bt = batch.decoder_labels != IGNORED
-        # All up to the last label: what is not asked for may still be read.
-        read_bt = counts_bt.flip(1).long().cummax(1).values.flip(1)
-        context_bld = self.network.fuse(batch.masked, batch.masked_mask, memory)
-        logits_kv = self.network.decode_packed(
-            batch.decoder_input, read_bt, context_bld, batch.masked_mask, memory
+        return Losses(
+            {name: loss(forward) for name, loss in LOSSES.items()},
+            forward.all_momentum_image_ae,
+            forward.all_momentum_text_ae,
+            forward.all_ids_a,
         )
-        labels_k = batch.decoder_labels[read_bt.bool()]
-        return mlm_loss(logits_kv, labels_k, mean_of_all(counts_bt.sum().float()))
+
+
+def batch_losses(
+    pretrain_loss: nn.Module, momentum: MomentumTowers, queue: FeatureQueue, batch: Batch, alpha: float
+) -> Losses:
+    """Compute the momentum features of `batch`, then its losses.
+
+    Args:
+        pretrain_loss: A `PretrainLoss`, or the module that wraps one.
+        momentum: The momentum (EMA) encoders of the network.
+        queue: Earlier momentum features; not changed.
+        batch: The rows of this process.
+        alpha: Weight of the momentum targets of ITC.
+    """
+    image_be, text_be = momentum.features(batch.images, batch.text, batch.text_mask, batch.gsd_m)
+    losses: Losses = pretrain_loss(
+        batch, image_be, text_be, queue.image_qe, queue.text_qe, queue.ids_q, alpha
+    )
+    return losses
+
+
+def _draw_negatives(forward: ForwardPass) -> tuple[Tensor, Tensor]:
+    """Return a negative text and a negative image for each row, (B,) int64 rows of A; -1 for none.
+
+    A pair whose texts are equal is not negative, whatever its images.
+    """
+    batch, temperature = forward.batch, forward.network.temperature
+    image_to_text_ba = similarities(forward.image_be, gathered(forward.text_be)) / temperature
+    text_to_image_ba = similarities(forward.text_be, gathered(forward.image_be)) / temperature
+    key_b = _text_keys(batch.text, batch.text_mask)
+    same_text_ba = key_b[:, None] == gathered(key_b)
+    ids = batch.tile_ids, forward.all_ids_a
+    share = forward.hard_share
+    return (
+        hard_negatives(image_to_text_ba, *ids, batch.draws[:, 0], same_text_ba, share),
+        hard_negatives(text_to_image_ba, *ids, batch.draws[:, 1], same_text_ba, share),
+    )
 
 
 def _text_keys(ids_bl: Tensor, mask_bl: Tensor) -> Tensor:
     """Return a number (B,) int64 for each text, equal for equal texts, whatever their padding.
 
-    A polynomial of the ids modulo 2^64: that two other texts share one is next to impossible.
+    A polynomial of the ids modulo 2^64: two different texts almost never share one.
     """
     powers_l = torch.full_like(ids_bl[0], _KEY_BASE).cumprod(0)
     return ((ids_bl + 1) * mask_bl * powers_l).sum(1)
 
 
-def _no_match(wrong_b: Tensor) -> Tensor:
-    """Return the labels of pairs that were drawn: 0, or `IGNORED` where none could be."""
-    return torch.where(wrong_b >= 0, 0, IGNORED)
-
-
-def batch_losses(
-    objective: nn.Module, momentum: MomentumTowers, queue: FeatureQueue, batch: Batch, alpha: float
-) -> Losses:
-    """Compute the losses of `batch` with its momentum features.
-
-    Args:
-        objective: An `Objective`, or what wraps one.
-        momentum: The network's slow copies.
-        queue: Earlier momentum features; left as it is.
-        batch: This process's rows.
-        alpha: Weight of the momentum targets of ITC.
-    """
-    image_be, text_be = momentum.features(batch.images, batch.text, batch.text_mask, batch.gsd_m)
-    losses: Losses = objective(batch, image_be, text_be, queue.image_qe, queue.text_qe, queue.ids_q, alpha)
-    return losses
+def _negative_labels(drawn_b: Tensor) -> Tensor:
+    """Return the labels of drawn pairs: 0, or `IGNORED` where none could be drawn."""
+    return torch.where(drawn_b >= 0, 0, IGNORED)

@@ -1,13 +1,13 @@
-"""RUN: the folder of one training run, and the rules of going on in it.
+"""RUN: the folder of one training run, and the rules for resuming it.
 
-config.toml         all settings, written when the run is set up
+config.toml         all settings, written when the run starts
 preprocess.json, tokenizer.json (none without texts)
 metrics.jsonl       one object per logged step
-best.safetensors    the weights that were best in validation: in retrieval, or by the loss of a baseline
+best.safetensors    the best weights on the validation tiles: by recall, or by the loss of MAE and MoCo v3
 model.safetensors   the last weights; written last of all
 tensorboard/        the same metrics for TensorBoard, with `tensorboard`
 state/data.json     checksums of the data set
-state/training.pt   network, momentum towers, queue, optimiser, step, SCIO's text versions
+state/training.pt   network, momentum encoders, queue, optimizer, step, SCIO's text versions
 """
 
 import json
@@ -26,28 +26,28 @@ from fusar_klip.files import finite_or_null, write_bytes, write_json
 from fusar_klip.models.checkpoint import PREPROCESS, TOKENIZER, WEIGHTS
 from fusar_klip.pretrain.settings import PretrainSettings
 
-# How the work is done, and not what comes out: a run may go on with others. And what the guard bears: it ends
-# a run with the advice to go on with more.
+# Settings that a resumed run may change: they do not change the result. And the limits of loss spikes: the
+# error that ends such a run advises to raise them.
 _FREE_KEYS = frozenset({"workers", "parallel", "tensorboard", "guard.spike", "guard.patience"})
 
 
 @contextmanager
 def writable_checkpoint(path: Path) -> Iterator[None]:
-    """Name the mend where `path`, which is written atomically within, cannot be written.
+    """Turn an error of writing `path` atomically into one that says what to do.
 
     Raises:
-        CheckpointError: The disk is full; `path` is as it was.
+        CheckpointError: The disk is full; `path` is unchanged.
     """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        # torch and safetensors write with their own code, and raise their own errors.
+        # torch and safetensors raise errors of their own.
         reason = (
             error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         )
         raise CheckpointError(
-            f"cannot write {path} ({reason}), and what was saved before is as it was: make room, and go on "
-            "with --resume"
+            f"cannot write {path} ({reason}); what was saved before is unchanged: free disk space, and "
+            "continue with --resume"
         ) from error
 
 
@@ -98,28 +98,28 @@ class RunFolder:
         return self.path / "state" / "training.pt"
 
     def is_set_up(self) -> bool:
-        """Whether settings, tokenizer and preprocessing are there: config.toml is the last of them."""
+        """Whether settings, tokenizer and preprocessing exist: config.toml is written last."""
         return self.config.is_file()
 
     def check_free(self, *, resume: bool) -> None:
-        """Make sure that nothing is here, or that it may be gone on with.
+        """Check that the folder is free, or that the run in it may resume.
 
         Raises:
-            SettingsError: Something is here and `resume` is not given.
+            SettingsError: The folder is not free and `resume` is not given.
         """
         if resume or not self.path.exists():
             return
-        # A start that failed for its data or settings leaves these, and may be made again.
+        # A start that failed because of its data or settings leaves these, and may be repeated.
         of_a_start = {PREPROCESS, TOKENIZER}
         if not self.path.is_dir() or {path.name for path in self.path.iterdir()} - of_a_start:
-            raise SettingsError(f"{self.path} is there already: go on with --resume, or give another --out")
+            raise SettingsError(f"{self.path} exists already: continue with --resume, or give another --out")
 
     def check(self, settings: PretrainSettings, data: Mapping[str, str]) -> None:
-        """Make sure that a run with these settings and data may begin here, or go on here.
+        """Check that a run with these settings and data checksums may start or resume here.
 
         Raises:
-            SettingsError: The settings are others than the run's.
-            CheckpointError: The run's own files are damaged, or the data set has changed.
+            SettingsError: The settings differ from the run's.
+            CheckpointError: Files of the run are damaged, or the data set has changed.
         """
         if not self.is_set_up():
             return
@@ -127,7 +127,7 @@ class RunFolder:
         if changed:
             raise SettingsError(
                 f"{self.config} has other settings than this command ({', '.join(changed)}): "
-                "resume with the run's own, or give another --out"
+                "resume with the settings of the run, or give another --out"
             )
         try:
             known = json.loads(self.data.read_text(encoding="utf-8"))
@@ -136,13 +136,13 @@ class RunFolder:
         if known != dict(data):
             changed = sorted(name for name in {*known, *data} if known.get(name) != data.get(name))
             raise CheckpointError(
-                f"the data set has changed since {self.path} began ({', '.join(changed)}): "
-                "bring it back as it was, or give another --out"
+                f"the data set has changed since {self.path} started ({', '.join(changed)}): "
+                "restore it, or give another --out"
             )
 
     def set_up(self, settings: PretrainSettings, data: Mapping[str, str]) -> None:
-        """Write checksums and settings; config.toml, the last, says that the run is set up."""
-        # Half a state is gigabytes, and what was killed while it wrote one cannot take it away.
+        """Write checksums and settings; config.toml, written last, marks the run as started."""
+        # Remove partial states of an interrupted run, which may be gigabytes.
         for half_written in (*self.path.glob(".*.partial"), *self.data.parent.glob(".*.partial")):
             half_written.unlink(missing_ok=True)
         write_json(self.data, dict(data))
@@ -154,26 +154,26 @@ class RunFolder:
             file.write(_json_line(values))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the lines of metrics.jsonl; lines that a crash cut short or damaged are left out."""
+        """Return the lines of metrics.jsonl, without truncated or damaged lines."""
         if not self.metrics.is_file():
             return []
         lines = []
-        # What stands after the last newline is empty, or was cut short.
+        # The text after the last newline is empty, or a truncated line.
         for line in self.metrics.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
             with suppress(ValueError):
                 lines.append(json.loads(line))
         return lines
 
-    def forget_metrics_after(self, step: int) -> None:
-        """Take out the lines of steps that the saved state does not know: they will be made again.
+    def drop_metrics_after(self, step: int) -> None:
+        """Remove the lines of steps after the saved state: they will be written again.
 
-        Before the first state, 0, nothing is known: what is told of the start is told again.
+        Without a saved state (step 0) all lines are removed.
         """
         kept = [line for line in self.read_metrics() if line["step"] <= step] if step else []
         write_bytes(self.metrics, "".join(map(_json_line, kept)).encode())
 
     def settings(self) -> PretrainSettings:
-        """Return what config.toml holds.
+        """Return the settings in config.toml.
 
         Raises:
             CheckpointError: It cannot be read.

@@ -1,16 +1,16 @@
 """The settings of `fusar-klip pretrain`; the defaults are the paper's (section 4.1), or BLIP's recipe."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from fusar_klip.config import Settings
-from fusar_klip.models.settings import MODELS, ModelName, ModelSettings
-from fusar_klip.pretrain.stages import StageSettings
+from fusar_klip.models.losses import TRUE_PAIRS
+from fusar_klip.models.settings import MAX_POSITIONS, MODELS, ModelName, ModelSettings
 from fusar_klip.pretrain.tasks.settings import MaeSettings, MocoV3Settings
 
-ObjectiveName = Literal["klip", "mae", "mocov3"]
+TaskName = Literal["klip", "mae", "mocov3"]
 
 
 class InitSettings(Settings):
@@ -102,7 +102,7 @@ class OptimizerSettings(Settings):
     """Largest norm of the gradient; a longer one is scaled down."""
 
 
-class GuardSettings(Settings):
+class LossSpikeSettings(Settings):
     """Which steps are left out, and when a run gives up. A step left out changes no weight and no queue."""
 
     spike: float = Field(default=6.0, ge=0)
@@ -113,10 +113,83 @@ class GuardSettings(Settings):
     """Steps left out in a row that end the run."""
 
 
+class ScioSettings(Settings):
+    """What `refine` and the stages 2 and 3 of pretraining do to a text."""
+
+    screen: bool = True
+    """Look for noise among the segments in use (stage 2)."""
+    reconstruct: bool = True
+    """Write noise anew, that of an earlier version too (stage 3)."""
+    judge: Literal["left_out", "alone"] = "left_out"
+    """What the contrastive loss is asked of a segment: `left_out`, whether the text is better without it
+    (eq. 10); `alone`, whether by itself it fits this image better than others."""
+    itm: Literal["segment", "set", "off"] = "segment"
+    """Whether the matching score confirms each candidate (eq. 11), all of them together (Algorithm 1), or is
+    not asked: for models whose matching loss is still that of guessing. With `alone` each candidate is asked
+    by itself, whether it matches worse than a guess."""
+    itm_for_all: bool = False
+    """Score segments that need not be scored, too: tells more, costs more, decides nothing."""
+    itc_margin: float = Field(default=0.0, ge=0)
+    """Leaving a candidate out lowers the contrastive loss by more than this; the paper's is 0."""
+    itm_margin: float = Field(default=0.0, ge=0, lt=1)
+    """Leaving noise out raises the matching score by more than this; the paper's is 0. With `alone`: its own
+    score is under a guess's, a third, by more than this."""
+    reconstruction_margin: float = Field(default=0.0, ge=0)
+    """A reconstruction's contrastive loss is under what it has to beat by more than this; the paper's is 0.
+    With `alone` a margin of 1 asks for a fit to this image e times as likely as to the average one."""
+    baseline: Literal["filtered", "original"] = "filtered"
+    """What a reconstruction has to beat: the text without noise (Algorithm 1), or the original (eq. 14); with
+    `alone`, neither."""
+    beams: int = Field(default=1, ge=1, le=16)
+    """Width of the beam search that writes a segment; 1 takes the likeliest token each time."""
+    max_new_tokens: int = Field(default=48, ge=4, le=MAX_POSITIONS)
+    """Longest segment that is written, in tokens; one that has not ended by then is not used."""
+    references: int = Field(default=1024, ge=1)
+    """Images and texts that a pair is contrasted with, where there is no queue."""
+    images_per_block: int = Field(default=32, ge=1)
+    """Images worked on at a time. More are faster on a GPU, and take more memory."""
+    texts_per_batch: int = Field(default=64, ge=1)
+    """Texts encoded at a time."""
+
+    @model_validator(mode="after")
+    def _alone_nothing_else_is_asked(self) -> Self:
+        if self.judge == "left_out":
+            return self
+        if self.itm == "set":
+            raise ValueError("judge alone asks each segment by itself: use itm=segment or itm=off")
+        if self.baseline == "original":
+            raise ValueError("judge alone compares no texts: leave baseline out")
+        if self.itm_margin >= TRUE_PAIRS:
+            raise ValueError("with judge alone nothing can be noise by this itm_margin: use less than 1/3")
+        return self
+
+
+class ScioStageSettings(ScioSettings):
+    """SCIO's place in a run, and what its passes do: they screen in stage 2, and reconstruct in stage 3."""
+
+    enabled: bool = False
+    """Go through SCIO's stages; each pass writes a text version into DATASET/texts."""
+    align_epochs: int = Field(default=12, ge=1)
+    """Epochs of stage 1."""
+    screen_epochs: int = Field(default=12, ge=0)
+    """Epochs of stage 2; 0 leaves it out."""
+    reconstruct_epochs: int = Field(default=12, ge=0)
+    """Epochs of stage 3; 0 leaves it out."""
+    every: Literal["epoch"] | Annotated[int, Field(ge=1)] = "epoch"
+    """When a stage looks at the texts again: as it begins, and at each epoch or after so many steps."""
+    max_iter: int = Field(default=1, ge=1)
+    """Rounds of the three stages (Algorithm 1)."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of a whole run."""
+        return self.max_iter * (self.align_epochs + self.screen_epochs + self.reconstruct_epochs)
+
+
 class PretrainSettings(Settings):
     """All settings of a run. RUN/config.toml holds them."""
 
-    objective: ObjectiveName = "klip"
+    objective: TaskName = "klip"
     """What is learnt: `klip` the paper's, from tiles and texts; `mae` or `mocov3` from tiles alone."""
     model: ModelName = "vit_b"
     """The preset that `architecture` starts from."""
@@ -138,9 +211,9 @@ class PretrainSettings(Settings):
     """Weights of the losses."""
     optimizer: OptimizerSettings = OptimizerSettings()
     """Optimiser and schedule."""
-    guard: GuardSettings = GuardSettings()
+    guard: LossSpikeSettings = LossSpikeSettings()
     """Spikes and losses that are not finite."""
-    scio: StageSettings = StageSettings()
+    scio: ScioStageSettings = ScioStageSettings()
     """SCIO's stages."""
     mae: MaeSettings = MaeSettings()
     """Masked autoencoder, with `objective = "mae"`."""
@@ -149,8 +222,8 @@ class PretrainSettings(Settings):
     batch_size: int = 32
     """Tiles of a step, of all processes together. Fewer training tiles are all taken at each step."""
     accumulate: int = Field(default=1, ge=1)
-    """Parts in which a step's tiles are worked on, one after the other: less memory. Each part is contrasted
-    with itself and the queue."""
+    """Gradient accumulation: micro-batches per step, to save memory. Each micro-batch is contrasted with
+    itself and the queue."""
     epochs: int = Field(default=36, ge=1)
     """Passes over the training tiles. With SCIO: the sum of its stages' epochs."""
     max_steps: int | None = Field(default=None, ge=1)

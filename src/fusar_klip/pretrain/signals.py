@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end training between two steps, never within one; long work between them at once."""
+"""SIGINT and SIGTERM stop training between two steps, never within one; a SCIO pass is stopped at once."""
 
 import signal
 import threading
@@ -8,18 +8,18 @@ from types import FrameType
 
 
 class StopRequest:
-    """Whether somebody has asked to stop."""
+    """Whether a signal has asked the run to stop."""
 
     def __init__(self) -> None:
-        self.made = False
+        self.requested = False
         self.interrupts = False
 
     @contextmanager
-    def at_once(self, on: bool) -> Iterator[None]:
-        """If `on`, stop within what is done here, and not after it: it must be safe to end anywhere."""
+    def immediately(self, on: bool) -> Iterator[None]:
+        """If `on`, a signal interrupts this context at once: its code must be safe to interrupt anywhere."""
         self.interrupts = on
         try:
-            if on and self.made:
+            if on and self.requested:
                 raise KeyboardInterrupt
             yield
         finally:
@@ -28,23 +28,23 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Yield a request that the first SIGINT or SIGTERM makes; a second one interrupts at once.
+    """Yield a request that the first SIGINT or SIGTERM sets; a second signal interrupts at once.
 
-    Signals reach Python's main thread only: in another thread nothing is caught.
+    Python delivers signals to the main thread only: in another thread no signal is caught.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if request.made or request.interrupts:
+    def handle(number: int, frame: FrameType | None) -> None:
+        if request.requested or request.interrupts:
             raise KeyboardInterrupt
-        request.made = True
+        request.requested = True
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield request
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

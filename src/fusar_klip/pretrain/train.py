@@ -1,13 +1,13 @@
-"""`fusar-klip pretrain`: one loop that reads top to bottom - texts, batch, step, log, validate, save.
+"""`fusar-klip pretrain`: one training loop that reads top to bottom: texts, batch, step, log, validate, save.
 
-Alone, or in each of the processes that torchrun starts (`ranks`). What is learnt from what is the objective's
-(`course`): the paper's (`vision_language`), or one of its single-modal baselines (`baselines`).
+It runs in one process, or in each of the processes that torchrun starts (`distributed`). The training task
+decides what is learned from which data: the paper's (`tasks.klip`), or MAE and MoCo v3 (`tasks.image_only`).
 """
 
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +15,39 @@ import torch
 
 from fusar_klip.errors import CheckpointError
 from fusar_klip.pretrain.distributed import Ranks, joined_ranks
-from fusar_klip.pretrain.metrics import MetricsLog
+from fusar_klip.pretrain.metrics import MetricsLog, Throughput, peak_matmul_flops
 from fusar_klip.pretrain.run_folder import RunFolder
 from fusar_klip.pretrain.settings import PretrainSettings
 from fusar_klip.pretrain.signals import stop_requests
-from fusar_klip.pretrain.tasks.image_only import BASELINES
-from fusar_klip.pretrain.tasks.klip import VISION_LANGUAGE
-from fusar_klip.pretrain.tasks.training_task import Course, Objective
-from fusar_klip.pretrain.throughput import Pace, matrix_rate
+from fusar_klip.pretrain.tasks.image_only import IMAGE_ONLY_TASKS
+from fusar_klip.pretrain.tasks.klip import KLIP_TASK
+from fusar_klip.pretrain.tasks.training_task import TaskSpec, TrainingTask
+from fusar_klip.pretrain.text_versions import RefineTexts
 from fusar_klip.progress import progress_bar
 
 _log = logging.getLogger(__name__)
 
-OBJECTIVES: Mapping[str, Objective] = {"klip": VISION_LANGUAGE, **BASELINES}
-"""What may be learnt, by `PretrainSettings.objective`."""
+TASKS: Mapping[str, TaskSpec] = {"klip": KLIP_TASK, **IMAGE_ONLY_TASKS}
+"""The pretraining tasks, by `PretrainSettings.objective`."""
 
 _WORKERS_PER_GPU = 4
 
 
 @dataclass(frozen=True)
 class PretrainSummary:
-    """A run that has ended.
+    """A finished run.
 
     Attributes:
         run: Its folder.
         steps: Steps done.
-        epochs: Passes over the training tiles, a part of one counted in full.
-        last: The last logged line of training in metrics.jsonl.
-        validation: The last line of validation; empty where there are fewer than two validation tiles.
+        epochs: Passes over the training tiles; a started pass counts as one.
+        last: The last training line of metrics.jsonl.
+        validation: The last validation line; empty with fewer than two validation tiles.
         best_step: The step whose weights are in best.safetensors.
-        skipped_steps: Steps that were left out: their loss was not finite, or a spike.
-        unreadable_tiles: Tiles that could not be read and were left out, by name.
-        texts: The text version in use at the end; with SCIO, one that the run has made. Empty where the
-            objective reads no texts.
+        skipped_steps: Steps that were skipped, because their loss was not finite or a spike.
+        unreadable_tiles: Names of the tiles that could not be read and were left out.
+        texts: The text version in use at the end; with SCIO, one that the run has made. Empty if the task
+            reads no texts.
     """
 
     run: str
@@ -62,133 +62,144 @@ class PretrainSummary:
 
 
 def pretrain(
-    dataset: Path, run: Path, settings: PretrainSettings, *, resume: bool = False
+    dataset: Path,
+    run: Path,
+    settings: PretrainSettings,
+    *,
+    resume: bool = False,
+    refine_texts: RefineTexts | None = None,
 ) -> PretrainSummary:
     """Train a model on the training tiles of `dataset` into the folder `run`.
 
-    A run that was interrupted in any way goes on with `resume` as if it had not been: on the CPU, with the
-    same number of threads and processes, its losses are the same to the bit.
+    With `resume`, an interrupted run continues as if it had not been interrupted: on the CPU, with the same
+    number of threads and processes, its losses are equal bit for bit.
 
     Args:
-        dataset: A data set; with texts, unless the objective is a baseline. With SCIO the run adds text
+        dataset: A data set; with texts, unless the task is MAE or MoCo v3. With SCIO the run adds text
             versions to it.
-        run: The folder to make; with `resume` it may be there.
+        run: The folder to create; with `resume` it may exist.
         settings: See `PretrainSettings`.
-        resume: Go on from the last saved state; a run that has ended is left as it is.
+        resume: Continue from the last saved state; a finished run is left unchanged.
+        refine_texts: SCIO's pass, `fusar_klip.scio.refine_texts`; needed with `scio.enabled`.
 
     Raises:
-        SettingsError: `run` is there and `resume` is not given; the settings are others than the run's, or do
-            not fit the machine; or too many steps in a row had to be left out.
+        SettingsError: `run` exists and `resume` is not given; the settings differ from the run's, or do not
+            fit the machine; or too many steps in a row were skipped.
         DatasetError: The data set is missing, has no texts, or fewer than two training tiles.
-        CheckpointError: Weights to start from do not fit, the data set has changed since the run began, the
-            disk is full, or an ended run's metrics.jsonl is gone.
+        CheckpointError: Initial weights do not fit, the data set has changed since the run started, the disk
+            is full, or the metrics.jsonl of a finished run is missing.
         KeyboardInterrupt: On SIGINT or SIGTERM, after the state was saved: between two steps, or at once
-            within a pass of SCIO.
+            within a SCIO pass.
     """
-    folder, objective = RunFolder(run), OBJECTIVES[settings.objective]
+    folder, spec = RunFolder(run), TASKS[settings.objective]
     with joined_ranks(settings.device) as ranks, torch.random.fork_rng(ranks.gpus):
 
-        def begin() -> dict[str, str]:
+        def prepare() -> dict[str, str]:
             folder.check_free(resume=resume)
-            return objective.begin(dataset, folder, settings)
+            return spec.prepare(dataset, folder, settings)
 
-        data = ranks.first_does(begin)
+        checksums = ranks.first_does(prepare)
         if not folder.weights.is_file():
-            course = objective.open(dataset, folder, settings, ranks)
-            ranks.first_does(lambda: folder.set_up(settings, data))
-            _train(folder, settings, objective, course, ranks)
-        return _summary(folder, settings, objective)
+            task = spec.open(dataset, folder, settings, ranks, refine_texts)
+            ranks.first_does(lambda: folder.set_up(settings, checksums))
+            _train(folder, settings, spec, task, ranks)
+        return _summary(folder, settings, spec)
 
 
 def _train(
-    folder: RunFolder, settings: PretrainSettings, objective: Objective, course: Course, ranks: Ranks
+    folder: RunFolder, settings: PretrainSettings, spec: TaskSpec, task: TrainingTask, ranks: Ranks
 ) -> None:
-    train, learner, per_epoch = course.train, course.learner, course.train.steps_per_epoch
+    train, train_state, per_epoch = task.train, task.train_state, task.train.steps_per_epoch
+    device = train_state.device
     total = settings.total_steps(per_epoch)
-    done, best = _resumed(folder, course)
+    done, best = _resume(folder, task)
     saved = done
-    pace = Pace(learner.device, train.batch_size, learner.flops(train.at(done)), matrix_rate(learner.device))
-    feed: Iterator[list[Any]] | None = None
+    throughput = Throughput(
+        device, train.batch_size, train_state.flops(train.at(done)), peak_matmul_flops(device)
+    )
+    batches: Iterator[list[Any]] | None = None
     with (
         stop_requests() as stop,
         MetricsLog(folder, done, tensorboard=settings.tensorboard, writes=ranks.first) as log,
         progress_bar() as bar,
     ):
-        if course.unreadable and not done:
-            log.add({"step": 0, "epoch": 0, "unreadable_tiles": list(course.unreadable)})
-        task = bar.add_task("Pretraining", total=total, completed=done)
+        if task.unreadable and not done:
+            log.add({"step": 0, "epoch": 0, "unreadable_tiles": list(task.unreadable)})
+        bar_task = bar.add_task("Pretraining", total=total, completed=done)
         for step in range(done, total):
             done = step + 1
-            at = {"step": done, "epoch": step // per_epoch, **course.stage(step)}
+            position = {"step": done, "epoch": step // per_epoch, **task.stage(step)}
 
-            takes_long = course.looks_at_texts(step)
-            if takes_long and saved != step:
-                # A pass may take as long as an epoch: whatever ends it shall cost no step.
-                learner.save(folder.training, step, {"best": best, **course.state()})
-            with stop.at_once(takes_long):
-                changed, found = course.before(step)
-            if found:
-                log.add({**at, **found})
-            if changed or feed is None:
-                feed = train.read_ahead(range(step, total), _workers(settings, ranks), pin=ranks.on_gpu)
+            is_long = task.runs_scio_pass(step)
+            if is_long and saved != step:
+                # A pass may take as long as an epoch: an interruption within it must not cost a step.
+                train_state.save(folder.training, step, {"best": best, **task.state()})
+            with stop.immediately(is_long):
+                changed, counts = task.before_step(step)
+            if counts:
+                log.add({**position, **counts})
+            if changed or batches is None:
+                batches = train.prefetch(range(step, total), _workers(settings, ranks), pin=ranks.on_gpu)
 
-            with pace:
-                parts = [part.to(learner.device) for part in next(feed)]
-                report = learner.step(parts, step, per_epoch)
-            bar.update(task, completed=done, description=f"Pretraining, loss {report.loss:.2f}{pace}")
+            with throughput:
+                micro_batches = [micro_batch.to(device) for micro_batch in next(batches)]
+                report = train_state.step(micro_batches, step, per_epoch)
+            bar.update(
+                bar_task, completed=done, description=f"Pretraining, loss {report['loss']:.2f}{throughput}"
+            )
 
             if done % settings.log_every == 0 or done == total:
-                log.add({**at, **asdict(report), **pace.read()})
+                log.add({**position, **report, **throughput.read()})
 
-            if course.validates and (done % settings.validate_every == 0 or done == total):
-                values = course.validate()
-                log.add({**at, **values})
-                score = objective.score(values)
+            if task.validates and (done % settings.validate_every == 0 or done == total):
+                values = task.validate()
+                log.add({**position, **values})
+                score = spec.score(values)
                 if math.isfinite(score) and (best is None or score > best):
                     best = score
-                    course.save_weights(folder.best)
+                    task.save_weights(folder.best)
                 _log.info("step %d: %s", done, values)
 
-            stopping = ranks.any(stop.made)
+            stopping = ranks.any(stop.requested)
             if done % settings.save_every == 0 or done == total or stopping:
-                learner.save(folder.training, done, {"best": best, **course.state()})
+                train_state.save(folder.training, done, {"best": best, **task.state()})
                 saved = done
             if stopping:
                 raise KeyboardInterrupt
     if best is None:
-        course.save_weights(folder.best)
-    course.save_weights(folder.weights)
+        task.save_weights(folder.best)
+    task.save_weights(folder.weights)
     ranks.wait()
 
 
-def _resumed(folder: RunFolder, course: Course) -> tuple[int, float | None]:
-    """Go on from the last saved state, if there is one; return the steps done and the best score so far."""
+def _resume(folder: RunFolder, task: TrainingTask) -> tuple[int, float | None]:
+    """Load the last saved state, if there is one; return the steps done and the best score so far."""
     if not folder.training.is_file():
         return 0, None
-    state = course.learner.restore(folder.training)
-    course.load_state(state)
+    state = task.train_state.restore(folder.training)
+    task.load_state(state)
     return state["step"], state["best"]
 
 
 def _workers(settings: PretrainSettings, ranks: Ranks) -> int:
     if settings.workers is not None:
         return settings.workers
-    # On the CPU the cores have enough to do.
+    # On the CPU, training itself uses all cores.
     return _WORKERS_PER_GPU if ranks.on_gpu else 0
 
 
-def _summary(folder: RunFolder, settings: PretrainSettings, objective: Objective) -> PretrainSummary:
+def _summary(folder: RunFolder, settings: PretrainSettings, spec: TaskSpec) -> PretrainSummary:
     lines = folder.read_metrics()
     training = [line for line in lines if "loss" in line]
     if not training:
         raise CheckpointError(
-            f"{folder.path} has ended, and {folder.metrics} tells nothing of it: bring that file back; the "
-            "weights are whole"
+            f"{folder.path} is finished, but {folder.metrics} has no training line: restore that file; the "
+            "weights are complete"
         )
-    validation = [line for line in lines if objective.best in line]
-    # The first of equals is the one that was saved; null is a number that was not finite.
-    sound = [line for line in validation if line[objective.best] is not None]
-    best = max(sound, key=objective.score, default=training[-1])
+    validation = [line for line in lines if spec.best in line]
+    # Of equal scores the first was saved; null stands for a number that was not finite.
+    finite = [line for line in validation if line[spec.best] is not None]
+    best = max(finite, key=spec.score, default=training[-1])
     texts = settings.texts.version if settings.objective == "klip" else ""
     return PretrainSummary(
         run=str(folder.path),

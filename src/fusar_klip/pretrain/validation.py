@@ -1,4 +1,4 @@
-"""What a model in training does with tiles that it does not learn from."""
+"""Validation of the `klip` task: losses and retrieval recall on the validation tiles."""
 
 import numpy as np
 import torch
@@ -7,38 +7,38 @@ from fusar_klip.models import Klip, KlipNetwork
 from fusar_klip.models.network.queue import FeatureQueue
 from fusar_klip.models.retrieval import recall_at
 from fusar_klip.pretrain.data.batches import Batches
-from fusar_klip.pretrain.data.dataset import TextedTiles
-from fusar_klip.pretrain.data.loaders import Materials
-from fusar_klip.pretrain.loss import Objective, batch_losses
-from fusar_klip.pretrain.tasks.klip_train_state import Learner
+from fusar_klip.pretrain.data.dataset import ImageTextTiles
+from fusar_klip.pretrain.data.loaders import Loaders
+from fusar_klip.pretrain.loss import LOSSES, PretrainLoss, batch_losses
+from fusar_klip.pretrain.tasks.klip_train_state import KlipTrainState
 
-# Retrieval is among this many tiles at most, so that runs on data sets of any size can be compared.
+# Retrieval uses at most this many tiles, so that runs on data sets of different size can be compared.
 MAX_TILES = 1000
-# Batches whose losses are averaged.
+# Validation batches whose losses are averaged.
 _LOSS_BATCHES = 8
-# Tiles or texts that are embedded at a time.
+# Tiles or texts per forward pass.
 _EMBEDDED = 64
 
 
-def validate(learner: Learner, materials: Materials) -> dict[str, float]:
-    """Return the losses and the recall of both directions on the first `MAX_TILES` of the validation tiles.
+def validate(train_state: KlipTrainState, loaders: Loaders) -> dict[str, float]:
+    """Return the losses, and the recall in both directions on the first `MAX_TILES` validation tiles.
 
-    `val_recall` is the mean of R@1, R@5 and R@10 of both directions: what the best weights are chosen by. It
-    grows as the tiles get fewer; `val_tiles` and `val_chance` (of R@1) say how to read it.
+    `val_recall` is the mean of R@1, R@5 and R@10 in both directions; it chooses the best weights. It is
+    higher with fewer tiles: read it beside `val_tiles` and `val_chance`, the chance level of R@1.
 
     Args:
-        learner: The training's state; left as it is.
-        materials: With validation batches, whole texts.
+        train_state: The state of training; not changed.
+        loaders: With validation batches of whole texts.
     """
-    assert materials.val is not None
-    with learner.whole_network() as network:
-        klip = Klip(network, materials.preprocess, materials.tokenizer, learner.device)
-        # The losses look across the processes, each of which has its share; retrieval is the first one's.
-        values = _losses(learner, network, materials.val)
-        return learner.ranks.first_does(lambda: values | _recalls(klip, materials.val_tiles))
+    assert loaders.val is not None
+    with train_state.whole_network() as network:
+        klip = Klip(network, loaders.preprocess, loaders.tokenizer, train_state.device)
+        # All processes compute the losses together; only the first computes retrieval.
+        values = _losses(train_state, network, loaders.val)
+        return train_state.ranks.first_does(lambda: values | _recalls(klip, loaders.val_tiles))
 
 
-def _recalls(klip: Klip, tiles: TextedTiles) -> dict[str, float]:
+def _recalls(klip: Klip, tiles: ImageTextTiles) -> dict[str, float]:
     values: dict[str, float] = {}
     count = min(len(tiles), MAX_TILES)
     image_ne, text_ne = _embed_images(klip, tiles, count), _embed_texts(klip, tiles, count)
@@ -54,22 +54,24 @@ def _recalls(klip: Klip, tiles: TextedTiles) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def _losses(learner: Learner, network: KlipNetwork, batches: Batches) -> dict[str, float]:
-    """Return the mean losses: no queue, no distillation, and the same masks and negatives every time."""
-    objective = Objective(network, hard_share=learner.settings.matching.hard_share).eval()
-    no_queue = FeatureQueue(0, network.settings.embed_dim, learner.device)
+def _losses(train_state: KlipTrainState, network: KlipNetwork, batches: Batches) -> dict[str, float]:
+    """Return the mean losses without queue and distillation; masks and negatives are always the same."""
+    pretrain_loss = PretrainLoss(network, hard_share=train_state.settings.matching.hard_share).eval()
+    no_queue = FeatureQueue(0, network.settings.embed_dim, train_state.device)
     rows = []
     for step in range(min(batches.steps_per_epoch, _LOSS_BATCHES)):
         (batch,) = batches.at(step)
-        losses = batch_losses(objective, learner.momentum, no_queue, batch.to(learner.device), alpha=0.0)
-        rows.append(torch.stack([losses.itc, losses.itm, losses.mlm]))
-    itc, itm, mlm = learner.ranks.mean(torch.stack(rows).mean(0)).tolist()
-    return {"val_loss_itc": itc, "val_loss_itm": itm, "val_loss_mlm": mlm}
+        losses = batch_losses(
+            pretrain_loss, train_state.momentum, no_queue, batch.to(train_state.device), alpha=0.0
+        )
+        rows.append(losses.values())
+    means = train_state.ranks.mean(torch.stack(rows).mean(0)).tolist()
+    return {f"val_loss_{name}": mean for name, mean in zip(LOSSES, means, strict=True)}
 
 
 @torch.inference_mode()
-def _embed_images(klip: Klip, tiles: TextedTiles, count: int) -> np.ndarray:
-    """As `Klip.embed_image`, but that a tower which listens is told the ground spacing, as in training."""
+def _embed_images(klip: Klip, tiles: ImageTextTiles, count: int) -> np.ndarray:
+    """As `Klip.embed_image`, but with the ground spacing as a second input, as in training."""
     parts = []
     for start in range(0, count, _EMBEDDED):
         chosen = slice(start, min(start + _EMBEDDED, count))
@@ -83,7 +85,7 @@ def _embed_images(klip: Klip, tiles: TextedTiles, count: int) -> np.ndarray:
 
 
 @torch.inference_mode()
-def _embed_texts(klip: Klip, tiles: TextedTiles, count: int) -> np.ndarray:
+def _embed_texts(klip: Klip, tiles: ImageTextTiles, count: int) -> np.ndarray:
     parts = []
     for start in range(0, count, _EMBEDDED):
         texts = [klip.tokenizer.join(tiles.segments[i]) for i in range(start, min(start + _EMBEDDED, count))]

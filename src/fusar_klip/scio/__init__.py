@@ -13,11 +13,11 @@ Nothing here changes a weight. A pass in training is `refine_texts` with the que
 `fusar-klip refine` calls it with features of a sample of the data set.
 """
 
+from fusar_klip.pretrain.settings import ScioSettings
 from fusar_klip.scio.block import Decision, Refined, refine_block
 from fusar_klip.scio.reconstruction import Reconstruction, reconstruct
 from fusar_klip.scio.scoring import ImageBlock, PairScorer, References
 from fusar_klip.scio.screening import ImageText, Screening, screen
-from fusar_klip.scio.settings import ScioSettings
 from fusar_klip.scio.tables import TableSummary, refine_table
 from fusar_klip.scio.versions import RefineSummary, refine_texts
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fusar_klip.catalog import Verdict
+from fusar_klip.pretrain.settings import ScioSettings
 from fusar_klip.scio.reconstruction import Reconstruction, reconstruct
 from fusar_klip.scio.scoring import PairScorer
 from fusar_klip.scio.screening import ImageText, Screening, screen
-from fusar_klip.scio.settings import ScioSettings
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import Literal
 from fusar_klip.models.losses import TRUE_PAIRS
 from fusar_klip.models.masking import name_end
 from fusar_klip.models.tokenizer import CLS, MASK, PAD, UNKNOWN
+from fusar_klip.pretrain.settings import ScioSettings
 from fusar_klip.scio.scoring import PairScorer
 from fusar_klip.scio.screening import ImageText, Places
-from fusar_klip.scio.settings import ScioSettings
 
 Refusal = Literal["empty", "no end", "unknown words", "repeats itself", "said already", "ITC", "ITM"]
 """Why a reconstruction is not used."""

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 from fusar_klip.models.losses import TRUE_PAIRS
 from fusar_klip.models.tokenizer import Segments
+from fusar_klip.pretrain.settings import ScioSettings
 from fusar_klip.scio.scoring import PairScorer
-from fusar_klip.scio.settings import ScioSettings
 
 Places = tuple[int, ...]
 """Segments of one text that are shown, by their places, ascending."""

@@ -11,17 +11,17 @@ _ABBREVIATIONS = {"approx", "ca", "cf", "e.g", "etc", "fig", "i.e", "no", "nr", 
 def split_sentences(caption: str) -> list[str]:
     """Return the sentences of a caption, as they are spelled there, without the white space between them."""
     sentences: list[str] = []
-    goes_on = False
+    resuming = False
     for piece in _END.split(caption):
         piece = piece.strip()
         if not piece:
             continue
         # RSICD's captions have a space before their full stop.
-        if sentences and (goes_on or not any(letter.isalnum() for letter in piece)):
+        if sentences and (resuming or not any(letter.isalnum() for letter in piece)):
             sentences[-1] += f" {piece}"
         else:
             sentences.append(piece)
-        goes_on = _is_abbreviation(sentences[-1])
+        resuming = _is_abbreviation(sentences[-1])
     return sentences
 
 

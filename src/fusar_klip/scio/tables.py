@@ -19,12 +19,12 @@ import pyarrow as pa
 from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.files import replaced
 from fusar_klip.models import Klip
+from fusar_klip.pretrain.settings import ScioSettings
 from fusar_klip.progress import progress_bar
 from fusar_klip.scio.block import Refined, refine_block
 from fusar_klip.scio.scoring import ImageBlock, PairScorer, References
 from fusar_klip.scio.screening import ImageText
 from fusar_klip.scio.sentences import join_sentences
-from fusar_klip.scio.settings import ScioSettings
 from fusar_klip.scio.table_files import CaptionTable, open_table, table_writer
 
 _log = logging.getLogger(__name__)

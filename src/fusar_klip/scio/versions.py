@@ -32,13 +32,14 @@ from fusar_klip.catalog import (
 from fusar_klip.errors import DatasetError
 from fusar_klip.files import replaced, sha256
 from fusar_klip.models import KlipNetwork, Preprocess, TileCache, Tokenizer, open_tile_cache
+from fusar_klip.models.network.queue import FeatureQueue
 from fusar_klip.pretrain.data.dataset import input_gsd_m
 from fusar_klip.pretrain.distributed import Ranks
+from fusar_klip.pretrain.settings import ScioSettings
 from fusar_klip.progress import progress_bar
 from fusar_klip.scio.block import Decision, refine_block
 from fusar_klip.scio.scoring import ImageBlock, PairScorer, References
 from fusar_klip.scio.screening import ImageText
-from fusar_klip.scio.settings import ScioSettings
 
 _log = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ def refine_texts(
     settings: ScioSettings,
     *,
     maker: Mapping[str, Any],
+    queue: FeatureQueue | None = None,
     references: References | None = None,
     splits: Collection[str] | None = None,
     ranks: Ranks | None = None,
@@ -105,8 +107,9 @@ def refine_texts(
         preprocess: Its preprocessing.
         settings: What to do.
         maker: What the version's metadata says of its maker; digests of weights and references are added.
-        references: The negatives; their ids are rows of the tile cache. None: features of a sample of the
-            data set's own tiles, training tiles if there are any.
+        queue: A queue of momentum features, whose entries are the negatives unless it is empty.
+        references: The negatives, where there is no queue; their ids are rows of the tile cache. None:
+            features of a sample of the data set's own tiles, training tiles if there are any.
         splits: Only the tiles of these splits are judged; None: all.
         ranks: The processes that share the work; each gives the same arguments, and a whole network.
 
@@ -118,6 +121,8 @@ def refine_texts(
     network.eval()
     try:
         tiles = _Tiles.open(dataset, preprocess.size, splits)
+        if queue is not None and queue.count:
+            references = References.of_queue(queue)
         if references is None:
             references = _sample(dataset, version, tiles, network, tokenizer, preprocess, settings)
         # The first process's word holds: rounding may differ from machine to machine, and all have to work in

@@ -1,4 +1,4 @@
-"""Views of a tile: augmentation of one channel of SAR amplitude. 0 is no data before and after."""
+"""Augmentation of single-channel SAR tiles: random views. 0 is no data before and after."""
 
 from typing import NamedTuple
 
@@ -8,8 +8,8 @@ from PIL import Image
 
 from fusar_klip.pretrain.tasks.settings import Flips, ViewSettings
 
-# A crop shows this share of valid pixels at least, as a tile does (decisions.md, "Borders"); after so many
-# draws that do not, the whole tile is shown.
+# Least share of valid pixels in a crop, as in a tile (decisions.md, "Borders"); after this many failed draws
+# the whole tile is used.
 _LEAST_VALID, _DRAWS = 0.25, 10
 
 
@@ -27,14 +27,14 @@ class View(NamedTuple):
     zoom: float
 
 
-def as_it_is(tile: npt.NDArray[np.uint8]) -> View:
-    """Return the view that shows a tile (S, S) uint8 unchanged."""
+def identity_view(tile: npt.NDArray[np.uint8]) -> View:
+    """Return a tile (S, S) uint8 as an unchanged view."""
     return View(tile, tile > 0, 1.0)
 
 
-def drawn(tile: npt.NDArray[np.uint8], settings: ViewSettings, rng: np.random.Generator) -> View:
+def random_view(tile: npt.NDArray[np.uint8], settings: ViewSettings, rng: np.random.Generator) -> View:
     """Return a random view of a tile (S, S) uint8."""
-    view = _cropped(tile, settings.crop_min, rng) if settings.crop_min < 1 else as_it_is(tile)
+    view = _cropped(tile, settings.crop_min, rng) if settings.crop_min < 1 else identity_view(tile)
     pixels, valid = _turned(view.pixels, view.valid, settings.flips, rng)
     if settings.gain or settings.speckle:
         factor = rng.uniform(1 - settings.gain, 1 + settings.gain)
@@ -42,13 +42,13 @@ def drawn(tile: npt.NDArray[np.uint8], settings: ViewSettings, rng: np.random.Ge
         if settings.speckle:
             looks = settings.speckle**-2
             amplitude *= rng.standard_gamma(looks, amplitude.shape, np.float32) / np.float32(looks)
-        # 0 would be no data.
+        # 0 is reserved for no data.
         pixels = np.where(valid, np.clip(amplitude + 0.5, 1, 255), 0).astype(np.uint8)
     return View(np.ascontiguousarray(pixels), np.ascontiguousarray(valid), view.zoom)
 
 
 def _cropped(tile: npt.NDArray[np.uint8], least: float, rng: np.random.Generator) -> View:
-    """Return `least` to 1 of the area, resized; a square, so that a pixel stays as wide as it is long."""
+    """Return a random square crop of `least` to 1 of the area, resized."""
     size = len(tile)
     known = tile > 0
     for _ in range(_DRAWS):
@@ -58,12 +58,12 @@ def _cropped(tile: npt.NDArray[np.uint8], least: float, rng: np.random.Generator
         if inside.mean() >= _LEAST_VALID:
             break
     else:
-        return as_it_is(tile)
+        return identity_view(tile)
     box = (left, top, left + side, top + side)
     pixels = _resized(tile, box)
     if known.all():
         return View(pixels, np.ones_like(known), side / size)
-    # What no data had a part in is no data.
+    # A pixel interpolated from no data is no data.
     valid = _resized(known.astype(np.uint8) * 255, box) == 255
     return View(np.where(valid, pixels, 0).astype(np.uint8), valid, side / size)
 

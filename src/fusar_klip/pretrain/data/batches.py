@@ -1,4 +1,4 @@
-"""Tiles and texts of a step, for the vision-language objective; which tiles they are, `step_batches` says."""
+"""Batches of tiles with texts, for the `klip` task; `sampler.py` chooses the tiles of a step."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from fusar_klip.models import Preprocess, Tokenizer
 from fusar_klip.models.losses import IGNORED
 from fusar_klip.models.masking import mask_text
 from fusar_klip.models.tokenizer import Segments
-from fusar_klip.pretrain.data.dataset import TextedTiles, shown_gsd_m
+from fusar_klip.pretrain.data.dataset import ImageTextTiles, gsd_m_or_hidden
 from fusar_klip.pretrain.data.sampler import StepBatches, TensorBatch
 from fusar_klip.pretrain.settings import MaskSettings
 
@@ -26,13 +26,13 @@ class Batch(TensorBatch):
         images: (B, 1, S, S) float32, standardised.
         tile_ids: (B,) int64, which tile each row is.
         gsd_m: (B,) float32, ground spacing of the input's pixels in metres; nan = not known.
-        draws: (B, 2) float32 in [0, 1), by which ITM's wrong pairs are drawn.
+        draws: (B, 2) float32 in [0, 1), random numbers by which ITM's negative pairs are drawn.
         text: (B, L) int64 ids of the text that is shown.
         text_mask: (B, L) int64, 1 = token.
-        masked: (B, M) int64 ids of the same text with holes; noise is left out of it.
+        masked: (B, M) int64 ids of the same text with masked spans; noise is left out of it.
         masked_mask: (B, M) int64, 1 = token.
-        decoder_input: (B, T) int64, [CLS] and the hidden spans without their last token.
-        decoder_labels: (B, T) int64, the hidden spans; `losses.IGNORED` where there is nothing.
+        decoder_input: (B, T) int64, [CLS] and the masked spans without their last token.
+        decoder_labels: (B, T) int64, the masked spans; `losses.IGNORED` elsewhere.
     """
 
     images: Tensor
@@ -54,21 +54,21 @@ class Batches(StepBatches[Batch]):
         tiles: The split's tiles and texts.
         tokenizer: Joins and pads.
         preprocess: Standardises.
-        masking: What MLM hides.
-        batch_size: Tiles of a step, at most `len(tiles)`; what is left over at an epoch's end waits for
-            another epoch's order. A multiple of `accumulate` times `world`.
-        min_segments: Least number of segments shown; None is for validation, and shows every text whole,
-            in its order, and every spacing.
+        masking: Which tokens MLM masks.
+        batch_size: Tiles of a step, at most `len(tiles)`; the tiles left over at the end of an epoch are
+            dropped from that epoch. A multiple of `accumulate` times `world`.
+        min_segments: Least number of segments shown; None, for validation, shows every text whole and in
+            order, and every spacing.
         seed: Seed of all draws.
         bucket_batches: Batches among which texts are sorted by length; 1 does not sort.
-        accumulate: Parts of a step that are worked on one after the other.
-        rank: The process whose share of each part is given.
-        world: Processes that share each part.
+        accumulate: Micro-batches per step.
+        rank: This process.
+        world: Number of processes that share each micro-batch.
     """
 
     def __init__(
         self,
-        tiles: TextedTiles,
+        tiles: ImageTextTiles,
         tokenizer: Tokenizer,
         preprocess: Preprocess,
         masking: MaskSettings,
@@ -97,13 +97,13 @@ class Batches(StepBatches[Batch]):
         self._masking = masking
         self._min_segments = min_segments
 
-    def texts_changed(self, tiles: TextedTiles) -> None:
-        """Go on with other texts of the same tiles; the order by length stays that of the first texts."""
+    def change_texts(self, tiles: ImageTextTiles) -> None:
+        """Use other texts of the same tiles from now on; sorting by length still uses the first texts."""
         assert np.array_equal(tiles.rows, self.tiles.rows)
         self.tiles = tiles
 
     def of(self, chosen: npt.NDArray[np.int64], step: int) -> Batch:
-        """Return the batch of the tiles at places `chosen`, with the draws of `step`."""
+        """Return the batch of the tiles at indices `chosen`, with the random draws of `step`."""
         count = self._segments_shown(step)
         texts, masked, hidden, draws, gsd_m = [], [], [], [], []
         for place in map(int, chosen):
@@ -111,7 +111,7 @@ class Batches(StepBatches[Batch]):
             segments = self.tiles.segments[place]
             order = _shown(len(segments), count, rng)
             noise = self.tiles.noise.get(place, ())
-            holes = mask_text(
+            masked_text = mask_text(
                 _pick(segments, [i for i in order if i not in noise]),
                 self._tokenizer,
                 rng,
@@ -120,14 +120,14 @@ class Batches(StepBatches[Batch]):
                 segment_probability=self._masking.segment_probability,
             )
             texts.append(self._tokenizer.join(_pick(segments, order)))
-            masked.append(holes.visible)
-            hidden.append(holes.hidden)
+            masked.append(masked_text.visible)
+            hidden.append(masked_text.hidden)
             draws.append(rng.random(2, np.float32))
             spacing = float(self.tiles.gsd_m[place])
-            gsd_m.append(spacing if self._min_segments is None else shown_gsd_m(spacing, rng))
+            gsd_m.append(spacing if self._min_segments is None else gsd_m_or_hidden(spacing, rng))
         rows = self.tiles.rows[chosen]
         decoder_input, _ = self._tokenizer.pad([[self._tokenizer.cls_id, *spans[:-1]] for spans in hidden])
-        # A text that is empty, or all noise, hides nothing: its row is there, and no label counts.
+        # An empty text, or one that is all noise, has no masked span: its row has no labels.
         labels, label_mask = self._tokenizer.pad([spans or [self._tokenizer.pad_id] for spans in hidden])
         nothing = torch.tensor([not spans for spans in hidden])
         return Batch(
@@ -142,7 +142,7 @@ class Batches(StepBatches[Batch]):
         )
 
     def _segments_shown(self, step: int) -> int | None:
-        """Draw how many segments the texts of `step` show: one number for all, or padding would rule."""
+        """Draw how many segments the texts of `step` show: one number for all texts, to avoid padding."""
         if self._min_segments is None:
             return None
         most = max(self._min_segments, *(len(fields) for fields in FIELDS.values()))
@@ -150,7 +150,7 @@ class Batches(StepBatches[Batch]):
 
 
 def _shown(segments: int, count: int | None, rng: np.random.Generator) -> list[int]:
-    """Return the places of the segments that are shown, in their order."""
+    """Return the indices of the shown segments, in their order."""
     if count is None:
         return list(range(segments))
     return [int(place) for place in rng.permutation(segments)[:count]]

@@ -1,6 +1,6 @@
-"""What a run reads of a data set: the cached tiles, the texts as token ids, and the split.
+"""The part of a data set that a run reads: cached tiles, texts as token ids, and the split.
 
-It is read once at the start; batches are drawn from it (`batches`).
+It is read once at the start; `batches.py` makes batches from it.
 """
 
 import hashlib
@@ -21,16 +21,16 @@ from fusar_klip.models import Preprocess, Tokenizer, open_tile_cache
 from fusar_klip.models.tile_cache import TileImages
 from fusar_klip.models.tokenizer import Segments
 
-# Enough tiles for mean and spread to three digits, and bounded on a data set of a million.
+# Enough tiles for mean and standard deviation to three digits; bounded for a data set of a million.
 _STATISTICS_TILES = 2000
-# Share of the draws in which a tile does not tell its ground spacing.
+# Share of the draws in which a tile's ground spacing is hidden.
 _SPACING_HIDDEN = 0.1
 
 
 class SegmentTable:
     """The segments of all texts as token ids, in three flat arrays.
 
-    A million texts of 160 tokens take 0.65 GB so; as lists of numbers they would take ten times that.
+    A million texts of 160 tokens take 0.65 GB; as Python lists they would take ten times as much.
     """
 
     def __init__(self, texts: Iterable[Segments]) -> None:
@@ -62,7 +62,7 @@ class SegmentTable:
 
 
 @dataclass(frozen=True)
-class TextedTiles:
+class ImageTextTiles:
     """Tiles of one split that have a text.
 
     Attributes:
@@ -71,7 +71,7 @@ class TextedTiles:
         gsd_m: (N,) float32, ground spacing of a pixel of `images` in metres; nan where it is not known.
         segments: The N texts.
         tile_ids: (N,) the tiles' names.
-        noise: The places of the segments that SCIO calls noise, by place among the N; empty where none is.
+        noise: The indices of the segments that SCIO marks as noise, by index of the text.
     """
 
     images: TileImages
@@ -98,7 +98,7 @@ def read_segments(dataset: Path, version: str) -> dict[str, list[str]]:
     return segments
 
 
-def texted_tiles(
+def image_text_tiles(
     dataset: Path, split: str, segments: Mapping[str, Sequence[str]], image_size: int
 ) -> pd.DataFrame:
     """Return the catalog's rows of the tiles that `read_split` takes."""
@@ -121,11 +121,11 @@ def read_split(
     *,
     image_size: int,
     max_tokens: int,
-) -> TextedTiles:
+) -> ImageTextTiles:
     """Return the kept tiles of `split` that have a text and can be read, in the catalog's order."""
-    tiles = texted_tiles(dataset, split, segments, image_size)
+    tiles = image_text_tiles(dataset, split, segments, image_size)
     cache = open_tile_cache(dataset, image_size, tell=False)
-    return TextedTiles(
+    return ImageTextTiles(
         cache.images,
         np.array([cache.rows[tile_id] for tile_id in tiles["tile_id"]], np.int64),
         input_gsd_m(tiles, image_size),
@@ -135,30 +135,30 @@ def read_split(
     )
 
 
-def with_version(
-    tiles: TextedTiles, dataset: Path, version: str, whole: str, tokenizer: Tokenizer, *, max_tokens: int
-) -> TextedTiles:
-    """Return `tiles` with the texts of another version, made by SCIO; the tiles and their order stay.
+def with_text_version(
+    tiles: ImageTextTiles, dataset: Path, version: str, whole: str, tokenizer: Tokenizer, *, max_tokens: int
+) -> ImageTextTiles:
+    """Return `tiles` with the texts of another version, made by SCIO; tiles and order do not change.
 
     Args:
         tiles: The tiles so far.
         dataset: Their data set.
-        version: Says what is noise.
-        whole: The version whose texts in use are shown. Another than `version`: its segments that are noise
-            in `version` are shown and marked. The same: noise is left out.
-        tokenizer: Cuts the texts.
+        version: The version that marks noise.
+        whole: The version whose texts in use are shown. If it is another than `version`, segments that are
+            noise in `version` are shown and marked; if it is the same, noise is left out.
+        tokenizer: The run's tokenizer.
         max_tokens: Longest text.
 
     Raises:
         DatasetError: A version cannot be read.
     """
     shown, judged = read_texts(dataset, whole), read_texts(dataset, version, in_use=False)
-    # A text that is all noise is shown as it is, for its tile needs one, but teaches MLM nothing.
-    silent = judged[~judged["tile_id"].isin(shown["tile_id"])]
-    shown = pd.concat([shown, silent], ignore_index=True)
+    # A text that is all noise is shown unchanged, because its tile needs a text; MLM masks none of it.
+    all_noise = judged[~judged["tile_id"].isin(shown["tile_id"])]
+    shown = pd.concat([shown, all_noise], ignore_index=True)
     segments = segments_by_tile(shown)
-    bad = judged.loc[judged["verdict"] == "noise", ["tile_id", "field"]]
-    is_noise = pd.MultiIndex.from_frame(shown[["tile_id", "field"]]).isin(pd.MultiIndex.from_frame(bad))
+    noisy = judged.loc[judged["verdict"] == "noise", ["tile_id", "field"]]
+    is_noise = pd.MultiIndex.from_frame(shown[["tile_id", "field"]]).isin(pd.MultiIndex.from_frame(noisy))
     places = shown.groupby("tile_id", sort=False).cumcount().to_numpy()
     noise: dict[str, set[int]] = {}
     for tile_id, place in zip(shown["tile_id"].to_numpy()[is_noise], places[is_noise], strict=True):
@@ -169,7 +169,7 @@ def with_version(
 
 
 def input_gsd_m(tiles: pd.DataFrame, image_size: int) -> npt.NDArray[np.float32]:
-    """Return the ground spacing of the resized pixels: that is what the image tower sees."""
+    """Return the ground spacing of the resized pixels in metres: the spacing that the image tower sees."""
     sides = np.sqrt(tiles["width"].to_numpy(np.float64) * tiles["height"].to_numpy(np.float64))
     gsd_m: npt.NDArray[np.float32] = (tiles["gsd_m"].to_numpy(np.float64) * sides / image_size).astype(
         np.float32
@@ -177,11 +177,10 @@ def input_gsd_m(tiles: pd.DataFrame, image_size: int) -> npt.NDArray[np.float32]
     return gsd_m
 
 
-def shown_gsd_m(gsd_m: float, rng: np.random.Generator) -> float:
+def gsd_m_or_hidden(gsd_m: float, rng: np.random.Generator) -> float:
     """Return a tile's spacing, or nan one time in ten.
 
-    Who searches, refines a table or runs a benchmark mostly gives none: a tower that listens has to know that
-    case, too.
+    Search, caption tables and benchmarks mostly give no spacing: a tower that uses it must know that case.
     """
     return math.nan if rng.random() < _SPACING_HIDDEN else gsd_m
 
@@ -194,7 +193,7 @@ def training_texts(dataset: Path, segments: Mapping[str, Sequence[str]]) -> list
 
 
 def measure_preprocess(dataset: Path, image_size: int) -> Preprocess:
-    """Return the preprocessing whose mean and spread are those of the training tiles' valid pixels.
+    """Return the preprocessing with mean and standard deviation of the training tiles' valid pixels.
 
     Raises:
         DatasetError: There is no training tile with a valid pixel.
@@ -215,14 +214,14 @@ def measure_preprocess(dataset: Path, image_size: int) -> Preprocess:
     levels = np.arange(256) / 255
     mean = float(np.average(levels, weights=counts))
     std = float(np.sqrt(np.average((levels - mean) ** 2, weights=counts)))
-    # Rounded, so that the file reads well; an image of one grey value would have no spread.
+    # Rounded for readability; an image of one value would have a standard deviation of 0.
     return Preprocess(image_size, round(mean, 4), max(round(std, 4), 0.01))
 
 
 def fingerprint(dataset: Path, version: str | None, image_size: int) -> dict[str, str]:
-    """Return the checksums of what a run depends on; a resumed run must find the same.
+    """Return the checksums of the files that a run depends on; a resumed run must find the same.
 
-    It comes first, and so it is here that the log names the tiles that cannot be read.
+    It is called first, so the tiles that cannot be read are logged here.
 
     Args:
         dataset: The data set.

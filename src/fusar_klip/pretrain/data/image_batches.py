@@ -1,7 +1,7 @@
 """Batches of tiles without texts: masked tiles for MAE, pairs of views for MoCo v3.
 
-What a tile shows follows from (seed, step, tile), as in `batches`: masks and views are drawn here, and not on
-the device, so that they do not depend on the number of processes.
+Masks and views depend on (seed, step, tile) only, as in `batches.py`: they are drawn here and not on the
+device, so that they do not depend on the number of processes.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from fusar_klip.models import Preprocess, open_tile_cache
 from fusar_klip.models.tile_cache import TileImages
-from fusar_klip.pretrain.data.augmentation import View, as_it_is, drawn
-from fusar_klip.pretrain.data.dataset import input_gsd_m, kept_tiles, shown_gsd_m
+from fusar_klip.pretrain.data.augmentation import View, identity_view, random_view
+from fusar_klip.pretrain.data.dataset import gsd_m_or_hidden, input_gsd_m, kept_tiles
 from fusar_klip.pretrain.data.sampler import StepBatches, TensorBatch
 from fusar_klip.pretrain.tasks.settings import MaeSettings, MocoV3Settings, ViewSettings
 
-# B batch, S input size, P patches, K patches that are shown
+# B batch, S input size, P patches, K visible patches
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class MaskedBatch(TensorBatch):
     Attributes:
         images: (B, 1, S, S) float32, standardised.
         valid: (B, 1, S, S) bool, where there is data.
-        shown: (B, K) int64, the patches that the encoder sees, row by row of the image, in ascending order.
+        shown: (B, K) int64, the visible patches, in row-major order of the image, ascending.
         tile_ids: (B,) int64, which tile each row is.
         gsd_m: (B,) float32, ground spacing of the input's pixels in metres; nan = not known.
     """
@@ -89,10 +89,10 @@ class MaskedBatches(StepBatches[MaskedBatch]):
     Args:
         tiles: The split.
         preprocess: Standardises.
-        settings: Views and the share that is hidden.
+        settings: Augmentation and mask ratio.
         patches: P.
         batch_size: As `StepBatches`; so are `seed`, `accumulate`, `rank` and `world`.
-        changes: Whether views are drawn; else each tile is shown as it is, and its mask alone is drawn.
+        augment: Whether random views are drawn; else tiles are unchanged, and only masks are drawn.
     """
 
     def __init__(
@@ -107,25 +107,25 @@ class MaskedBatches(StepBatches[MaskedBatch]):
         accumulate: int = 1,
         rank: int = 0,
         world: int = 1,
-        changes: bool = True,
+        augment: bool = True,
     ) -> None:
         super().__init__(
             len(tiles), batch_size=batch_size, seed=seed, accumulate=accumulate, rank=rank, world=world
         )
         self._tiles, self._preprocess, self._settings = tiles, preprocess, settings
-        self._patches, self._changes = patches, changes
+        self._patches, self._augment = patches, augment
 
     def of(self, chosen: npt.NDArray[np.int64], step: int) -> MaskedBatch:
-        """Return the batch of the tiles at places `chosen`, with the draws of `step`."""
+        """Return the batch of the tiles at indices `chosen`, with the random draws of `step`."""
         views, shown, gsd_m = [], [], []
-        count = self._patches - hidden_patches(self._patches, self._settings.mask_ratio)
+        count = self._patches - masked_patches(self._patches, self._settings.mask_ratio)
         for place in map(int, chosen):
             rng = np.random.default_rng((self._seed, step, int(self._tiles.rows[place])))
             tile = self._tiles.images[int(self._tiles.rows[place])]
-            views.append(drawn(tile, self._settings, rng) if self._changes else as_it_is(tile))
+            views.append(random_view(tile, self._settings, rng) if self._augment else identity_view(tile))
             shown.append(np.sort(rng.permutation(self._patches)[:count]))
             spacing = float(self._tiles.gsd_m[place])
-            gsd_m.append(shown_gsd_m(spacing, rng) if self._changes else spacing)
+            gsd_m.append(gsd_m_or_hidden(spacing, rng) if self._augment else spacing)
         return MaskedBatch(
             self._preprocess.standardise(np.stack([view.pixels for view in views])),
             torch.from_numpy(np.stack([view.valid for view in views])[:, None]),
@@ -135,8 +135,8 @@ class MaskedBatches(StepBatches[MaskedBatch]):
         )
 
 
-def hidden_patches(patches: int, ratio: float) -> int:
-    """Return how many of `patches` are hidden: one at least, and one at least is shown."""
+def masked_patches(patches: int, ratio: float) -> int:
+    """Return how many of `patches` are masked: at least one, and at least one stays visible."""
     return min(max(round(patches * ratio), 1), patches - 1)
 
 
@@ -146,7 +146,7 @@ class ViewsBatches(StepBatches[ViewsBatch]):
     Args:
         tiles: The split.
         preprocess: Standardises.
-        settings: Views.
+        settings: Augmentation.
         batch_size: As `StepBatches`; so are `seed`, `accumulate`, `rank` and `world`.
     """
 
@@ -169,13 +169,13 @@ class ViewsBatches(StepBatches[ViewsBatch]):
         self._settings: ViewSettings = settings
 
     def of(self, chosen: npt.NDArray[np.int64], step: int) -> ViewsBatch:
-        """Return the batch of the tiles at places `chosen`, with the draws of `step`."""
+        """Return the batch of the tiles at indices `chosen`, with the random draws of `step`."""
         views, gsd_m = [], []
         for place in map(int, chosen):
             rng = np.random.default_rng((self._seed, step, int(self._tiles.rows[place])))
             tile = self._tiles.images[int(self._tiles.rows[place])]
-            views += [drawn(tile, self._settings, rng) for _ in range(2)]
-            gsd_m.append(shown_gsd_m(float(self._tiles.gsd_m[place]), rng))
+            views += [random_view(tile, self._settings, rng) for _ in range(2)]
+            gsd_m.append(gsd_m_or_hidden(float(self._tiles.gsd_m[place]), rng))
         images = self._preprocess.standardise(np.stack([view.pixels for view in views]))
         return ViewsBatch(
             images.view(len(chosen), 2, *images.shape[1:]),

@@ -1,4 +1,4 @@
-"""What a run's loop reads: batches of training and validation, the tokenizer and the preprocessing."""
+"""The inputs of the training loop: training and validation batches, the tokenizer and the preprocessing."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,10 @@ from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.models import Preprocess, Tokenizer, open_tile_cache
 from fusar_klip.pretrain.data.batches import Batches
 from fusar_klip.pretrain.data.dataset import (
-    TextedTiles,
+    ImageTextTiles,
+    image_text_tiles,
     measure_preprocess,
     read_split,
-    texted_tiles,
     training_texts,
 )
 from fusar_klip.pretrain.distributed import Ranks
@@ -25,28 +25,28 @@ Texts = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
-class Materials:
-    """What the loop reads.
+class Loaders:
+    """The inputs of the training loop.
 
     Attributes:
-        tokenizer: The run's.
-        preprocess: The run's.
-        train: Batches of training.
-        val: Batches of validation, whole texts; None where there are too few tiles.
+        tokenizer: The run's tokenizer.
+        preprocess: The run's preprocessing.
+        train: The training batches.
+        val: The validation batches, with whole texts; None with too few tiles.
         val_tiles: The validation tiles.
-        unreadable: tile_ids that are left out, since they cannot be read.
+        unreadable: tile_ids that are left out, because they cannot be read.
     """
 
     tokenizer: Tokenizer
     preprocess: Preprocess
     train: Batches
     val: Batches | None
-    val_tiles: TextedTiles
+    val_tiles: ImageTextTiles
     unreadable: tuple[str, ...]
 
 
-def set_up(dataset: Path, folder: RunFolder, settings: PretrainSettings, texts: Texts) -> None:
-    """Write the preprocessing and the tokenizer of a new run; a run that is set up keeps its own.
+def prepare_run(dataset: Path, folder: RunFolder, settings: PretrainSettings, texts: Texts) -> None:
+    """Write the preprocessing and the tokenizer of a new run; a run that has them keeps them.
 
     Raises:
         DatasetError: There are fewer than two training tiles.
@@ -55,9 +55,9 @@ def set_up(dataset: Path, folder: RunFolder, settings: PretrainSettings, texts: 
     if folder.is_set_up():
         return
     image_size = settings.architecture.image_size
-    if (count := len(texted_tiles(dataset, "train", texts, image_size))) < 2:
+    if (count := len(image_text_tiles(dataset, "train", texts, image_size))) < 2:
         raise DatasetError(
-            f"{dataset} has {count} kept training tiles with a text, and contrast needs two: "
+            f"{dataset} has {count} kept training tiles with a text, and a contrastive loss needs two: "
             "build it from more scenes, or describe it"
         )
     preprocess = measure_preprocess(dataset, image_size)
@@ -66,14 +66,14 @@ def set_up(dataset: Path, folder: RunFolder, settings: PretrainSettings, texts: 
     tokenizer.save(folder.tokenizer)
 
 
-def read_materials(
+def read_loaders(
     dataset: Path, folder: RunFolder, settings: PretrainSettings, texts: Texts, ranks: Ranks
-) -> Materials:
+) -> Loaders:
     """Read the data set for the run in `folder`.
 
     Raises:
-        DatasetError: There are fewer training tiles than parts and processes need.
-        SettingsError: A step cannot be divided among parts and processes.
+        DatasetError: There are fewer training tiles than micro-batches and processes need.
+        SettingsError: The batch size cannot be divided among micro-batches and processes.
     """
     model = settings.architecture
     tokenizer, preprocess = Tokenizer.from_file(folder.tokenizer), Preprocess.from_file(folder.preprocess)
@@ -83,13 +83,13 @@ def read_materials(
     )
     unreadable = tuple(sorted(open_tile_cache(dataset, model.image_size, tell=False).unreadable))
 
-    def batches(tiles: TextedTiles, accumulate: int, min_segments: int | None) -> Batches:
+    def batches(tiles: ImageTextTiles, accumulate: int, min_segments: int | None) -> Batches:
         return Batches(
             tiles,
             tokenizer,
             preprocess,
             settings.masking,
-            batch_size=step_tiles(settings.batch_size, len(tiles), accumulate, ranks.world),
+            batch_size=tiles_per_step(settings.batch_size, len(tiles), accumulate, ranks.world),
             min_segments=min_segments,
             seed=settings.seed,
             bucket_batches=settings.texts.bucket_batches,
@@ -100,7 +100,7 @@ def read_materials(
 
     training = batches(train, settings.accumulate, settings.texts.min_segments)
     validates = can_validate(len(train), training.batch_size, len(val), settings, ranks)
-    return Materials(
+    return Loaders(
         tokenizer,
         preprocess,
         train=training,
@@ -111,30 +111,30 @@ def read_materials(
 
 
 def can_validate(train: int, batch_size: int, val: int, settings: PretrainSettings, ranks: Ranks) -> bool:
-    """Return whether there are enough validation tiles; say where there are few of either split."""
+    """Return whether there are enough validation tiles; log a warning if either split has few tiles."""
     validates = val >= max(2, ranks.world)
     if ranks.first and batch_size < settings.batch_size:
-        _log.warning("only %d training tiles: every step takes %d", train, batch_size)
+        _log.warning("only %d training tiles: every step uses %d", train, batch_size)
     if ranks.first and not validates:
         _log.warning("%d validation tiles: no validation, and the best weights are the last", val)
     return validates
 
 
-def step_tiles(wanted: int, tiles: int, accumulate: int, world: int) -> int:
-    """Return the tiles of a step: what is wanted, or as many as there are, shared out evenly.
+def tiles_per_step(batch_size: int, tiles: int, accumulate: int, world: int) -> int:
+    """Return the tiles of a step: `batch_size`, or fewer in a small split, divisible among all processes.
 
     Raises:
-        DatasetError: There are fewer tiles than parts and processes need.
-        SettingsError: `wanted` cannot be divided among parts and processes.
+        DatasetError: There are fewer tiles than micro-batches and processes need.
+        SettingsError: `batch_size` cannot be divided among micro-batches and processes.
     """
     shares = accumulate * world
     what = f"accumulate x processes = {accumulate} x {world}"
-    if wanted % shares or wanted < 2 * accumulate:
+    if batch_size % shares or batch_size < 2 * accumulate:
         raise SettingsError(
-            f"batch_size {wanted} cannot be divided into {what} equal shares of at least two tiles per part: "
-            f"use --set batch_size={max(2, -(-wanted // shares)) * shares}"
+            f"batch_size {batch_size} cannot be divided into {what} equal shares of at least two tiles each: "
+            f"use --set batch_size={max(2, -(-batch_size // shares)) * shares}"
         )
-    size = min(wanted, tiles) // shares * shares
+    size = min(batch_size, tiles) // shares * shares
     if size < 2 * accumulate:
         raise DatasetError(
             f"{tiles} tiles are too few for {what}: use a smaller accumulate, or fewer processes"
@@ -146,5 +146,5 @@ def _new_tokenizer(dataset: Path, settings: PretrainSettings, texts: Texts) -> T
     if settings.tokenizer:
         return Tokenizer.from_file(Path(settings.tokenizer))
     if settings.init.text:
-        raise SettingsError("init.text needs the vocabulary of its weights: add --set tokenizer=VOCAB.TXT")
+        raise SettingsError("init.text needs the vocabulary of those weights: add --set tokenizer=VOCAB.TXT")
     return Tokenizer.train(training_texts(dataset, texts), settings.texts.vocab_size)

@@ -1,8 +1,8 @@
-"""Which tiles a step sees: a pure function of seed and step, which makes resuming exact.
+"""The tiles of each step, as a pure function of seed and step, which makes resuming exact.
 
-No loader has a place to remember: the order of an epoch follows from (seed, epoch), and what a sample shows
-follows from (seed, step, tile). Which process works on a tile changes nothing of that: the batch of all
-processes together is the same however many they are.
+There is no loader state to save: the order of an epoch depends on (seed, epoch), and a sample on (seed, step,
+tile). It does not matter which process works on a tile: the batch over all processes is the same for any
+number of processes.
 """
 
 from abc import ABC, abstractmethod
@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-# Megabatches of an epoch, at least: with fewer, a small data set's tiles would meet the same ones every time.
+# Least number of megabatches of an epoch: with fewer, the batches of a small data set would hardly change.
 _MEGABATCHES = 8
-# Batches that each worker makes ahead.
+# Batches that each worker prefetches.
 _AHEAD = 2
 
 
@@ -28,7 +28,7 @@ class TensorBatch:
         return type(self)(**{n: tensor.to(device, non_blocking=True) for n, tensor in vars(self).items()})
 
     def pin_memory(self) -> Self:
-        """Return the batch where a GPU can fetch it while it computes (called by torch's DataLoader)."""
+        """Return the batch in pinned memory (called by torch's DataLoader)."""
         return type(self)(**{name: tensor.pin_memory() for name, tensor in vars(self).items()})
 
 
@@ -40,13 +40,13 @@ class StepBatches(ABC, Generic[BatchT]):
 
     Args:
         count: Tiles of the split.
-        batch_size: Tiles of a step, at most `count`; what is left over at an epoch's end waits for another
-            epoch's order. A multiple of `accumulate` times `world`.
+        batch_size: Tiles of a step, at most `count`; the tiles left over at the end of an epoch are dropped
+            from that epoch. A multiple of `accumulate` times `world`.
         seed: Seed of all draws.
-        accumulate: Parts of a step that are worked on one after the other.
-        rank: The process whose share of each part is given.
-        world: Processes that share each part.
-        lengths: (count,) what tiles of a batch shall be alike in; None does not sort.
+        accumulate: Micro-batches per step.
+        rank: This process.
+        world: Number of processes that share each micro-batch.
+        lengths: (count,) text lengths, which are similar within a batch; None does not sort.
         bucket_batches: Batches among which tiles are sorted by `lengths`; 1 does not sort.
     """
 
@@ -75,33 +75,33 @@ class StepBatches(ABC, Generic[BatchT]):
 
     @abstractmethod
     def of(self, chosen: npt.NDArray[np.int64], step: int) -> BatchT:
-        """Return the batch of the tiles at places `chosen`, with the draws of `step`."""
+        """Return the batch of the tiles at indices `chosen`, with the random draws of `step`."""
 
     def at(self, step: int) -> list[BatchT]:
-        """Return this process's share of the batch of `step`, counted from 0: one batch per part."""
-        parts = self.places(step).reshape(self.accumulate, self._world, -1)
-        return [self.of(part, step) for part in parts[:, self._rank]]
+        """Return this process's share of the batch of `step`, counted from 0: one entry per micro-batch."""
+        micro_batches = self.places(step).reshape(self.accumulate, self._world, -1)
+        return [self.of(micro_batch, step) for micro_batch in micro_batches[:, self._rank]]
 
     def places(self, step: int) -> npt.NDArray[np.int64]:
-        """Return (batch_size,) the places among the tiles of all processes' batch of `step`."""
+        """Return (batch_size,) the indices of the tiles of `step`, over all processes."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._order[0] != epoch:
             self._order = (epoch, self._order_of(epoch))
         places: npt.NDArray[np.int64] = self._order[1][place]
         return places
 
-    def read_ahead(self, steps: range, workers: int, *, pin: bool = False) -> Iterator[list[BatchT]]:
-        """Yield the batches of `steps` in their order; `workers` processes make them ahead.
+    def prefetch(self, steps: range, workers: int, *, pin: bool = False) -> Iterator[list[BatchT]]:
+        """Yield the batches of `steps` in order; `workers` processes prefetch them.
 
         Args:
             steps: Numbers of steps.
-            workers: 0 makes each batch when it is asked for.
-            pin: Put them where a GPU can fetch them while it computes.
+            workers: Number of processes; 0 makes each batch on demand.
+            pin: Use pinned memory.
         """
         if not workers:
             yield from map(self.at, steps)
             return
-        # Worker processes are forks: they share the texts and the mapped tiles, and never touch the GPU.
+        # Workers are forked: they share the texts and the memory-mapped tiles, and never use the GPU.
         yield from DataLoader(
             _Steps(self, steps),
             batch_size=None,
@@ -112,9 +112,9 @@ class StepBatches(ABC, Generic[BatchT]):
         )
 
     def _order_of(self, epoch: int) -> npt.NDArray[np.int64]:
-        """Return (steps_per_epoch, batch_size) places: shuffled, tiles of like length in one batch.
+        """Return (steps_per_epoch, batch_size) indices: shuffled, with texts of similar length in one batch.
 
-        Rows are shuffled too, so that no process gets only the long ones.
+        Rows are shuffled too, so that no process gets only long texts.
         """
         rng = np.random.default_rng((self._seed, epoch))
         order = rng.permutation(self._count)[: self.steps_per_epoch * self.batch_size]
@@ -127,7 +127,7 @@ class StepBatches(ABC, Generic[BatchT]):
 
 
 class _Steps(Dataset[list[BatchT]]):
-    """Steps as torch's DataLoader wants them: place -> item."""
+    """The steps as a map-style `Dataset` for torch's DataLoader."""
 
     def __init__(self, batches: StepBatches[BatchT], steps: range) -> None:
         self._batches, self._steps = batches, steps

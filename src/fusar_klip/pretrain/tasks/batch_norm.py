@@ -1,7 +1,7 @@
-"""Batch normalisation over the rows of all processes, as one process would do it on the whole batch.
+"""Batch normalisation over the rows of all processes, with the result of one process on the whole batch.
 
-torch's SyncBatchNorm does not run on the CPU. This keeps no running averages: projector and predictor end
-with pretraining, and always see a whole batch.
+torch's SyncBatchNorm does not run on the CPU. There are no running averages: projector and predictor are used
+in pretraining only, always on a whole batch.
 """
 
 import torch
@@ -14,12 +14,12 @@ from fusar_klip.models.distributed import gathered_with_gradient
 _EPS = 1e-5
 
 
-class BatchNormOfAllRanks(nn.Module):
-    """Standardise each column by the mean and spread that it has over the batch of all processes.
+class CrossRankBatchNorm(nn.Module):
+    """Standardise each column by its mean and standard deviation over the batch of all processes.
 
     Args:
         width: D.
-        affine: Whether scale and shift are learnt.
+        affine: Whether scale and shift are learned.
     """
 
     def __init__(self, width: int, *, affine: bool = True) -> None:
@@ -28,7 +28,7 @@ class BatchNormOfAllRanks(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width)) if affine else None
 
     def forward(self, rows_bd: Tensor) -> Tensor:
-        """Return (B, D) float32; every process has to have as many rows."""
+        """Return (B, D) float32; every process needs the same number of rows."""
         with torch.autocast(rows_bd.device.type, enabled=False):
             rows_bd = rows_bd.float()
             apart_bd = rows_bd - _mean(rows_bd)

@@ -1,4 +1,4 @@
-"""The baselines as the loop sees them: tiles without texts, one tower, and their own losses."""
+"""The single-modal baselines (paper, table 4), MAE and MoCo v3: an image tower, tiles without texts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,68 +15,81 @@ from fusar_klip.pretrain.data.image_batches import (
     ViewsBatches,
     read_image_tiles,
 )
-from fusar_klip.pretrain.data.loaders import can_validate, step_tiles
+from fusar_klip.pretrain.data.loaders import can_validate, tiles_per_step
 from fusar_klip.pretrain.data.sampler import StepBatches
 from fusar_klip.pretrain.distributed import Ranks
 from fusar_klip.pretrain.run_folder import RunFolder, writable_checkpoint
 from fusar_klip.pretrain.settings import PretrainSettings
-from fusar_klip.pretrain.tasks.image_only_train_states import MaeLearner, MocoV3Learner
-from fusar_klip.pretrain.tasks.training_task import Objective
+from fusar_klip.pretrain.tasks.image_only_train_states import MaeTrainState, MocoV3TrainState
+from fusar_klip.pretrain.tasks.training_task import TaskSpec
+from fusar_klip.pretrain.text_versions import RefineTexts
 
-# Batches whose losses are averaged, as in `validation`.
+# Validation batches whose losses are averaged, as in `validation.py`.
 _LOSS_BATCHES = 8
 
 
 @dataclass(frozen=True)
-class _Materials:
-    """Batches of both splits; `val` is None where there are too few tiles."""
+class _Loaders:
+    """Batches of both splits; `val` is None with too few tiles."""
 
     train: StepBatches[Any]
     val: StepBatches[Any] | None
     unreadable: tuple[str, ...]
 
 
-def begin(dataset: Path, folder: RunFolder, settings: PretrainSettings) -> dict[str, str]:
-    """See `Objective.begin`.
+def prepare(dataset: Path, folder: RunFolder, settings: PretrainSettings) -> dict[str, str]:
+    """See `TaskSpec.prepare`.
 
     Raises:
         DatasetError: The data set is missing, or has fewer than two training tiles.
-        SettingsError: The settings are others than the run's.
-        CheckpointError: The data set has changed since the run began.
+        SettingsError: The settings differ from the run's.
+        CheckpointError: The data set has changed since the run started.
     """
     image_size = settings.architecture.image_size
-    data = fingerprint(dataset, None, image_size)
-    folder.check(settings, data)
+    checksums = fingerprint(dataset, None, image_size)
+    folder.check(settings, checksums)
     if folder.is_set_up():
-        return data
+        return checksums
     if (count := len(kept_tiles(dataset, "train", image_size))) < 2:
         raise DatasetError(f"{dataset} has {count} kept training tiles, and a step needs two: add scenes")
     measure_preprocess(dataset, image_size).save(folder.preprocess)
-    return data
+    return checksums
 
 
-def _open_mae(dataset: Path, folder: RunFolder, settings: PretrainSettings, ranks: Ranks) -> "ImageCourse":
+def _open_mae(
+    dataset: Path,
+    folder: RunFolder,
+    settings: PretrainSettings,
+    ranks: Ranks,
+    refine_texts: RefineTexts | None,
+) -> "ImageOnlyTask":
     patches = (settings.architecture.image_size // settings.architecture.patch_size) ** 2
     preprocess = Preprocess.from_file(folder.preprocess)
 
-    def batches(tiles: ImageTiles, changes: bool, **options: int) -> MaskedBatches:
-        return MaskedBatches(tiles, preprocess, settings.mae, patches, changes=changes, **options)
+    def batches(tiles: ImageTiles, augment: bool, **options: int) -> MaskedBatches:
+        return MaskedBatches(tiles, preprocess, settings.mae, patches, augment=augment, **options)
 
-    materials = _read(dataset, settings, ranks, batches)
-    learner = MaeLearner(settings, ranks, goes_on=folder.training.is_file())
-    return ImageCourse(learner, materials, ("val_loss",))
+    loaders = _read(dataset, settings, ranks, batches)
+    train_state = MaeTrainState(settings, ranks, resuming=folder.training.is_file())
+    return ImageOnlyTask(train_state, loaders, ("val_loss",))
 
 
-def _open_mocov3(dataset: Path, folder: RunFolder, settings: PretrainSettings, ranks: Ranks) -> "ImageCourse":
+def _open_mocov3(
+    dataset: Path,
+    folder: RunFolder,
+    settings: PretrainSettings,
+    ranks: Ranks,
+    refine_texts: RefineTexts | None,
+) -> "ImageOnlyTask":
     preprocess = Preprocess.from_file(folder.preprocess)
 
-    def batches(tiles: ImageTiles, changes: bool, **options: int) -> ViewsBatches:
-        # Views are what is compared: they are drawn in validation, too, and the same ones every time.
+    def batches(tiles: ImageTiles, augment: bool, **options: int) -> ViewsBatches:
+        # MoCo v3 compares views, so validation draws them too, and the same ones every time.
         return ViewsBatches(tiles, preprocess, settings.mocov3, **options)
 
-    materials = _read(dataset, settings, ranks, batches)
-    learner = MocoV3Learner(settings, ranks, goes_on=folder.training.is_file())
-    return ImageCourse(learner, materials, ("val_loss", "val_match"))
+    loaders = _read(dataset, settings, ranks, batches)
+    train_state = MocoV3TrainState(settings, ranks, resuming=folder.training.is_file())
+    return ImageOnlyTask(train_state, loaders, ("val_loss", "val_match"))
 
 
 def _read(
@@ -84,21 +97,21 @@ def _read(
     settings: PretrainSettings,
     ranks: Ranks,
     batches: Callable[..., StepBatches[Any]],
-) -> _Materials:
+) -> _Loaders:
     """Read both splits.
 
     Raises:
-        DatasetError: There are fewer training tiles than parts and processes need.
-        SettingsError: A step cannot be divided among parts and processes.
+        DatasetError: There are fewer training tiles than micro-batches and processes need.
+        SettingsError: The batch size cannot be divided among micro-batches and processes.
     """
     image_size = settings.architecture.image_size
     train, val = (read_image_tiles(dataset, split, image_size) for split in ("train", "val"))
 
-    def of(tiles: ImageTiles, accumulate: int, changes: bool) -> StepBatches[Any]:
+    def of(tiles: ImageTiles, accumulate: int, augment: bool) -> StepBatches[Any]:
         return batches(
             tiles,
-            changes,
-            batch_size=step_tiles(settings.batch_size, len(tiles), accumulate, ranks.world),
+            augment,
+            batch_size=tiles_per_step(settings.batch_size, len(tiles), accumulate, ranks.world),
             seed=settings.seed,
             accumulate=accumulate,
             rank=ranks.rank,
@@ -108,27 +121,27 @@ def _read(
     training = of(train, settings.accumulate, True)
     validates = can_validate(len(train), training.batch_size, len(val), settings, ranks)
     unreadable = tuple(sorted(open_tile_cache(dataset, image_size, tell=False).unreadable))
-    return _Materials(training, of(val, 1, False) if validates else None, unreadable)
+    return _Loaders(training, of(val, 1, False) if validates else None, unreadable)
 
 
-class ImageCourse:
-    """A `Course` on tiles alone.
+class ImageOnlyTask:
+    """A `TrainingTask` on tiles without texts.
 
     Args:
-        learner: What learns.
-        materials: From what.
-        values: What validation's values are called.
+        train_state: Weights and optimizer.
+        loaders: The batches.
+        values: The names of the validation values.
     """
 
     def __init__(
-        self, learner: MaeLearner | MocoV3Learner, materials: _Materials, values: tuple[str, ...]
+        self, train_state: MaeTrainState | MocoV3TrainState, loaders: _Loaders, values: tuple[str, ...]
     ) -> None:
-        self.learner: MaeLearner | MocoV3Learner = learner
-        self._materials, self._values = materials, values
+        self.train_state: MaeTrainState | MocoV3TrainState = train_state
+        self._materials, self._values = loaders, values
 
     @property
     def train(self) -> StepBatches[Any]:
-        """The batches of training."""
+        """The training batches."""
         return self._materials.train
 
     @property
@@ -142,49 +155,49 @@ class ImageCourse:
         return self._materials.unreadable
 
     def stage(self, step: int) -> dict[str, int]:
-        """Return nothing: there is one stage."""
+        """Return nothing: there are no stages."""
         return {}
 
-    def looks_at_texts(self, step: int) -> bool:
-        """Return False: there are none."""
+    def runs_scio_pass(self, step: int) -> bool:
+        """Return False: there are no texts."""
         return False
 
-    def before(self, step: int) -> tuple[bool, dict[str, Any]]:
-        """Change nothing: the tiles stay the same."""
+    def before_step(self, step: int) -> tuple[bool, dict[str, Any]]:
+        """Do nothing: the tiles do not change."""
         return False, {}
 
     def validate(self) -> dict[str, float]:
-        """Return the means over the first batches of validation, with the same masks or views every time.
+        """Return the means over the first validation batches, with the same masks or views every time.
 
-        `val_match` is a share of 2 x `val_batch` views, each of which chooses among `val_batch` keys.
+        `val_match` is the share of 2 x `val_batch` views whose nearest of `val_batch` keys is the right one.
         """
         batches = self._materials.val
         assert batches is not None
-        device = self.learner.device
+        device = self.train_state.device
         steps = range(min(batches.steps_per_epoch, _LOSS_BATCHES))
         chosen: list[Any] = [batches.at(step)[0].to(device) for step in steps]
-        values = dict(zip(self._values, self.learner.image_kv(chosen), strict=True))
+        values = dict(zip(self._values, self.train_state.evaluate(chosen), strict=True))
         return values | {"val_tiles": len(steps) * batches.batch_size, "val_batch": batches.batch_size}
 
     def save_weights(self, path: Path) -> None:
         """Write the image tower."""
-        learner = self.learner
-        if learner.ranks.first:
+        train_state = self.train_state
+        if train_state.ranks.first:
             with writable_checkpoint(path):
                 save_image_tower(
-                    learner.tower, learner.settings.architecture, learner.settings.objective, path
+                    train_state.tower, train_state.settings.architecture, train_state.settings.objective, path
                 )
 
     def state(self) -> dict[str, Any]:
-        """Return nothing: all is the learner's."""
+        """Return nothing: the train state holds everything."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on: all is the learner's."""
+        """Do nothing: the train state holds everything."""
 
 
-BASELINES: Mapping[str, Objective] = {
-    "mae": Objective(begin, _open_mae, best="val_loss", higher_is_better=False),
-    "mocov3": Objective(begin, _open_mocov3, best="val_loss", higher_is_better=False),
+IMAGE_ONLY_TASKS: Mapping[str, TaskSpec] = {
+    "mae": TaskSpec(prepare, _open_mae, best="val_loss", higher_is_better=False),
+    "mocov3": TaskSpec(prepare, _open_mocov3, best="val_loss", higher_is_better=False),
 }
-"""The baselines by the name of their objective."""
+"""The single-modal tasks, by `PretrainSettings.objective`."""

@@ -1,8 +1,7 @@
-"""What the baselines' training changes, and the steps that change it."""
+"""Model, momentum encoder and optimizer of MAE and MoCo v3, and one training step of each."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -11,188 +10,172 @@ from torch import nn
 
 from fusar_klip.models.network.towers import ImageTower
 from fusar_klip.models.pretrained.init_weights import load_image_weights
-from fusar_klip.pretrain import sharding
+from fusar_klip.pretrain import distributed
 from fusar_klip.pretrain.data.image_batches import MaskedBatch, ViewsBatch
 from fusar_klip.pretrain.data.sampler import BatchT
 from fusar_klip.pretrain.distributed import Ranks
-from fusar_klip.pretrain.optim import Descent, PartLosses
-from fusar_klip.pretrain.schedule import rising_momentum
+from fusar_klip.pretrain.metrics import count_flops
+from fusar_klip.pretrain.optim import MicroBatchLosses, OptimizerStep, momentum_schedule
 from fusar_klip.pretrain.settings import PretrainSettings
 from fusar_klip.pretrain.tasks.mae import MaskedAutoencoder
 from fusar_klip.pretrain.tasks.mocov3 import MocoV3, MomentumEncoder
-from fusar_klip.pretrain.tasks.positions import fix_positions
-from fusar_klip.pretrain.throughput import count_flops
+from fusar_klip.pretrain.tasks.positions import use_fixed_positions
 
 ModelT = TypeVar("ModelT", bound=MaskedAutoencoder | MocoV3)
 
 
-@dataclass(frozen=True)
-class MaeReport:
-    """What a step of MAE did. `loss` and `gradient_norm` follow from the weights before the step.
-
-    Attributes:
-        lr: The learning rate.
-        loss: Mean squared error of the hidden pixels; with normalised ones, each patch's mean alone gives 1.
-        gradient_norm: Before clipping.
-        skipped: Steps left out since the run began, this one counted.
-    """
-
-    lr: float
-    loss: float
-    gradient_norm: float
-    skipped: int
-
-
-@dataclass(frozen=True)
-class MocoV3Report:
-    """What a step of MoCo v3 did. All but `lr`, `momentum` and `skipped` follow from the weights before it.
-
-    Attributes:
-        lr: The learning rate.
-        loss: The symmetric contrast.
-        match: Share of the views to which, of all keys, that of their own tile is nearest.
-        momentum: What the momentum encoder keeps of itself.
-        gradient_norm: Before clipping.
-        skipped: Steps left out since the run began, this one counted.
-    """
-
-    lr: float
-    loss: float
-    match: float
-    momentum: float
-    gradient_norm: float
-    skipped: int
-
-
-class _ImageLearner(ABC, Generic[ModelT, BatchT]):
-    """A model around the image tower, and its optimiser.
+class _ImageOnlyTrainState(ABC, Generic[ModelT, BatchT]):
+    """A model around the image tower, and its optimizer.
 
     Args:
         settings: The run's settings.
-        ranks: The processes that learn together.
-        goes_on: `restore` comes next, so that `settings.init` is not asked for: it may be gone by now.
+        ranks: The processes of the run.
+        resuming: `restore` follows, so that `settings.init` is not read: that file may be gone by now.
 
     Raises:
-        CheckpointError: The weights to start from do not fit.
+        CheckpointError: The initial weights do not fit.
     """
 
-    def __init__(self, settings: PretrainSettings, ranks: Ranks, *, goes_on: bool = False) -> None:
+    def __init__(self, settings: PretrainSettings, ranks: Ranks, *, resuming: bool = False) -> None:
         self.settings, self.ranks, self.device = settings, ranks, ranks.device
         torch.manual_seed(settings.seed)
         tower = ImageTower(settings.architecture)
-        fix_positions(tower, settings.architecture)
-        if settings.init.image and not goes_on:
+        use_fixed_positions(tower, settings.architecture)
+        if settings.init.image and not resuming:
             load_image_weights(tower, settings.init.image)
-        self.model = self._around(tower)
+        self.model = self._build_model(tower)
         self.model.to(self.device)
-        # Copied before anything is compiled.
-        self._saved: dict[str, nn.Module] = {"network": self.model, **self._followers()}
+        # The momentum encoder is copied before anything is compiled.
+        self._saved: dict[str, nn.Module] = {"network": self.model, **self._momentum_modules()}
         if settings.checkpoint_activations:
             self.model.checkpoint_activations()
         if settings.compile:
             self.model.compile_layers()
-        self._objective = sharding.replicated(self.model, ranks)
-        self._descent = Descent(self.model, self._objective, settings, ranks)
+        self._loss_module = distributed.wrap_ddp(self.model, ranks)
+        self._optimizer_step = OptimizerStep(self.model, self._loss_module, settings, ranks)
 
     @property
     def tower(self) -> ImageTower:
-        """What pretraining leaves."""
+        """The image tower, the result of pretraining."""
         return self.model.image_tower
 
-    def flops(self, parts: Sequence[BatchT]) -> int:
+    def flops(self, micro_batches: Sequence[BatchT]) -> int:
         """Return the FLOPs of a step on this process's share of a batch; nothing changes."""
         self.model.train()
-        counted = count_flops(lambda: self._gradients(parts[:1])) * len(parts)
-        self._descent.drop_gradients()
+        counted = count_flops(lambda: self._accumulate(micro_batches[:1])) * len(micro_batches)
+        self._optimizer_step.clear_gradients()
         return counted
 
     @torch.inference_mode()
-    def image_kv(self, batches: Sequence[BatchT]) -> list[float]:
-        """Return the means of what a step tells, from tiles that are not learnt from."""
+    def evaluate(self, batches: Sequence[BatchT]) -> list[float]:
+        """Return the means of the values that a step reports, over validation batches."""
         self.model.eval()
         values = torch.stack([self._losses(self.model, batch).values for batch in batches])
         return [float(value) for value in self.ranks.mean(values.mean(0))]
 
     def save(self, path: Path, step: int, progress: Mapping[str, Any]) -> None:
-        """Write all that resuming after `step` steps needs, atomically: the old state stays until then.
+        """Write everything that a resume after `step` steps needs, atomically.
 
         Raises:
             CheckpointError: The disk is full.
         """
-        self._descent.save(path, {"step": step, **progress}, self._saved, {})
+        self._optimizer_step.save(path, {"step": step, **progress}, self._saved, {})
 
     def restore(self, path: Path) -> dict[str, Any]:
-        """Go on from `path`; return what `save` was given: `step`, and the progress.
+        """Load the state in `path`; return `step` and the progress that `save` was given.
 
         Raises:
             CheckpointError: The file is damaged.
         """
-        return self._descent.restore(path, self._saved, {})
+        return self._optimizer_step.restore(path, self._saved, {})
 
     @abstractmethod
-    def _around(self, tower: ImageTower) -> ModelT:
+    def _build_model(self, tower: ImageTower) -> ModelT:
         """Return the model that trains `tower`."""
 
     @abstractmethod
-    def _losses(self, objective: nn.Module, batch: BatchT) -> PartLosses:
-        """Return the loss, and what is told of it; `objective` is the model, or what wraps it."""
+    def _losses(self, loss_module: nn.Module, batch: BatchT) -> MicroBatchLosses:
+        """Return the loss and the values to report; `loss_module` is the model, or DDP around it."""
 
-    def _followers(self) -> dict[str, nn.Module]:
-        """Return what is saved beside the model."""
+    def _momentum_modules(self) -> dict[str, nn.Module]:
+        """Return the modules that are saved beside the model."""
         return {}
 
-    def _gradients(self, parts: Sequence[BatchT]) -> torch.Tensor:
-        """Add up the parts' gradients; return the mean of what is told."""
-        return self._descent.gradients(parts, lambda part: self._losses(self._objective, part))[0]
+    def _accumulate(self, micro_batches: Sequence[BatchT]) -> torch.Tensor:
+        """Accumulate the gradients of the micro-batches; return the means of the reported values."""
+        return self._optimizer_step.accumulate(
+            micro_batches, lambda batch: self._losses(self._loss_module, batch)
+        )[0]
 
 
-class MaeLearner(_ImageLearner[MaskedAutoencoder, MaskedBatch]):
-    """Masked autoencoder and optimiser; arguments and errors are the base's."""
+class MaeTrainState(_ImageOnlyTrainState[MaskedAutoencoder, MaskedBatch]):
+    """Masked autoencoder and optimizer; arguments and errors as in the base class."""
 
-    def step(self, parts: Sequence[MaskedBatch], step: int, steps_per_epoch: int) -> MaeReport:
-        """Learn from one batch, part by part.
+    def step(self, micro_batches: Sequence[MaskedBatch], step: int, steps_per_epoch: int) -> dict[str, float]:
+        """Train on one batch; return the values of the step for the log.
+
+        Returns:
+            `lr`; `loss`, the mean squared error of the masked pixels (with normalised pixels, predicting each
+            patch's mean alone gives 1); `gradient_norm` before clipping; `skipped`, the steps skipped so far.
 
         Raises:
-            SettingsError: Too many steps in a row had to be left out.
+            SettingsError: Too many steps in a row were skipped.
         """
-        descent = self._descent
-        descent.begin(step)
-        taken = descent.take(step, steps_per_epoch, self._gradients(parts))
-        return MaeReport(taken.lr, taken.values[0], taken.gradient_norm, descent.guard.skipped)
+        optimizer_step = self._optimizer_step
+        optimizer_step.begin(step)
+        result = optimizer_step.apply(step, steps_per_epoch, self._accumulate(micro_batches))
+        return {
+            "lr": result.lr,
+            "loss": result.values[0],
+            "gradient_norm": result.gradient_norm,
+            "skipped": optimizer_step.spike_detector.skipped,
+        }
 
-    def _around(self, tower: ImageTower) -> MaskedAutoencoder:
+    def _build_model(self, tower: ImageTower) -> MaskedAutoencoder:
         return MaskedAutoencoder(tower, self.settings.architecture, self.settings.mae)
 
-    def _losses(self, objective: nn.Module, batch: MaskedBatch) -> PartLosses:
-        loss = objective(batch)
-        return PartLosses(loss, loss[None], None)
+    def _losses(self, loss_module: nn.Module, batch: MaskedBatch) -> MicroBatchLosses:
+        loss = loss_module(batch)
+        return MicroBatchLosses(loss, loss[None], None)
 
 
-class MocoV3Learner(_ImageLearner[MocoV3, ViewsBatch]):
-    """MoCo v3, its momentum encoder and optimiser; arguments and errors are the base's."""
+class MocoV3TrainState(_ImageOnlyTrainState[MocoV3, ViewsBatch]):
+    """MoCo v3, its momentum encoder and optimizer; arguments and errors as in the base class."""
 
-    def step(self, parts: Sequence[ViewsBatch], step: int, steps_per_epoch: int) -> MocoV3Report:
-        """Learn from one batch, part by part.
+    def step(self, micro_batches: Sequence[ViewsBatch], step: int, steps_per_epoch: int) -> dict[str, float]:
+        """Train on one batch; return the values of the step for the log.
+
+        Returns:
+            `lr`; `loss`, the symmetric contrastive loss; `match`, the share of views whose nearest key, of
+            all keys, is that of their own tile; `momentum` of the momentum encoder; `gradient_norm` before
+            clipping; `skipped`, the steps skipped so far.
 
         Raises:
-            SettingsError: Too many steps in a row had to be left out.
+            SettingsError: Too many steps in a row were skipped.
         """
-        descent, settings = self._descent, self.settings
-        momentum = rising_momentum(step, settings.total_steps(steps_per_epoch), settings.mocov3.momentum)
-        descent.begin(step)
-        taken = descent.take(step, steps_per_epoch, self._gradients(parts))
-        if taken.passed:
+        optimizer_step, settings = self._optimizer_step, self.settings
+        momentum = momentum_schedule(step, settings.total_steps(steps_per_epoch), settings.mocov3.momentum)
+        optimizer_step.begin(step)
+        result = optimizer_step.apply(step, steps_per_epoch, self._accumulate(micro_batches))
+        if result.applied:
             self.momentum.update(self.model, momentum)
-        loss, match = taken.values
-        return MocoV3Report(taken.lr, loss, match, momentum, taken.gradient_norm, descent.guard.skipped)
+        loss, match = result.values
+        return {
+            "lr": result.lr,
+            "loss": loss,
+            "match": match,
+            "momentum": momentum,
+            "gradient_norm": result.gradient_norm,
+            "skipped": optimizer_step.spike_detector.skipped,
+        }
 
-    def _around(self, tower: ImageTower) -> MocoV3:
+    def _build_model(self, tower: ImageTower) -> MocoV3:
         return MocoV3(tower, self.settings.architecture, self.settings.mocov3)
 
     def _followers(self) -> dict[str, nn.Module]:
         self.momentum = MomentumEncoder(self.model)
         return {"momentum": self.momentum}
 
-    def _losses(self, objective: nn.Module, batch: ViewsBatch) -> PartLosses:
-        loss, match = objective(batch, self.momentum.features(batch))
-        return PartLosses(loss, torch.stack([loss, match]), None)
+    def _losses(self, loss_module: nn.Module, batch: ViewsBatch) -> MicroBatchLosses:
+        loss, match = loss_module(batch, self.momentum.features(batch))
+        return MicroBatchLosses(loss, torch.stack([loss, match]), None)

@@ -1,8 +1,7 @@
-"""Everything that vision-language training changes, and the one step that changes it."""
+"""Network, momentum encoders, queue and optimizer of vision-language pretraining, and one training step."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,62 +12,36 @@ from fusar_klip.models import KlipNetwork, Tokenizer
 from fusar_klip.models.network.momentum import MomentumTowers
 from fusar_klip.models.network.queue import FeatureQueue
 from fusar_klip.models.pretrained.init_weights import load_image_weights, load_text_weights
-from fusar_klip.pretrain import sharding
+from fusar_klip.pretrain import distributed
 from fusar_klip.pretrain.data.batches import Batch
 from fusar_klip.pretrain.distributed import Ranks
-from fusar_klip.pretrain.loss import Objective, batch_losses
-from fusar_klip.pretrain.optim import Descent, PartLosses
-from fusar_klip.pretrain.schedule import distillation_weight
+from fusar_klip.pretrain.loss import LOSSES, PretrainLoss, batch_losses
+from fusar_klip.pretrain.metrics import count_flops
+from fusar_klip.pretrain.optim import MicroBatchLosses, OptimizerStep, distillation_weight
 from fusar_klip.pretrain.settings import PretrainSettings
-from fusar_klip.pretrain.throughput import count_flops
 
 
-@dataclass(frozen=True)
-class StepReport:
-    """What a step did. All numbers but `lr` and `skipped` follow from the weights before the step.
-
-    Attributes:
-        lr: The learning rate.
-        loss: Eq. 7, and its three parts.
-        loss_itc: Eq. 4.
-        loss_itm: Eq. 5.
-        loss_mlm: Eq. 6.
-        temperature: The learned tau.
-        gradient_norm: Before clipping.
-        skipped: Steps left out since the run began, this one counted.
-    """
-
-    lr: float
-    loss: float
-    loss_itc: float
-    loss_itm: float
-    loss_mlm: float
-    temperature: float
-    gradient_norm: float
-    skipped: int
-
-
-class Learner:
-    """Network, momentum towers, queue and optimiser.
+class KlipTrainState:
+    """Everything that vision-language training changes.
 
     Args:
         settings: The run's settings.
         tokenizer: The run's tokenizer.
-        ranks: The processes that learn together.
-        goes_on: `restore` comes next, so that `settings.init` is not asked for: it may be gone by now.
+        ranks: The processes of the run.
+        resuming: `restore` follows, so that `settings.init` is not read: those files may be gone by now.
 
     Raises:
-        CheckpointError: The weights to start from do not fit.
+        CheckpointError: The initial weights do not fit.
     """
 
     def __init__(
-        self, settings: PretrainSettings, tokenizer: Tokenizer, ranks: Ranks, *, goes_on: bool = False
+        self, settings: PretrainSettings, tokenizer: Tokenizer, ranks: Ranks, *, resuming: bool = False
     ) -> None:
         torch.manual_seed(settings.seed)
         network = KlipNetwork(settings.architecture, tokenizer)
-        if settings.init.image and not goes_on:
+        if settings.init.image and not resuming:
             load_image_weights(network.image_tower, settings.init.image)
-        if settings.init.text and not goes_on:
+        if settings.init.text and not resuming:
             load_text_weights(network.text_tower, network.decoder, settings.init.text)
         self.settings = settings
         self.ranks = ranks
@@ -81,51 +54,64 @@ class Learner:
         if settings.compile:
             self.network.compile_layers()
         self._tokenizer = tokenizer
-        self._objective = sharding.distributed(
-            Objective(self.network, hard_share=settings.matching.hard_share),
+        self._loss_module = distributed.parallelize(
+            PretrainLoss(self.network, hard_share=settings.matching.hard_share),
             self.momentum,
             settings.parallel,
             ranks,
         )
-        self._descent = Descent(self.network, self._objective, settings, ranks)
-        self.guard = self._descent.guard
+        self._optimizer_step = OptimizerStep(self.network, self._loss_module, settings, ranks)
+        self.spike_detector = self._optimizer_step.spike_detector
 
-    def step(self, parts: Sequence[Batch], step: int, steps_per_epoch: int) -> StepReport:
-        """Learn from one batch, part by part.
+    def step(self, micro_batches: Sequence[Batch], step: int, steps_per_epoch: int) -> dict[str, float]:
+        """Train on one batch; return the values of the step for the log.
+
+        Returns:
+            `lr`; `loss` (eq. 7); `loss_itc` (eq. 4), `loss_itm` (eq. 5), `loss_mlm` (eq. 6), one for each
+            entry of `LOSSES`; `temperature` (the learned tau); `gradient_norm` before clipping; `skipped`,
+            the steps skipped since the run began. All but `lr` and `skipped` are those of the weights before
+            the step.
 
         Raises:
-            SettingsError: Too many steps in a row had to be left out.
+            SettingsError: Too many steps in a row were skipped.
         """
-        settings, descent = self.settings, self._descent
-        descent.begin(step)
+        settings, optimizer_step = self.settings, self._optimizer_step
+        optimizer_step.begin(step)
         alpha = distillation_weight(step, steps_per_epoch, settings.contrast.alpha)
         temperature = self.network.temperature.item()
-        values, pairs = descent.gradients(parts, lambda part: self._losses(part, alpha))
-        taken = descent.take(step, steps_per_epoch, values)
-        if taken.passed:
+        values, queue_entries = optimizer_step.accumulate(
+            micro_batches, lambda micro_batch: self._losses(micro_batch, alpha)
+        )
+        result = optimizer_step.apply(step, steps_per_epoch, values)
+        if result.applied:
             self.network.clamp_temperature()
             self.momentum.update(self.network, settings.contrast.momentum)
-            for pair in pairs:
-                self.queue.enqueue(*pair)
-        total, itc, itm, mlm = taken.values
-        return StepReport(
-            taken.lr, total, itc, itm, mlm, temperature, taken.gradient_norm, self.guard.skipped
-        )
+            for entry in queue_entries:
+                self.queue.enqueue(*entry)
+        total, *losses = result.values
+        return {
+            "lr": result.lr,
+            "loss": total,
+            **{f"loss_{name}": loss for name, loss in zip(LOSSES, losses, strict=True)},
+            "temperature": temperature,
+            "gradient_norm": result.gradient_norm,
+            "skipped": self.spike_detector.skipped,
+        }
 
-    def flops(self, parts: Sequence[Batch]) -> int:
+    def flops(self, micro_batches: Sequence[Batch]) -> int:
         """Return the FLOPs of a step on this process's share of a batch; nothing changes."""
         self.network.train()
-        one = parts[:1]
+        first = micro_batches[:1]
         counted = count_flops(
-            lambda: self._descent.gradients(one, lambda part: self._losses(part, alpha=0.0))
+            lambda: self._optimizer_step.accumulate(first, lambda batch: self._losses(batch, alpha=0.0))
         )
-        self._descent.drop_gradients()
-        return counted * len(parts)
+        self._optimizer_step.clear_gradients()
+        return counted * len(micro_batches)
 
     @contextmanager
     def whole_network(self) -> Iterator[KlipNetwork]:
-        """Give the network with all weights, to look at, not to train; a copy where they are shared out."""
-        if not self._is_shared:
+        """Yield the network with all weights, for inference; a copy if the weights are sharded."""
+        if not self._is_sharded:
             training = self.network.training
             yield self.network
             self.network.train(training)
@@ -133,35 +119,35 @@ class Learner:
         network = KlipNetwork(self.settings.architecture, self._tokenizer).to(self.device)
         with torch.no_grad():
             for name, parameter in network.named_parameters():
-                parameter.copy_(sharding.whole(self.network.get_parameter(name)))
+                parameter.copy_(distributed.full_tensor(self.network.get_parameter(name)))
         yield network.eval()
 
     def save(self, path: Path, step: int, progress: Mapping[str, Any]) -> None:
-        """Write all that resuming after `step` steps needs, atomically: the old state stays until then.
+        """Write everything that a resume after `step` steps needs, atomically.
 
         Raises:
             CheckpointError: The disk is full.
         """
-        self._descent.save(path, {"step": step, **progress}, self._modules(), {"queue": self.queue})
+        self._optimizer_step.save(path, {"step": step, **progress}, self._modules(), {"queue": self.queue})
 
     def restore(self, path: Path) -> dict[str, Any]:
-        """Go on from `path`; return what `save` was given: `step`, and the progress.
+        """Load the state in `path`; return `step` and the progress that `save` was given.
 
         Raises:
             CheckpointError: The file is damaged.
         """
-        return self._descent.restore(path, self._modules(), {"queue": self.queue})
+        return self._optimizer_step.restore(path, self._modules(), {"queue": self.queue})
 
     @property
-    def _is_shared(self) -> bool:
+    def _is_sharded(self) -> bool:
         return self.settings.parallel == "fsdp" and self.ranks.world > 1
 
     def _modules(self) -> dict[str, nn.Module]:
         return {"network": self.network, "momentum": self.momentum}
 
-    def _losses(self, batch: Batch, alpha: float) -> PartLosses:
-        """Return eq. 7 with its three parts, (4,), and what goes into the queue."""
-        losses = batch_losses(self._objective, self.momentum, self.queue, batch, alpha)
+    def _losses(self, batch: Batch, alpha: float) -> MicroBatchLosses:
+        """Return eq. 7 and its terms, (1 + len(LOSSES),), and the features for the queue."""
+        losses = batch_losses(self._loss_module, self.momentum, self.queue, batch, alpha)
         total = losses.total(self.settings.loss)
-        values = torch.stack([total, losses.itc, losses.itm, losses.mlm])
-        return PartLosses(total, values, (losses.momentum_image, losses.momentum_text, losses.ids))
+        values = torch.cat([total[None], losses.values()])
+        return MicroBatchLosses(total, values, (losses.momentum_image, losses.momentum_text, losses.ids))

@@ -1,7 +1,7 @@
 """Masked autoencoder (He et al. 2022, arXiv 2111.06377) around the image tower, and its loss.
 
-The tower encodes the patches that are shown; a narrow decoder gets them back with a mask token in each gap,
-and predicts the pixels of what was hidden. The decoder ends with pretraining.
+The tower encodes the visible patches; a narrow decoder sees them with a mask token in each gap, and predicts
+the pixels of the masked patches. The decoder is used in pretraining only.
 """
 
 import torch
@@ -13,15 +13,15 @@ from fusar_klip.models import ModelSettings
 from fusar_klip.models.distributed import mean_of_all
 from fusar_klip.models.network.towers import ImageTower
 from fusar_klip.pretrain.data.image_batches import MaskedBatch
-from fusar_klip.pretrain.tasks.positions import sines_and_cosines
+from fusar_klip.pretrain.tasks.positions import sincos_positions
 from fusar_klip.pretrain.tasks.settings import MaeSettings
 
-# B batch, S image size, P patches, K patches that are shown, N tokens (class token first), W image width,
+# B batch, S image size, P patches, K visible patches, N tokens (class token first), W image width,
 # D decoder width, Q pixels of a patch
 
 # MAE's decoder is 512 wide under ViT-B's 768, in heads of 32.
 _WIDEST, _SHARE, _HEAD_WIDTH = 512, 2 / 3, 32
-# Of a patch's variance, in units of the standardised pixels (MAE's code).
+# Added to a patch's variance, in units of the standardised pixels (MAE's code).
 _EPS = 1e-6
 
 
@@ -31,7 +31,7 @@ class MaskedAutoencoder(nn.Module):
     Args:
         tower: The image tower.
         model: Its sizes.
-        settings: The decoder and the target.
+        settings: Decoder and target.
     """
 
     decoder_positions: Tensor
@@ -42,7 +42,7 @@ class MaskedAutoencoder(nn.Module):
         width = settings.decoder_width or decoder_width(model.image_width)
         self.embed = nn.Linear(model.image_width, width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
-        self.register_buffer("decoder_positions", sines_and_cosines(model, width), persistent=False)
+        self.register_buffer("decoder_positions", sincos_positions(model, width), persistent=False)
         self.blocks = nn.ModuleList(
             Block(width, width // _HEAD_WIDTH, qkv_bias=True) for _ in range(settings.decoder_depth)
         )
@@ -61,12 +61,12 @@ class MaskedAutoencoder(nn.Module):
         predicted_bpq = self.predicted(batch).float()
         pixels_bpq = patches_of(batch.images, self._side)
         valid_bpq = patches_of(batch.valid, self._side)
-        hidden_bp = torch.ones(pixels_bpq.shape[:2], dtype=torch.bool, device=pixels_bpq.device)
-        hidden_bp.scatter_(1, batch.shown, False)
-        return mae_loss(predicted_bpq, pixels_bpq, hidden_bp, valid_bpq, normalise=self._normalise)
+        masked_bp = torch.ones(pixels_bpq.shape[:2], dtype=torch.bool, device=pixels_bpq.device)
+        masked_bp.scatter_(1, batch.shown, False)
+        return mae_loss(predicted_bpq, pixels_bpq, masked_bp, valid_bpq, normalise=self._normalise)
 
     def predicted(self, batch: MaskedBatch) -> Tensor:
-        """Return what the decoder makes of every patch, (B, P, Q)."""
+        """Return the decoder's prediction for every patch, (B, P, Q)."""
         tower = self.image_tower
         tokens_bnw = tower.embedded(batch.images, batch.gsd_m)
         patches_bkw = _gather(tokens_bnw[:, 1:], batch.shown)
@@ -86,7 +86,7 @@ class MaskedAutoencoder(nn.Module):
         return predicted_bpq
 
     def checkpoint_activations(self) -> None:
-        """Keep each block's input alone for the way back."""
+        """Turn on activation checkpointing of every block."""
         self.image_tower.grad_checkpointing = self.grad_checkpointing = True
 
     def compile_layers(self) -> None:
@@ -96,27 +96,27 @@ class MaskedAutoencoder(nn.Module):
 
 
 def mae_loss(
-    predicted_bpq: Tensor, pixels_bpq: Tensor, hidden_bp: Tensor, valid_bpq: Tensor, *, normalise: bool
+    predicted_bpq: Tensor, pixels_bpq: Tensor, masked_bp: Tensor, valid_bpq: Tensor, *, normalise: bool
 ) -> Tensor:
-    """Return the mean squared error of the hidden patches' pixels, a scalar (MAE, section 3).
+    """Return the mean squared error of the masked patches' pixels, a scalar (MAE, section 3).
 
-    No data counts neither in the mean nor in a patch's own mean and spread.
+    No-data pixels are excluded from the mean, and from each patch's mean and standard deviation.
 
     Args:
         predicted_bpq: float32.
         pixels_bpq: float32, standardised.
-        hidden_bp: bool, True = the encoder did not see the patch.
-        valid_bpq: bool, True = there is data.
-        normalise: Standardise each patch by its own mean and spread (of n - 1, as MAE's code).
+        masked_bp: bool, True = masked, not seen by the encoder.
+        valid_bpq: bool, True = valid data.
+        normalise: Standardise each patch by its mean and standard deviation (n - 1, as MAE's code).
     """
     target_bpq = standardised_patches(pixels_bpq, valid_bpq) if normalise else pixels_bpq
-    counts_bpq = hidden_bp[:, :, None] & valid_bpq
+    counts_bpq = masked_bp[:, :, None] & valid_bpq
     squares = (predicted_bpq - target_bpq).square().masked_fill(~counts_bpq, 0.0).sum()
     return squares / mean_of_all(counts_bpq.sum().float()).clamp(min=1)
 
 
 def standardised_patches(pixels_bpq: Tensor, valid_bpq: Tensor) -> Tensor:
-    """Return the pixels by the mean and spread of their own patch's valid pixels, (B, P, Q)."""
+    """Return pixels standardised by mean and std of their patch's valid pixels, (B, P, Q)."""
     count_bp1 = valid_bpq.sum(2, keepdim=True)
     known_bpq = pixels_bpq.masked_fill(~valid_bpq, 0.0)
     mean_bp1 = known_bpq.sum(2, keepdim=True) / count_bp1.clamp(min=1)
@@ -126,14 +126,14 @@ def standardised_patches(pixels_bpq: Tensor, valid_bpq: Tensor) -> Tensor:
 
 
 def patches_of(images_b1ss: Tensor, side: int) -> Tensor:
-    """Return (B, P, Q): the patches row by row of the image, the pixels row by row of the patch."""
+    """Return (B, P, Q): patches in row-major order of the image, pixels in row-major order of the patch."""
     count = images_b1ss.shape[2] // side
     rows = images_b1ss.reshape(-1, count, side, count, side).transpose(2, 3)
     return rows.reshape(-1, count * count, side * side)
 
 
 def decoder_width(image_width: int) -> int:
-    """Return two thirds of the image tower's width in whole heads, 512 at most."""
+    """Return two thirds of the image tower's width, in whole heads, at most 512."""
     return max(min(_WIDEST, int(image_width * _SHARE) // _HEAD_WIDTH * _HEAD_WIDTH), _HEAD_WIDTH)
 
 

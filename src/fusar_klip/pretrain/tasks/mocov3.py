@@ -1,7 +1,7 @@
 """MoCo v3 (Chen et al. 2021, arXiv 2104.02057) around the image tower: contrast of two views, no queue.
 
-Tower, projector and predictor learn to find, among the momentum encoder's features of a batch, that of the
-same tile's other view. Projector and predictor end with pretraining.
+The loss asks which of the momentum encoder's features of a batch belongs to the other view of the same tile.
+Projector and predictor are used in pretraining only.
 """
 
 from copy import deepcopy
@@ -15,7 +15,7 @@ from fusar_klip.models import ModelSettings
 from fusar_klip.models.distributed import gathered, own_rows
 from fusar_klip.models.network.towers import ImageTower
 from fusar_klip.pretrain.data.image_batches import ViewsBatch
-from fusar_klip.pretrain.tasks.batch_norm import BatchNormOfAllRanks
+from fusar_klip.pretrain.tasks.batch_norm import CrossRankBatchNorm
 from fusar_klip.pretrain.tasks.settings import MocoV3Settings
 
 # B batch of this process, X both views of it, A batch of all processes, S image size, W image width,
@@ -26,7 +26,7 @@ class MocoV3(nn.Module):
     """Image tower, projector and predictor, and the loss of a batch.
 
     Args:
-        tower: The image tower; with `fixed_patches` its patch projection is not learnt.
+        tower: The image tower; with `fixed_patches` its patch projection is frozen.
         model: Its sizes.
         settings: Widths and temperature.
     """
@@ -43,17 +43,17 @@ class MocoV3(nn.Module):
         self._temperature = settings.temperature
 
     def forward(self, batch: ViewsBatch, keys_2be: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the symmetric loss, a scalar, and the share of views whose own other view is the nearest.
+        """Return the symmetric loss, a scalar, and the share of views nearest to the key of the other view.
 
-        With several processes both are this one's; their mean is the whole batch's.
+        With several processes both are those of this process; their mean is the whole batch's.
 
         Args:
-            batch: This process's rows; of the same number in every process.
+            batch: The rows of this process; every process has the same number.
             keys_2be: `MomentumEncoder.features` of `batch`.
         """
         first_be, second_be = (self.predictor(rows) for rows in _projected(self, batch))
         keys_2ae = [gathered(keys_be.float()) for keys_be in keys_2be]
-        # Each view is asked for the other: ctr(q1, k2) + ctr(q2, k1) of Algorithm 1.
+        # Each view is contrasted with the other: ctr(q1, k2) + ctr(q2, k1) of Algorithm 1.
         found = [
             contrast(query_be, keys_ae, self._temperature)
             for query_be, keys_ae in ((first_be, keys_2ae[1]), (second_be, keys_2ae[0]))
@@ -61,7 +61,7 @@ class MocoV3(nn.Module):
         return found[0][0] + found[1][0], (found[0][1] + found[1][1]) / 2
 
     def checkpoint_activations(self) -> None:
-        """Keep each block's input alone for the way back."""
+        """Turn on activation checkpointing of every block."""
         self.image_tower.grad_checkpointing = True
 
     def compile_layers(self) -> None:
@@ -71,10 +71,10 @@ class MocoV3(nn.Module):
 
 
 class MomentumEncoder(nn.Module):
-    """Exponential moving averages of tower and projector; they give keys and take no gradient.
+    """Exponential moving averages (EMA) of tower and projector; they give the keys, without gradient.
 
     Args:
-        model: What they follow.
+        model: The model that they average.
     """
 
     def __init__(self, model: MocoV3) -> None:
@@ -106,7 +106,7 @@ def contrast(query_be: Tensor, keys_ae: Tensor, temperature: float) -> tuple[Ten
     """
     own = own_rows(len(query_be))
     own_b = torch.arange(own.start, own.stop, device=query_be.device)
-    # bfloat16 has three digits, too few for logits of likenesses.
+    # bfloat16 has three digits, too few for logits of similarities.
     with torch.autocast(query_be.device.type, enabled=False):
         logits_ba = F.normalize(query_be.float(), dim=-1) @ keys_ae.float().T / temperature
         loss = 2 * temperature * F.cross_entropy(logits_ba, own_b)
@@ -116,7 +116,7 @@ def contrast(query_be: Tensor, keys_ae: Tensor, temperature: float) -> tuple[Ten
 def _projected(model: MocoV3 | MomentumEncoder, batch: ViewsBatch) -> list[Tensor]:
     """Return the projected features of either view, (B, E) each.
 
-    The tower takes both at once; batch normalisation looks at one view at a time, as MoCo v3's code does.
+    The tower encodes both at once; batch normalisation uses one view at a time, as MoCo v3's code does.
     """
     images_x1ss = batch.images.transpose(0, 1).flatten(0, 1)
     class_xw = model.image_tower.class_tokens(images_x1ss, batch.gsd_m.T.flatten())
@@ -127,6 +127,6 @@ def _perceptron(widths: list[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for number, (before, after) in enumerate(pairwise(widths), 1):
         last = number == len(widths) - 1
-        layers += [nn.Linear(before, after, bias=False), BatchNormOfAllRanks(after, affine=not last)]
+        layers += [nn.Linear(before, after, bias=False), CrossRankBatchNorm(after, affine=not last)]
         layers += [] if last else [nn.ReLU()]
     return nn.Sequential(*layers)

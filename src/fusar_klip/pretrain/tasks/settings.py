@@ -1,4 +1,4 @@
-"""The settings of the baselines; the defaults are their papers', where they fit one channel of amplitude."""
+"""The settings of MAE and MoCo v3; the defaults are their papers', where these suit SAR amplitude."""
 
 from typing import Literal
 
@@ -10,10 +10,10 @@ Flips = Literal["none", "horizontal", "all"]
 
 
 class ViewSettings(Settings):
-    """How a tile is changed before the image tower sees it.
+    """Augmentation of a tile.
 
-    Of MoCo v3's changes colour jitter, grey, blur and solarisation have no place: one channel has no colour,
-    and blur would take the speckle away.
+    MoCo v3's colour jitter, greyscale, blur and solarisation are not used: a single channel has no colour,
+    and blur would remove the speckle.
     """
 
     crop_min: float = Field(default=1.0, gt=0, le=1)
@@ -21,8 +21,8 @@ class ViewSettings(Settings):
     gain: float = Field(default=0.0, ge=0, lt=1)
     """A view's amplitude is multiplied by a factor drawn from 1 - gain to 1 + gain."""
     speckle: float = Field(default=0.0, ge=0, le=1)
-    """Relative spread of gamma noise of mean 1, by which each pixel's amplitude is multiplied; the amplitude
-    of L looks has 0.52 / sqrt(L). 0 draws none."""
+    """Relative standard deviation of the multiplicative gamma noise (mean 1) on each pixel's amplitude; the
+    amplitude of L looks has 0.52 / sqrt(L). 0 adds none."""
     flips: Flips = "none"
     """`horizontal`: half of the views are mirrored; `all`: also turned by quarters. Either changes look
     direction, shadow and layover."""
@@ -34,14 +34,14 @@ class MaeSettings(ViewSettings):
     crop_min: float = Field(default=0.2, gt=0, le=1)
     """Least share of a tile's area that a view shows: a square anywhere in it, resized; 1 shows all of it."""
     mask_ratio: float = Field(default=0.75, gt=0, lt=1)
-    """Share of the patches that is hidden, the same number in each tile."""
+    """Share of the patches that is masked, the same number in each tile."""
     decoder_depth: int = Field(default=8, ge=1)
     """Blocks of the decoder."""
     decoder_width: int | None = Field(default=None, ge=32, multiple_of=32)
-    """Width of the decoder, 32 per head. Without it two thirds of the image tower's, 512 at most: MAE's 512
-    for ViT-B and ViT-L."""
+    """Width of the decoder, 32 per head. The default is two thirds of the image tower's width, at most
+    512: MAE's 512 for ViT-B and ViT-L."""
     normalise_pixels: bool = True
-    """Each patch's pixels are predicted standardised by the patch's own mean and spread."""
+    """Predict each patch's pixels standardised by the patch's mean and standard deviation."""
 
 
 class MocoV3Settings(ViewSettings):
@@ -52,16 +52,15 @@ class MocoV3Settings(ViewSettings):
     gain: float = Field(default=0.3, ge=0, lt=1)
     """A view's amplitude is multiplied by a factor drawn from 1 - gain to 1 + gain."""
     speckle: float = Field(default=0.2, ge=0, le=1)
-    """Relative spread of gamma noise of mean 1, by which each pixel's amplitude is multiplied; the amplitude
-    of L looks has 0.52 / sqrt(L). 0 draws none."""
+    """Relative standard deviation of the multiplicative gamma noise (mean 1) on each pixel's amplitude; the
+    amplitude of L looks has 0.52 / sqrt(L). 0 adds none."""
     temperature: float = Field(default=0.2, gt=0)
-    """tau of the contrast."""
+    """Temperature tau of the contrastive loss."""
     momentum: float = Field(default=0.99, ge=0, lt=1)
-    """Share of its own weights that the momentum encoder keeps at the first step; it rises to 1 along half a
-    cosine."""
+    """EMA momentum of the momentum encoder at the first step; it rises to 1 along half a cosine."""
     hidden_width: int = Field(default=4096, ge=8)
-    """Width within projector and predictor."""
+    """Hidden width of projector and predictor."""
     feature_width: int = Field(default=256, ge=2)
-    """Length of the features that are contrasted."""
+    """Width of the contrasted features."""
     fixed_patches: bool = True
-    """Leave the patch projection as it was drawn or loaded: learnt, it makes ViTs unstable."""
+    """Freeze the patch projection: training it makes ViTs unstable."""

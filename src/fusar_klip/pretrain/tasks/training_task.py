@@ -1,9 +1,9 @@
-"""What an objective brings to the loop: its data, its learner, and what becomes of both."""
+"""What a pretraining task provides to the loop in `train.py`: its data, its train state, and its hooks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -11,46 +11,40 @@ from fusar_klip.pretrain.data.sampler import StepBatches
 from fusar_klip.pretrain.distributed import Ranks
 from fusar_klip.pretrain.run_folder import RunFolder
 from fusar_klip.pretrain.settings import PretrainSettings
+from fusar_klip.pretrain.text_versions import RefineTexts
+
+StepReport = Mapping[str, float]
+"""The values of one step for metrics.jsonl: `lr`, `loss`, ..., `skipped` (steps skipped so far)."""
 
 
-class Report(Protocol):
-    """What a step did: a dataclass whose fields go into metrics.jsonl; `skipped` is the steps left out."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def loss(self) -> float:
-        """What was descended."""
-
-
-class StepLearner(Protocol):
-    """Everything that training changes."""
+class TrainState(Protocol):
+    """Everything that training changes: weights, momentum encoders, queue, optimizer."""
 
     device: torch.device
 
-    def step(self, parts: Sequence[Any], step: int, steps_per_epoch: int) -> Report:
-        """Learn from one batch, part by part."""
+    def step(self, micro_batches: Sequence[Any], step: int, steps_per_epoch: int) -> StepReport:
+        """Train on one batch, given as micro-batches."""
 
-    def flops(self, parts: Sequence[Any]) -> int:
+    def flops(self, micro_batches: Sequence[Any]) -> int:
         """Return the FLOPs of a step on this process's share of a batch; nothing changes."""
 
     def save(self, path: Path, step: int, progress: Mapping[str, Any]) -> None:
-        """Write all that resuming after `step` steps needs, atomically."""
+        """Write everything that a resume after `step` steps needs, atomically."""
 
     def restore(self, path: Path) -> dict[str, Any]:
-        """Go on from `path`; return `step` and the progress that `save` was given."""
+        """Load the state in `path`; return `step` and the progress that `save` was given."""
 
 
-class Course(Protocol):
-    """One run of one objective, opened: see `vision_language` and `baselines.course`."""
+class TrainingTask(Protocol):
+    """One run of one task: see `tasks.klip` and `tasks.image_only`."""
 
     @property
-    def learner(self) -> StepLearner:
-        """What learns."""
+    def train_state(self) -> TrainState:
+        """Weights and optimizer."""
 
     @property
     def train(self) -> StepBatches[Any]:
-        """The batches of training."""
+        """The training batches."""
 
     @property
     def validates(self) -> bool:
@@ -58,47 +52,47 @@ class Course(Protocol):
 
     @property
     def unreadable(self) -> Sequence[str]:
-        """tile_ids that are left out, since they cannot be read."""
+        """tile_ids that are left out, because they cannot be read."""
 
     def stage(self, step: int) -> dict[str, int]:
-        """Return what the log says of where `step` stands."""
+        """Return the stage of `step` for the log; empty without stages."""
 
-    def looks_at_texts(self, step: int) -> bool:
-        """Return whether `before` will work long. It can then be ended anywhere, and goes on from there."""
+    def runs_scio_pass(self, step: int) -> bool:
+        """Return whether `before_step` takes long; it may then be interrupted anywhere, and resumes there."""
 
-    def before(self, step: int) -> tuple[bool, dict[str, Any]]:
-        """Do what comes before `step`; return whether the batches are others now, and what to log."""
+    def before_step(self, step: int) -> tuple[bool, dict[str, Any]]:
+        """Prepare `step`; return whether the batches have changed, and values for the log."""
 
     def validate(self) -> dict[str, float]:
-        """Return what the model in training does with tiles that it does not learn from."""
+        """Return losses and metrics on the validation tiles."""
 
     def save_weights(self, path: Path) -> None:
-        """Write a safetensors file; the first process does it."""
+        """Write a safetensors file; only the first process writes."""
 
     def state(self) -> dict[str, Any]:
-        """Return what `load_state` needs, beside the learner's state."""
+        """Return what `load_state` needs, beside the train state."""
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
 
 
 @dataclass(frozen=True)
-class Objective:
-    """What may be learnt.
+class TaskSpec:
+    """A pretraining task.
 
     Attributes:
-        begin: Looks at the data set, checks that the run may begin or go on there, and writes what is made
-            once; returns the data's checksums. The first process alone does it.
-        open: Makes the course. Every process does it.
-        best: The validation value that the best weights are chosen by.
-        higher_is_better: Its direction.
+        prepare: Checks the data set, checks that the run may start or resume, and writes what is made once;
+            returns the checksums of the data. Only the first process calls it.
+        open: Makes the `TrainingTask`. Every process calls it. The last argument is SCIO's pass.
+        best: The validation metric that chooses best.safetensors.
+        higher_is_better: The direction of that metric.
     """
 
-    begin: Callable[[Path, RunFolder, PretrainSettings], dict[str, str]]
-    open: Callable[[Path, RunFolder, PretrainSettings, Ranks], Course]
+    prepare: Callable[[Path, RunFolder, PretrainSettings], dict[str, str]]
+    open: Callable[[Path, RunFolder, PretrainSettings, Ranks, RefineTexts | None], TrainingTask]
     best: str
     higher_is_better: bool
 
     def score(self, values: Mapping[str, float]) -> float:
-        """Return a number that grows as the model gets better."""
+        """Return a number that grows as the model improves."""
         return values[self.best] if self.higher_is_better else -values[self.best]

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from baselines_tiles import write_stripes
-from test_pretrain_ranks import two_processes
+from image_only_tiles import write_stripes
+from test_pretrain_distributed import two_processes
 
 from fusar_klip.benchmark import benchmark
 from fusar_klip.config import load_settings, validate_settings
@@ -23,7 +23,7 @@ from fusar_klip.models.checkpoint import image_objective, load_image_tower
 from fusar_klip.pretrain import PretrainSettings, PretrainSummary, pretrain
 from fusar_klip.pretrain.distributed import Ranks
 from fusar_klip.pretrain.run_folder import RunFolder
-from fusar_klip.pretrain.tasks.image_only_train_states import MaeLearner, MocoV3Learner
+from fusar_klip.pretrain.tasks.image_only_train_states import MaeTrainState, MocoV3TrainState
 from fusar_klip.scio import ScioSettings
 from fusar_klip.scio.refine import refine
 from fusar_klip.search import build_index
@@ -35,7 +35,7 @@ SMALL: dict[str, Any] = {
     "mae": {"decoder_depth": 1},
     "mocov3": {"hidden_width": 32, "feature_width": 16, "momentum": 0.95, "crop_min": 0.5},
 }
-LEARNERS: dict[str, Any] = {"mae": MaeLearner, "mocov3": MocoV3Learner}
+LEARNERS: dict[str, Any] = {"mae": MaeTrainState, "mocov3": MocoV3TrainState}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_a_validation_that_is_not_finite_is_never_the_best(
     tiles: Path, make: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = iter([math.nan, 2.0, 1.0])
-    monkeypatch.setattr(MaeLearner, "look", lambda learner, chosen: (next(values),))
+    monkeypatch.setattr(MaeTrainState, "look", lambda train_state, chosen: (next(values),))
     run = tmp_path / "run"
     summary = pretrain(tiles, run, make("mae", validate_every=2, max_steps=6))
     assert [line["val_loss"] for line in lines_of(run) if "val_loss" in line] == [None, 2.0, 1.0]
@@ -199,7 +199,7 @@ def test_the_saved_momentum_encoder_has_followed(
 ) -> None:
     state = torch.load(runs["mocov3"][0] / "state" / "training.pt", weights_only=True)
     with torch.random.fork_rng():
-        fresh = dict(MocoV3Learner(make("mocov3"), Ranks.alone()).momentum.named_parameters())
+        fresh = dict(MocoV3TrainState(make("mocov3"), Ranks.alone()).momentum.named_parameters())
     name = "projector.0.weight"
     way = (state["network"][name] - fresh[name]).norm()
     assert 0.01 * way < (state["momentum"][name] - fresh[name]).norm() < way

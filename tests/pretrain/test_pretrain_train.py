@@ -4,6 +4,7 @@ import math
 import sys
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from fusar_klip.models import MODELS, Klip, KlipNetwork, load
 from fusar_klip.pretrain import PretrainSettings, pretrain, validation
 from fusar_klip.pretrain.data.batches import Batch
 from fusar_klip.pretrain.data.dataset import read_segments
-from fusar_klip.pretrain.data.loaders import read_materials, set_up
+from fusar_klip.pretrain.data.loaders import prepare_run, read_loaders
 from fusar_klip.pretrain.distributed import Ranks
+from fusar_klip.pretrain.optim import distillation_weight, learning_rate
 from fusar_klip.pretrain.run_folder import RunFolder
-from fusar_klip.pretrain.schedule import distillation_weight, learning_rate
 from fusar_klip.pretrain.settings import OptimizerSettings
-from fusar_klip.pretrain.tasks import klip_train_state as learner
+from fusar_klip.pretrain.tasks import klip_train_state as train_state
 
 MakeSettings = Callable[..., PretrainSettings]
 WriteBlobs = Callable[[Path, int], Path]
@@ -139,19 +140,18 @@ def test_few_tiles_make_a_smaller_batch_and_no_validation(
 def test_a_loss_that_is_not_finite_changes_nothing_and_then_ends_the_run(
     blobs: Path, nano_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = learner.batch_losses
+    losses = train_state.batch_losses
     # The first call is the count of FLOPs.
     calls = {"count": 0, "bad_until": 4}
 
     def sometimes_bad(*arguments: Any, **options: Any) -> Any:
         found = losses(*arguments, **options)
         calls["count"] += 1
-        return vars_with(found, itc=found.itc * math.nan) if calls["count"] <= calls["bad_until"] else found
+        if calls["count"] > calls["bad_until"]:
+            return found
+        return replace(found, by_name={**found.by_name, "itc": found.by_name["itc"] * math.nan})
 
-    def vars_with(found: Any, **changes: Any) -> Any:
-        return type(found)(**{**vars(found), **changes})
-
-    monkeypatch.setattr(learner, "batch_losses", sometimes_bad)
+    monkeypatch.setattr(train_state, "batch_losses", sometimes_bad)
     settings = nano_settings(max_steps=4, validate_every=100)
     summary = pretrain(blobs, tmp_path / "run", settings)
     lines = [line for line in RunFolder(tmp_path / "run").read_metrics() if "loss" in line]
@@ -212,14 +212,14 @@ def test_accumulating_is_the_mean_of_the_parts(
 ) -> None:
     folder, settings = RunFolder(tmp_path), nano_settings(batch_size=16, accumulate=2)
     texts = read_segments(blobs, "v000")
-    set_up(blobs, folder, settings, texts)
-    materials = read_materials(blobs, folder, settings, texts, Ranks.alone())
-    parts = materials.train.at(0)
+    prepare_run(blobs, folder, settings, texts)
+    loaders = read_loaders(blobs, folder, settings, texts, Ranks.alone())
+    parts = loaders.train.at(0)
     assert [len(part.tile_ids) for part in parts] == [8, 8]
 
-    def step(batches: list[Batch]) -> tuple[learner.StepReport, learner.Learner]:
+    def step(batches: list[Batch]) -> tuple[train_state.StepReport, train_state.KlipTrainState]:
         with torch.random.fork_rng():
-            one = learner.Learner(settings, materials.tokenizer, Ranks.alone())
+            one = train_state.KlipTrainState(settings, loaders.tokenizer, Ranks.alone())
             return one.step(batches, 0, 3), one
 
     (both, after), (first, _), (second, _) = step(parts), step(parts[:1]), step(parts[1:])
@@ -237,10 +237,10 @@ def test_validation_tells_the_tower_the_ground_spacing_as_training_does(
     nano = nano_settings().architecture.model_dump() | {"gsd_embedding": listens}
     folder, settings = RunFolder(tmp_path), nano_settings(architecture=nano)
     texts = read_segments(blobs, "v000")
-    set_up(blobs, folder, settings, texts)
-    materials = read_materials(blobs, folder, settings, texts, Ranks.alone())
-    network, tiles = KlipNetwork(settings.architecture, materials.tokenizer), materials.train.tiles
-    klip = Klip(network, materials.preprocess, materials.tokenizer)
+    prepare_run(blobs, folder, settings, texts)
+    loaders = read_loaders(blobs, folder, settings, texts, Ranks.alone())
+    network, tiles = KlipNetwork(settings.architecture, loaders.tokenizer), loaders.train.tiles
+    klip = Klip(network, loaders.preprocess, loaders.tokenizer)
     if network.image_tower.gsd_embedding is not None:
         torch.nn.init.normal_(network.image_tower.gsd_embedding.linear.weight)
     spacing = torch.from_numpy(tiles.gsd_m)

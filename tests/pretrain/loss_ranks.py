@@ -1,6 +1,6 @@
-"""One process of a distributed objective, for test_pretrain_objective: losses and gradients of its rows.
+"""One process of a distributed objective, for test_pretrain_loss: losses and gradients of its rows.
 
-python objective_ranks.py RANK PROCESSES STORE OUT FUSION_LAYERS
+python loss_ranks.py RANK PROCESSES STORE OUT FUSION_LAYERS
 """
 
 import sys
@@ -13,7 +13,7 @@ from fusar_klip.models.losses import IGNORED
 from fusar_klip.models.network.momentum import MomentumTowers
 from fusar_klip.models.network.queue import FeatureQueue
 from fusar_klip.pretrain.data.batches import Batch
-from fusar_klip.pretrain.loss import Losses, Objective
+from fusar_klip.pretrain.loss import Losses, PretrainLoss
 
 SETTINGS = ModelSettings(
     image_size=16, patch_size=8, image_width=16, image_depth=2, image_heads=2, text_width=16, text_depth=2,
@@ -79,7 +79,7 @@ def losses_of(
     torch.manual_seed(2)
     momentum = MomentumTowers(make_network(network.settings.fusion_layers))
     image, text = momentum.features(batch.images, batch.text, batch.text_mask)
-    objective = Objective(network, hard_share=hard_share)
+    objective = PretrainLoss(network, hard_share=hard_share)
     losses: Losses = objective(batch, image, text, queue.image_qe, queue.text_qe, queue.ids_q, alpha)
     return losses
 
@@ -92,7 +92,7 @@ def main() -> None:
     ids = [4, 9, 3, 7, 8, 5]
     share = len(ids) // int(processes)
     losses = losses_of(network, make_batch(ids[int(rank) * share : (int(rank) + 1) * share]))
-    values = torch.stack([losses.itc, losses.itm, losses.mlm])
+    values = torch.stack([*losses.by_name.values()])
     values.sum().backward()
     gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
     for tensor in (values.detach_(), *gradients.values()):

@@ -9,8 +9,8 @@ import torch
 from fusar_klip.models import ModelSettings
 from fusar_klip.models.network.towers import ImageTower
 from fusar_klip.pretrain.data.image_batches import ViewsBatch
-from fusar_klip.pretrain.schedule import rising_momentum
-from fusar_klip.pretrain.tasks.batch_norm import BatchNormOfAllRanks
+from fusar_klip.pretrain.optim import momentum_schedule
+from fusar_klip.pretrain.tasks.batch_norm import CrossRankBatchNorm
 from fusar_klip.pretrain.tasks.mocov3 import MocoV3, MomentumEncoder, contrast
 from fusar_klip.pretrain.tasks.settings import MocoV3Settings
 
@@ -77,7 +77,7 @@ def test_the_loss_is_symmetric_and_each_view_is_asked_for_the_other() -> None:
 def test_batch_normalisation_is_torch_s() -> None:
     torch.manual_seed(0)
     rows = (3 + 2 * torch.randn(9, 4)).requires_grad_()
-    theirs, ours = torch.nn.BatchNorm1d(4), BatchNormOfAllRanks(4)
+    theirs, ours = torch.nn.BatchNorm1d(4), CrossRankBatchNorm(4)
     with torch.no_grad():
         for module in (theirs, ours):
             module.weight.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))  # type: ignore[union-attr]
@@ -90,7 +90,7 @@ def test_batch_normalisation_is_torch_s() -> None:
         found.append((output, gradient))
     assert torch.allclose(found[0][0], found[1][0], atol=1e-5)
     assert torch.allclose(found[0][1], found[1][1], atol=1e-5)
-    assert not list(BatchNormOfAllRanks(4, affine=False).parameters())
+    assert not list(CrossRankBatchNorm(4, affine=False).parameters())
 
 
 def test_the_heads_are_the_paper_s() -> None:
@@ -101,7 +101,7 @@ def test_the_heads_are_the_paper_s() -> None:
     ]
     assert widths == [[(4096, 16), (4096, 4096), (256, 4096)], [(4096, 256), (256, 4096)]]
     for head in (model.projector, model.predictor):
-        assert isinstance(head[-1], BatchNormOfAllRanks)
+        assert isinstance(head[-1], CrossRankBatchNorm)
         assert head[-1].weight is None
 
 
@@ -131,7 +131,7 @@ def test_the_momentum_encoder_follows() -> None:
 
 
 def test_the_momentum_rises_along_half_a_cosine() -> None:
-    found = [rising_momentum(step, 100, 0.99) for step in (0, 25, 50, 75, 100)]
+    found = [momentum_schedule(step, 100, 0.99) for step in (0, 25, 50, 75, 100)]
     expected = [1 - 0.01 * (math.cos(math.pi * share) + 1) / 2 for share in (0, 0.25, 0.5, 0.75, 1)]
     assert found == pytest.approx(expected, abs=1e-12)
     assert found[0] == pytest.approx(0.99)
@@ -144,7 +144,7 @@ def test_half_precision_gives_nearly_the_same() -> None:
     query, keys = torch.randn(2, 7, 5, generator=generator)
     with torch.autocast("cpu", torch.bfloat16):
         half = contrast(query, keys, 0.2)[0].item()
-        assert BatchNormOfAllRanks(5)(query.bfloat16()).dtype == torch.float32
+        assert CrossRankBatchNorm(5)(query.bfloat16()).dtype == torch.float32
         loss, _ = make_model()(make_batch(), MomentumEncoder(make_model()).features(make_batch()))
     assert half == contrast(query, keys, 0.2)[0].item()
     assert loss.dtype == torch.float32

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fusar_klip.pretrain.throughput import Pace, count_flops, matrix_rate
+from fusar_klip.pretrain.metrics import Throughput, count_flops, peak_matmul_flops
 
 CPU = torch.device("cpu")
 
@@ -19,13 +19,13 @@ def test_the_flops_of_a_layer_and_its_backward_pass() -> None:
 
 def test_the_matrix_rate_is_measured_in_less_than_a_second() -> None:
     began = time.perf_counter()
-    rate = matrix_rate(CPU)
+    rate = peak_matmul_flops(CPU)
     assert time.perf_counter() - began < 2  # on a machine that does other things too
     assert 1e8 < rate < 1e14
 
 
 def test_the_clock_stands_still_between_steps() -> None:
-    pace = Pace(CPU, samples=10, flops=1000, rate=1e6)
+    pace = Throughput(CPU, samples=10, flops=1000, rate=1e6)
     assert str(pace) == ""
     for _ in range(3):
         with pace:

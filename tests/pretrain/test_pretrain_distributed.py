@@ -20,6 +20,7 @@ from fusar_klip.models import load
 from fusar_klip.pretrain import PretrainSettings, pretrain
 from fusar_klip.pretrain.distributed import Ranks
 from fusar_klip.pretrain.run_folder import RunFolder
+from fusar_klip.scio import refine_texts
 
 MakeSettings = Callable[..., PretrainSettings]
 SCRIPT = Path(__file__).with_name("run_ranks.py")
@@ -105,7 +106,12 @@ def runs(
     for name in scio_names:
         shutil.copytree(blobs, data_of(found[name]))
     scio = validate_settings(PretrainSettings, values | STAGES).model_dump(mode="json", exclude_none=True)
-    pretrain(data_of(found["scio_alone"]), found["scio_alone"], PretrainSettings.model_validate(scio))
+    pretrain(
+        data_of(found["scio_alone"]),
+        found["scio_alone"],
+        PretrainSettings.model_validate(scio),
+        refine_texts=refine_texts,
+    )
     scio_ddp, scio_fsdp = (
         {"run": str(found[f"scio_{way}"]), "dataset": str(data_of(found[f"scio_{way}"]))}
         | {"settings": scio | {"parallel": way}}

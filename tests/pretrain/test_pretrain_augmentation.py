@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fusar_klip.pretrain.data.augmentation import as_it_is, drawn
+from fusar_klip.pretrain.data.augmentation import identity_view, random_view
 from fusar_klip.pretrain.tasks.settings import MaeSettings, MocoV3Settings, ViewSettings
 
 
@@ -14,7 +14,7 @@ def speckled(seed: int = 0) -> np.ndarray:
 
 def test_without_changes_a_view_is_the_tile() -> None:
     tile = speckled()
-    for view in (as_it_is(tile), drawn(tile, ViewSettings(), np.random.default_rng(0))):
+    for view in (identity_view(tile), random_view(tile, ViewSettings(), np.random.default_rng(0))):
         assert np.array_equal(view.pixels, tile)
         assert view.valid.all()
         assert view.zoom == 1
@@ -25,7 +25,7 @@ def test_a_crop_shows_a_square_of_the_tile_at_its_own_spacing() -> None:
     ramp = (1 + 3 * x).astype(np.uint8)
     rng, zooms = np.random.default_rng(0), []
     for _ in range(200):
-        view = drawn(ramp, ViewSettings(crop_min=0.25), rng)
+        view = random_view(ramp, ViewSettings(crop_min=0.25), rng)
         zooms.append(view.zoom)
         steps = np.diff(view.pixels.astype(int), axis=1)[:, 4:-4]
         # A ramp of 3 grey values a pixel, seen through a magnifying glass, and no mirror image.
@@ -39,10 +39,10 @@ def test_a_crop_shows_a_square_of_the_tile_at_its_own_spacing() -> None:
 def test_gain_and_speckle_change_amplitude_by_what_they_say() -> None:
     flat = np.full((64, 64), 100, np.uint8)
     rng = np.random.default_rng(0)
-    gains = [drawn(flat, ViewSettings(gain=0.3), rng).pixels.mean() / 100 for _ in range(300)]
+    gains = [random_view(flat, ViewSettings(gain=0.3), rng).pixels.mean() / 100 for _ in range(300)]
     assert 0.69 < min(gains) < 0.75
     assert 1.25 < max(gains) < 1.31
-    noisy = drawn(flat, ViewSettings(speckle=0.2), rng).pixels / 100
+    noisy = random_view(flat, ViewSettings(speckle=0.2), rng).pixels / 100
     assert noisy.mean() == pytest.approx(1, abs=0.02)
     assert noisy.std() == pytest.approx(0.2, abs=0.02)
 
@@ -52,14 +52,14 @@ def test_no_data_stays_no_data_and_data_stays_data() -> None:
     tile[:, :20] = 0
     settings = MocoV3Settings(crop_min=0.2, gain=0.9, speckle=1.0)
     for seed in range(100):
-        view = drawn(tile, settings, np.random.default_rng(seed))
+        view = random_view(tile, settings, np.random.default_rng(seed))
         assert np.array_equal(view.pixels > 0, view.valid)
         assert view.valid.mean() >= 0.2
-    assert not as_it_is(tile).valid[:, :20].any()
+    assert not identity_view(tile).valid[:, :20].any()
     # Where hardly anything is known, the whole tile is shown.
     speck = np.zeros((64, 64), np.uint8)
     speck[30:34, 30:34] = 9
-    assert drawn(speck, ViewSettings(crop_min=0.5), np.random.default_rng(0)).zoom == 1
+    assert random_view(speck, ViewSettings(crop_min=0.5), np.random.default_rng(0)).zoom == 1
 
 
 def test_a_crop_mixes_no_data_into_no_valid_pixel() -> None:
@@ -67,7 +67,7 @@ def test_a_crop_mixes_no_data_into_no_valid_pixel() -> None:
     flat[20:30, 10:40] = 0
     seen = 0
     for seed in range(30):
-        view = drawn(flat, ViewSettings(crop_min=0.3), np.random.default_rng(seed))
+        view = random_view(flat, ViewSettings(crop_min=0.3), np.random.default_rng(seed))
         assert (view.pixels[view.valid] == 200).all()
         assert (view.pixels[~view.valid] == 0).all()
         seen += (~view.valid).any()
@@ -79,9 +79,9 @@ def test_flips_are_off_unless_asked_for() -> None:
     tile[:5] = 0
     assert MaeSettings().flips == MocoV3Settings().flips == "none"
     rng = np.random.default_rng(0)
-    mirrored = {drawn(tile, ViewSettings(flips="horizontal"), rng).pixels.tobytes() for _ in range(30)}
+    mirrored = {random_view(tile, ViewSettings(flips="horizontal"), rng).pixels.tobytes() for _ in range(30)}
     assert mirrored == {tile.tobytes(), tile[:, ::-1].tobytes()}
-    turned = [drawn(tile, ViewSettings(flips="all"), rng) for _ in range(80)]
+    turned = [random_view(tile, ViewSettings(flips="all"), rng) for _ in range(80)]
     assert len({view.pixels.tobytes() for view in turned}) == 8
     for view in turned:
         assert np.array_equal(view.pixels > 0, view.valid)
@@ -89,6 +89,6 @@ def test_flips_are_off_unless_asked_for() -> None:
 
 def test_the_draws_are_the_generator_s() -> None:
     tile, settings = speckled(), MocoV3Settings()
-    one, two, other = (drawn(tile, settings, np.random.default_rng(seed)) for seed in (4, 4, 5))
+    one, two, other = (random_view(tile, settings, np.random.default_rng(seed)) for seed in (4, 4, 5))
     assert np.array_equal(one.pixels, two.pixels)
     assert not np.array_equal(one.pixels, other.pixels)

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from baselines_tiles import write_stripes
+from image_only_tiles import write_stripes
 
 from fusar_klip.models import MODELS, ModelSettings, Preprocess
 from fusar_klip.models.network.towers import ImageTower
 from fusar_klip.pretrain.data.image_batches import (
     MaskedBatch,
     MaskedBatches,
-    hidden_patches,
+    masked_patches,
     read_image_tiles,
 )
 from fusar_klip.pretrain.tasks.mae import (
@@ -22,7 +22,7 @@ from fusar_klip.pretrain.tasks.mae import (
     patches_of,
     standardised_patches,
 )
-from fusar_klip.pretrain.tasks.positions import fix_positions, sines_and_cosines
+from fusar_klip.pretrain.tasks.positions import sincos_positions, use_fixed_positions
 from fusar_klip.pretrain.tasks.settings import MaeSettings
 
 NANO = ModelSettings(
@@ -105,7 +105,7 @@ def make_batches(folder: Path, changes: bool = False) -> MaskedBatches:
 
 
 def test_one_tile_in_ten_hides_its_spacing_in_training_alone(tmp_path: Path) -> None:
-    batches = make_batches(tmp_path, changes=True)
+    batches = make_batches(tmp_path, augment=True)
     hidden = [batch.gsd_m.isnan() for step in range(200) for batch in batches.at(step)]
     assert float(torch.cat(hidden).float().mean()) == pytest.approx(0.1, abs=0.03)
     validation = make_batches(tmp_path)
@@ -114,7 +114,7 @@ def test_one_tile_in_ten_hides_its_spacing_in_training_alone(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("patches", "ratio", "hidden"), [(196, 0.75, 147), (16, 0.75, 12), (4, 0.99, 3)])
 def test_the_share_of_the_mask_is_exact(patches: int, ratio: float, hidden: int) -> None:
-    assert hidden_patches(patches, ratio) == hidden
+    assert masked_patches(patches, ratio) == hidden
 
 
 def test_each_tile_hides_as_many_patches_and_others_each_step(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_half_tile_without_data_is_marked(tmp_path: Path) -> None:
 def make_model(**changes: int) -> MaskedAutoencoder:
     torch.manual_seed(0)
     tower = ImageTower(NANO)
-    fix_positions(tower, NANO)
+    use_fixed_positions(tower, NANO)
     return MaskedAutoencoder(tower, NANO, MaeSettings(decoder_depth=2, **changes))
 
 
@@ -173,7 +173,7 @@ def test_the_prediction_does_not_depend_on_what_is_hidden() -> None:
     assert before.shape == (1, 16, 64)
 
 
-def test_the_model_s_loss_is_that_of_the_hidden_patches() -> None:
+def test_the_model_s_loss_is_that_of_the_masked_patches() -> None:
     model, batch = make_model().eval(), random_batch([0, 5, 9])
     batch.valid[:, :, :3] = False
     with torch.no_grad():
@@ -205,9 +205,9 @@ def test_what_is_learnt_and_what_is_fixed() -> None:
     model(random_batch([1, 2, 3, 4])).backward()
     without = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
     assert without == {"image_tower.pos_embed"}
-    assert torch.equal(model.image_tower.pos_embed, sines_and_cosines(NANO, 32))
-    assert (sines_and_cosines(NANO, 32)[0, 0] == 0).all()
-    assert len(sines_and_cosines(NANO, 32)[0].unique(dim=0)) == 17
+    assert torch.equal(model.image_tower.pos_embed, sincos_positions(NANO, 32))
+    assert (sincos_positions(NANO, 32)[0, 0] == 0).all()
+    assert len(sincos_positions(NANO, 32)[0].unique(dim=0)) == 17
 
 
 def test_the_decoder_is_narrow_by_preset() -> None:

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import objective_ranks as ranks
+import loss_ranks as ranks
 import pytest
 import torch
 import torch.nn.functional as F
@@ -50,11 +50,11 @@ def test_the_losses_are_those_of_each_pair_by_itself(fusion_layers: int | None, 
         context = network.fuse(row.masked, row.masked_mask, memory)
         logits = network.decode(row.decoder_input, context, row.masked_mask, memory)
         mlm += F.cross_entropy(logits[0], row.decoder_labels[0], reduction="none").tolist()
-    assert losses.itm.item() == pytest.approx(sum(itm) / len(itm), rel=1e-5)
-    assert losses.mlm.item() == pytest.approx(sum(mlm) / len(mlm), rel=1e-5)
+    assert losses.by_name["itm"].item() == pytest.approx(sum(itm) / len(itm), rel=1e-5)
+    assert losses.by_name["mlm"].item() == pytest.approx(sum(mlm) / len(mlm), rel=1e-5)
     assert len({*wrong_text}) > 1
     weights = LossSettings(itc=2.0, itm=0.5, mlm=0.0)
-    expected = 2 * losses.itc.item() + 0.5 * losses.itm.item()
+    expected = 2 * losses.by_name["itc"].item() + 0.5 * losses.by_name["itm"].item()
     assert float(losses.total(weights)) == pytest.approx(expected)
 
 
@@ -68,7 +68,7 @@ def test_equal_texts_of_other_images_are_no_wrong_pairs() -> None:
     logits = network.match_logits(alike.text, alike.text_mask, network.image_kv(tokens))
     expected = F.cross_entropy(logits, torch.ones(6, dtype=torch.int64))
     found = ranks.losses_of(network, alike, alpha=0.0, queue=queue)
-    torch.testing.assert_close(found.itm, expected)
+    torch.testing.assert_close(found.by_name["itm"], expected)
 
 
 @pytest.mark.slow
@@ -88,7 +88,7 @@ def test_two_processes_are_one(fusion_layers: int, tmp_path: Path) -> None:
     found = torch.load(out)
     network = ranks.make_network(fusion_layers or None)
     losses = ranks.losses_of(network, ranks.make_batch(IDS))
-    values = torch.stack([losses.itc, losses.itm, losses.mlm])
+    values = torch.stack([*losses.by_name.values()])
     values.sum().backward()
     torch.testing.assert_close(found["values"], values.detach(), rtol=1e-5, atol=1e-6)
     gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
@@ -108,11 +108,11 @@ def test_one_image_has_no_wrong_pairs(fusion_layers: int | None) -> None:
     logits = network.match_logits(
         batch.text, batch.text_mask, network.image_kv(network.image_tokens(batch.images))
     )
-    assert losses.itm.item() == pytest.approx(-logits.log_softmax(1)[0, 1].item(), rel=1e-5)
+    assert losses.by_name["itm"].item() == pytest.approx(-logits.log_softmax(1)[0, 1].item(), rel=1e-5)
     # Twice the same image: still none.
     twice = ranks.losses_of(network, ranks.make_batch([4, 4]))
-    assert twice.itm.item() == pytest.approx(losses.itm.item(), rel=1e-5)
-    (losses.itc + losses.itm + losses.mlm).backward()
+    assert twice.itm.item() == pytest.approx(losses.by_name["itm"].item(), rel=1e-5)
+    (losses.by_name["itc"] + losses.by_name["itm"] + losses.by_name["mlm"]).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
@@ -122,10 +122,10 @@ def test_a_text_that_hides_nothing_has_no_loss_of_its_own() -> None:
     labels = batch.decoder_labels.clone()
     labels[0] = IGNORED
     losses = ranks.losses_of(network, replace(batch, decoder_labels=labels))
-    assert losses.mlm.item() == pytest.approx(
+    assert losses.by_name["mlm"].item() == pytest.approx(
         ranks.losses_of(network, ranks.make_batch([9])).mlm.item(), rel=1e-5
     )
-    losses.mlm.backward()
+    losses.by_name["mlm"].backward()
     assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
     nothing = ranks.losses_of(network, replace(batch, decoder_labels=torch.full_like(labels, IGNORED)))
     assert nothing.mlm.item() == 0
@@ -155,7 +155,7 @@ def test_momentum_features_come_back_for_the_queue() -> None:
     network = ranks.make_network(None)
     momentum, queue, batch = MomentumTowers(network), ranks.make_queue(), ranks.make_batch(IDS)
     before = [queue.image_qe.clone(), queue.ids_q.clone()]
-    objective = ranks.Objective(network)
+    objective = ranks.PretrainLoss(network)
     losses = batch_losses(objective, momentum, queue, batch, alpha=0.4)
     image, text = momentum.features(batch.images, batch.text, batch.text_mask)
     torch.testing.assert_close(losses.momentum_image, image.float())
@@ -164,4 +164,4 @@ def test_momentum_features_come_back_for_the_queue() -> None:
     assert not losses.momentum_image.requires_grad
     assert torch.equal(queue.image_qe, before[0])
     assert torch.equal(queue.ids_q, before[1])
-    assert math.isfinite(losses.itc.item())
+    assert math.isfinite(losses.by_name["itc"].item())
