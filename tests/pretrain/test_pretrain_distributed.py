@@ -222,8 +222,8 @@ def test_torchrun_takes_the_same_command(blobs: Path, nano_settings: MakeSetting
 def test_a_mistake_is_said_once(runs: tuple[Mapping[str, Path], list[str]]) -> None:
     first, second = runs[1]
     assert "SettingsError" in first
-    assert "is there already" in first
-    assert "is there already" not in second
+    assert "exists already" in first
+    assert "exists already" not in second
     assert "exit" in second
     # This one each process finds by itself.
     assert "batch_size 9 cannot be divided into accumulate x processes = 1 x 2" in first

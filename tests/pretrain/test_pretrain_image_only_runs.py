@@ -72,7 +72,7 @@ def test_a_validation_that_is_not_finite_is_never_the_best(
     tiles: Path, make: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = iter([math.nan, 2.0, 1.0])
-    monkeypatch.setattr(MaeTrainState, "look", lambda train_state, chosen: (next(values),))
+    monkeypatch.setattr(MaeTrainState, "evaluate", lambda train_state, chosen: (next(values),))
     run = tmp_path / "run"
     summary = pretrain(tiles, run, make("mae", validate_every=2, max_steps=6))
     assert [line["val_loss"] for line in lines_of(run) if "val_loss" in line] == [None, 2.0, 1.0]

@@ -173,7 +173,7 @@ def test_a_run_that_ended_is_left_alone(
     summary = pretrain(blobs, run, settings, resume=True)
     assert replace(summary, run="") == replace(whole[1], run="")
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
-    with pytest.raises(SettingsError, match="is there already: go on with --resume"):
+    with pytest.raises(SettingsError, match="exists already: go on with --resume"):
         pretrain(blobs, run, settings)
     np.testing.assert_array_equal(load(run).embed_text(["sea"]), load(whole[0]).embed_text(["sea"]))
 
@@ -223,7 +223,7 @@ size = lambda: metrics.stat().st_size if metrics.is_file() else 0
 while not (run / "model.safetensors").exists():
     before, child = size(), os.fork()
     if not child:
-        pretrain(dataset, run, settings, resume=True)
+        pretrain(dataset, run, settings, resume=True, refine_texts=refine_texts)
         os._exit(0)
     # The clock starts when it has got anywhere, or its start would be all that is ever killed.
     ended = 0

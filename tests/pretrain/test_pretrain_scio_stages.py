@@ -245,7 +245,7 @@ def test_a_text_that_is_all_noise_is_shown_and_teaches_mlm_nothing(
 
 def test_a_stage_opens_with_what_the_one_before_has_found() -> None:
     screened = TextVersions(judged="v002", shown="v000")
-    assert screened.at_stage_start(StagePosition(0, "screen", opens=False, refines=True)) == screened
-    assert screened.at_stage_start(StagePosition(1, "align", opens=True, refines=False)) == TextVersions(
+    assert screened.at_stage_start(StagePosition(0, "screen", is_first=False, refines=True)) == screened
+    assert screened.at_stage_start(StagePosition(1, "align", is_first=True, refines=False)) == TextVersions(
         "v002", "v002"
     )
