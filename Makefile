@@ -25,7 +25,7 @@ docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.all
-	for name in build counts describe leaks pretrain scio scio_noise; do $(BIN)/python perf/$$name.py || exit 1; done
+	for name in build counts describe near_duplicates pretrain scio scio_noise; do $(BIN)/python perf/$$name.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) demo out site

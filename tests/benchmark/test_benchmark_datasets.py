@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,17 +14,18 @@ from PIL import Image
 
 from fusar_klip.benchmark.report.thumbnails import decode, thumbnail
 from fusar_klip.benchmark.tasks.llm_vqa import picture_of
-from fusar_klip.datasets.boxes import rotated_corners
-from fusar_klip.datasets.masks import BINARY
+from fusar_klip.datasets.box_formats import rotated_corners
+from fusar_klip.datasets.labelled_data import IGNORED, DatasetNotFoundError, read_mask
 from fusar_klip.datasets.registry import (
-    CLASSIFICATION,
-    DETECTION,
-    SEGMENTATION,
+    DATASETS,
+    markdown_table,
     read_classification_images,
     read_detection,
     read_segmentation,
+    readers,
 )
-from fusar_klip.datasets.samples import IGNORED, DatasetNotFoundError, read_mask
+from fusar_klip.datasets.segmentation_sets import BINARY
+from fusar_klip.datasets.specs import Task
 from fusar_klip.errors import DatasetError
 from fusar_klip.image_io import read_image
 
@@ -217,7 +219,7 @@ def test_detection_layouts(
     tmp_path: Path, reader: str, lay: Callable[[Path], None], parts: dict[str | None, int]
 ) -> None:
     lay(tmp_path)
-    data = read_detection(reader, tmp_path, reader)  # type: ignore[arg-type]
+    data = read_detection(reader, tmp_path, reader)
     counted = {part: sum(i.part == part for i in data.images) for part in {i.part for i in data.images}}
     assert counted == parts
     boxed = [image for image in data.images if image.boxes]
@@ -235,7 +237,7 @@ def test_detection_layouts(
 
 
 def test_every_detection_set_has_a_made_layout() -> None:
-    assert {reader for reader, _, _ in BOXES} == set(DETECTION)
+    assert {reader for reader, _, _ in BOXES} == set(readers("detection"))
 
 
 def test_rotated_boxes(tmp_path: Path) -> None:
@@ -389,7 +391,7 @@ def test_segmentation_layouts(
 
 
 def test_every_segmentation_set_has_a_made_layout() -> None:
-    assert {mask[0] for mask in MASKS} == set(SEGMENTATION)
+    assert {mask[0] for mask in MASKS} == set(readers("segmentation"))
 
 
 def test_wrong_masks_say_where(tmp_path: Path) -> None:
@@ -435,18 +437,17 @@ def test_damaged_pictures_are_named(tmp_path: Path, cut: bool) -> None:
 
 
 READ = {
-    **dict.fromkeys(CLASSIFICATION, read_classification_images),
-    **dict.fromkeys(DETECTION, read_detection),
-    **dict.fromkeys(SEGMENTATION, read_segmentation),
+    **dict.fromkeys(readers("classification"), read_classification_images),
+    **dict.fromkeys(readers("detection"), read_detection),
+    **dict.fromkeys(readers("segmentation"), read_segmentation),
 }
 
 
 @pytest.mark.parametrize("reader", READ)
 def test_wrong_paths_say_what_was_looked_for_and_where_it_is_had(tmp_path: Path, reader: str) -> None:
-    entry = {**CLASSIFICATION, **DETECTION, **SEGMENTATION}[reader][1]  # type: ignore[index]
     with pytest.raises(DatasetNotFoundError, match="FUSAR_KLIP_DATA") as missing:
         READ[reader](reader, tmp_path / "nowhere", "My set")  # type: ignore[operator]
-    assert entry.where in str(missing.value) or entry.where == "-"
+    assert DATASETS[reader].download in str(missing.value)
     with pytest.raises(DatasetError, match="was looked for") as empty:
         READ[reader](reader, tmp_path, "My set")  # type: ignore[operator]
     assert "\n" not in str(empty.value)
@@ -454,9 +455,8 @@ def test_wrong_paths_say_what_was_looked_for_and_where_it_is_had(tmp_path: Path,
 
 def test_the_docs_list_every_reader() -> None:
     page = DOCS.read_text()
-    for reader, (_, entry) in {**CLASSIFICATION, **DETECTION, **SEGMENTATION}.items():
-        row = f"| `{reader}` | {entry.name} | {entry.layout} | {entry.where} | {entry.source} |"
-        assert row in page, row
+    for task in get_args(Task):
+        assert markdown_table(task) in page, markdown_table(task)
 
 
 def test_pictures_of_any_depth(tmp_path: Path) -> None:

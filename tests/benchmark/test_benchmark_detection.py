@@ -20,7 +20,7 @@ from fusar_klip.benchmark.metrics import bootstrap
 from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.tasks.detection import DetectionRow, evaluate_detection, read_boxes, training_subset
 from fusar_klip.config import validate_settings
-from fusar_klip.datasets.samples import AnnotatedImage, Box
+from fusar_klip.datasets.labelled_data import Box, ImageWithBoxes
 from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.finetune.detection.detector import Detector
 from fusar_klip.finetune.detection.heads import Proposals
@@ -185,7 +185,7 @@ def test_nothing_is_learnt_in_ignored_boxes(run: str) -> None:
 @pytest.mark.parametrize("flips", ["none", "horizontal", "all"])
 def test_boxes_move_with_their_image(tmp_path: Path, flips: Any) -> None:
     boat(tmp_path / "a.png", [(60, 10, 24, 8)], 0, size=(96, 48))
-    image = AnnotatedImage(tmp_path / "a.png", "a.png", (Box("boat", 60, 10, 24, 8),), 96, 48, "train")
+    image = ImageWithBoxes(tmp_path / "a.png", "a.png", (Box("boat", 60, 10, 24, 8),), 96, 48, "train")
     turns = set()
     for seed in range(40):
         rng = np.random.default_rng(seed)
@@ -207,7 +207,7 @@ def test_a_crop_ignores_what_it_cuts_away(tmp_path: Path) -> None:
         Box("boat", 2, 2, 0.3, 8),
         Box("boat", 10, 10, 9, 9, difficult=True),
     )
-    image = AnnotatedImage(tmp_path / "a.png", "a.png", boxes, 64, 64, "train")
+    image = ImageWithBoxes(tmp_path / "a.png", "a.png", boxes, 64, 64, "train")
     rng = np.random.default_rng(0)
     view, scale = letterboxed(image, ("boat",), 128)
     assert scale == 2
@@ -229,7 +229,7 @@ def test_a_crop_ignores_what_it_cuts_away(tmp_path: Path) -> None:
 
 def test_tall_and_wide_images_keep_their_aspect(tmp_path: Path) -> None:
     boat(tmp_path / "a.png", [(10, 20, 4, 8)], 0, size=(40, 80))
-    image = AnnotatedImage(tmp_path / "a.png", "a.png", (Box("boat", 10, 20, 4, 8),), 40, 80, "test")
+    image = ImageWithBoxes(tmp_path / "a.png", "a.png", (Box("boat", 10, 20, 4, 8),), 40, 80, "test")
     view, scale = letterboxed(image, ("boat",), 64)
     assert (view.size, scale) == ((64, 32), 0.8)
     assert not view.square[:, 32:].any()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fusar_klip.benchmark import benchmark
 from fusar_klip.benchmark.tasks.llm_vqa import picture_of, turn_of
-from fusar_klip.datasets.label_texts.records import Question
+from fusar_klip.datasets.label_texts.language_data import Question
 from fusar_klip.errors import DatasetError, ProviderError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "texts"))

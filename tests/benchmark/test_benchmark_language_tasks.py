@@ -35,8 +35,8 @@ from fusar_klip.benchmark.tasks.captioning import CaptioningRow, caption_scores,
 from fusar_klip.benchmark.tasks.label_retrieval import LabelRetrievalRow, evaluate_label_retrieval
 from fusar_klip.benchmark.tasks.language import LanguageRow, read_language
 from fusar_klip.benchmark.tasks.vqa import MostFrequentAnswers, VqaRow, evaluate_vqa
-from fusar_klip.datasets.label_texts.label_texts import label_texts
-from fusar_klip.datasets.label_texts.records import LanguageData, read_records
+from fusar_klip.datasets.label_texts.generate import label_texts
+from fusar_klip.datasets.label_texts.language_data import LanguageData, read_records
 from fusar_klip.errors import CheckpointError, DatasetError, SettingsError
 from fusar_klip.finetune.language.decoding import rank_answers
 from fusar_klip.finetune.language.examples import answer_ids, question_examples

@@ -13,19 +13,24 @@ from typer.testing import CliRunner
 from fusar_klip import cli
 from fusar_klip.benchmark.metrics.vqa_answers import is_correct, parse_answer
 from fusar_klip.datasets.label_texts.captions import land_captions, target_captions
-from fusar_klip.datasets.label_texts.label_facts import LandFacts, TargetFacts, land_facts, target_facts
-from fusar_klip.datasets.label_texts.label_texts import TextSettings, build_texts, label_texts
+from fusar_klip.datasets.label_texts.generate import LabelTextSettings, build_texts, label_texts
+from fusar_klip.datasets.label_texts.label_summary import (
+    LandCoverSummary,
+    TargetSummary,
+    summarize_land_cover,
+    summarize_targets,
+)
+from fusar_klip.datasets.label_texts.language_data import Question, read_records
+from fusar_klip.datasets.label_texts.phrases import NUMBERS, noun, share
 from fusar_klip.datasets.label_texts.questions import land_questions, target_questions
-from fusar_klip.datasets.label_texts.records import Question, read_records
-from fusar_klip.datasets.label_texts.words import NUMBERS, noun, share
-from fusar_klip.datasets.samples import IGNORED, AnnotatedImage, Box, DetectionData
+from fusar_klip.datasets.labelled_data import IGNORED, Box, DetectionData, ImageWithBoxes
 from fusar_klip.errors import DatasetError, FusarKlipError, SettingsError
 
 LANDS = ("dry", "flooded", "bare field", "field")
 
 
-def annotated(*boxes: Box, name: str = "a.png", part: str = "train") -> AnnotatedImage:
-    return AnnotatedImage(Path(name), name, boxes, 90, 60, part)  # type: ignore[arg-type]
+def annotated(*boxes: Box, name: str = "a.png", part: str = "train") -> ImageWithBoxes:
+    return ImageWithBoxes(Path(name), name, boxes, 90, 60, part)  # type: ignore[arg-type]
 
 
 # Their centres: (5, 5), (45, 30), (85, 55) of an image 90 wide and 60 high.
@@ -40,14 +45,14 @@ def asked(questions: list[Question]) -> dict[str, tuple[str, str, str]]:
 
 def test_targets_are_found_in_their_regions() -> None:
     difficult = Box("ship", 0, 50, 10, 10, difficult=True)
-    facts = target_facts(annotated(UPPER_LEFT, CENTRE, LOWER_RIGHT, difficult), 3)
+    facts = summarize_targets(annotated(UPPER_LEFT, CENTRE, LOWER_RIGHT, difficult), 3)
     assert facts.targets == (("ship", 0), ("ship", 4), ("aircraft", 8))
     outside = Box("ship", 85, 58, 20, 20)
-    assert target_facts(annotated(outside), 3).targets == (("ship", 8),)
+    assert summarize_targets(annotated(outside), 3).targets == (("ship", 8),)
 
 
 def test_captions_of_targets() -> None:
-    said = target_captions(target_facts(annotated(UPPER_LEFT, CENTRE, LOWER_RIGHT), 3))
+    said = target_captions(summarize_targets(annotated(UPPER_LEFT, CENTRE, LOWER_RIGHT), 3))
     place = "one in the upper left, one in the centre and one in the lower right"
     assert said == (
         f"There are two ships and one aircraft in this SAR image, {place}.",
@@ -57,17 +62,17 @@ def test_captions_of_targets() -> None:
         "one aircraft.",
         f"A radar view of two ships and one aircraft, {place}.",
     )
-    one = target_captions(TargetFacts((("ship", 3),), 3))
+    one = target_captions(TargetSummary((("ship", 3),), 3))
     assert one[0] == "There is one ship in this SAR image, on the left."
-    two = target_captions(TargetFacts((("A320", 4), ("A320", 4)), 4))
+    two = target_captions(TargetSummary((("A320", 4), ("A320", 4)), 4))
     assert two[1] == "This SAR image shows two targets of type A320, all in region 5."
-    many = target_captions(TargetFacts(tuple(("ship", place) for place in (0, 0, 0, 1, 1, 2, 5, 6)), 3))
+    many = target_captions(TargetSummary(tuple(("ship", place) for place in (0, 0, 0, 1, 1, 2, 5, 6)), 3))
     assert many[0].endswith("three in the upper left, two in the upper centre and three elsewhere.")
-    assert len(set(target_captions(TargetFacts((), 3)))) == 5
+    assert len(set(target_captions(TargetSummary((), 3)))) == 5
 
 
 def test_questions_about_targets() -> None:
-    facts = target_facts(annotated(UPPER_LEFT, CENTRE, CENTRE, LOWER_RIGHT), 3)
+    facts = summarize_targets(annotated(UPPER_LEFT, CENTRE, CENTRE, LOWER_RIGHT), 3)
     said = target_questions(0, facts, ("aircraft", "buoy", "ship"), np.random.default_rng(0))
     answers = asked(said)
     of_region = next(q for q in said if q.answer_type == "name")
@@ -87,20 +92,20 @@ def test_questions_about_targets() -> None:
         "Which of the regions 1 to 9 hold aircraft?": ("target_position", "9", "set"),
         "Which of the regions 1 to 9 hold ships?": ("target_position", "1, 5", "set"),
     }
-    nothing = asked(target_questions(0, TargetFacts((), 3), ("ship",), np.random.default_rng(0)))
+    nothing = asked(target_questions(0, TargetSummary((), 3), ("ship",), np.random.default_rng(0)))
     assert nothing == {
         "How many ships are in this SAR image?": ("target_count", "0", "number"),
         "Which categories of targets are in this SAR image?": ("target_category", "none", "set"),
     }
 
 
-def land() -> LandFacts:
+def land() -> LandCoverSummary:
     """70 of 100 pixels dry; the lower right quarter flooded but for a corner without label."""
     mask = np.zeros((10, 10), np.uint8)
     mask[5:, 5:] = 1
     mask[9, 9] = IGNORED
     mask[0, :5] = 2
-    facts = land_facts(mask, LANDS, 2, 0.06)
+    facts = summarize_land_cover(mask, LANDS, 2, 0.06)
     assert facts is not None
     return facts
 
@@ -111,11 +116,11 @@ def test_landforms_are_measured() -> None:
     assert facts.present == (0, 1)  # 5 of 99 are under the least share
     assert facts.main == 0
     assert facts.main_by_region == (0, 0, 0, 1)
-    tie = land_facts(np.array([[0, 1]], np.uint8), LANDS, 1, 0.01)
+    tie = summarize_land_cover(np.array([[0, 1]], np.uint8), LANDS, 1, 0.01)
     assert tie is not None
     assert tie.main is None
     assert tie.main_by_region == (None,)
-    assert land_facts(np.full((4, 4), IGNORED, np.uint8), LANDS, 2, 0.01) is None
+    assert summarize_land_cover(np.full((4, 4), IGNORED, np.uint8), LANDS, 2, 0.01) is None
 
 
 def test_captions_and_questions_about_landforms() -> None:
@@ -139,11 +144,11 @@ def test_captions_and_questions_about_landforms() -> None:
 
 
 def test_nothing_is_asked_that_has_no_single_answer() -> None:
-    tie = land_facts(np.array([[0, 1]], np.uint8), LANDS, 1, 0.01)
+    tie = summarize_land_cover(np.array([[0, 1]], np.uint8), LANDS, 1, 0.01)
     assert tie is not None
     assert [question.kind for question in land_questions(0, tie)] == ["all_land"]
     assert land_captions(tie)[1] == "This SAR image is mainly dry and flooded; no landform prevails."
-    small = land_facts(np.array([[0, 0, 1]], np.uint8), LANDS, 1, 0.9)
+    small = summarize_land_cover(np.array([[0, 0, 1]], np.uint8), LANDS, 1, 0.9)
     assert small is not None
     assert small.present == (0,)
 
@@ -240,7 +245,7 @@ def test_other_people_s_files_are_read_and_checked(boxes: Path, tmp_path: Path) 
 def test_the_seed_draws_the_region_and_nothing_else() -> None:
     shown = [annotated(UPPER_LEFT, CENTRE, LOWER_RIGHT, name=f"{n}.png") for n in range(20)]
     data = DetectionData(tuple(shown), ("aircraft", "ship"))
-    first, same, other = (build_texts(data, TextSettings(text_seed=seed)) for seed in (0, 0, 1))
+    first, same, other = (build_texts(data, LabelTextSettings(text_seed=seed)) for seed in (0, 0, 1))
     assert first.questions == same.questions
     assert first.questions != other.questions
     assert first.images == other.images

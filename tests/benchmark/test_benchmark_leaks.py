@@ -16,11 +16,11 @@ from scipy.ndimage import gaussian_filter
 from fusar_klip.benchmark import benchmark
 from fusar_klip.benchmark.tasks.classification import read_classification
 from fusar_klip.benchmark.tasks.probes import LinearProbeRow
-from fusar_klip.datasets.class_folders import read_split_file
-from fusar_klip.datasets.near_duplicates import TURNS, Match, find_near_duplicates, group_numbers, leakage
-from fusar_klip.datasets.near_duplicates.matching import turned
-from fusar_klip.datasets.samples import AnnotatedImage, ClassificationData, LabelledImage
-from fusar_klip.datasets.splits import joined_groups, split_images, write_split
+from fusar_klip.datasets.classification_sets import read_split_file
+from fusar_klip.datasets.labelled_data import ClassificationData, ImageWithBoxes, ImageWithLabel
+from fusar_klip.datasets.near_duplicates import SYMMETRIES, Match, find_near_duplicates, group_ids, leakage
+from fusar_klip.datasets.near_duplicates.matching import transformed
+from fusar_klip.datasets.splits import near_duplicate_groups, split_images, write_split
 from fusar_klip.errors import DatasetError
 
 Chip = NDArray[np.float64]
@@ -65,18 +65,18 @@ def test_a_planted_copy_is_found_and_nothing_else(
     if noise:
         copy = copy + np.random.default_rng(seed).normal(0, 0.05 * 255, copy.shape)
     files = [save(tmp_path / f"{number}.png", chip) for number, chip in enumerate(originals)]
-    files.append(save(tmp_path / "copy.png", turned(copy, turn)))
+    files.append(save(tmp_path / "copy.png", transformed(copy, turn)))
     assert [(match.first, match.second) for match in find_near_duplicates(files)] == [(2, 6)]
 
 
 def test_turn_and_shift_bring_the_copy_back(tmp_path: Path) -> None:
     original = target(0, 90, 80)
-    for number, name in enumerate(TURNS):
-        copy = turned(original[6:80, 10:76], number)
+    for number, name in enumerate(SYMMETRIES):
+        copy = transformed(original[6:80, 10:76], number)
         files = [save(tmp_path / f"a{number}.png", original), save(tmp_path / f"b{number}.png", copy)]
         (match,) = find_near_duplicates(files)
-        back = TURNS.index(match.turn)
-        assert np.array_equal(turned(copy, back), original[6:80, 10:76]), name
+        back = SYMMETRIES.index(match.symmetry)
+        assert np.array_equal(transformed(copy, back), original[6:80, 10:76]), name
         assert (match.down, match.right) == (6, 10)
         assert match.score > 0.97
 
@@ -105,19 +105,19 @@ def test_flat_few_and_unreadable_images(tmp_path: Path) -> None:
     assert find_near_duplicates(flat) == []
     assert find_near_duplicates(flat[:1]) == []
     (tmp_path / "broken.png").write_text("no image")
-    with pytest.raises(DatasetError, match="no image"):
+    with pytest.raises(DatasetError, match="is not a readable image"):
         find_near_duplicates([*flat, tmp_path / "broken.png"])
 
 
 def test_groups_follow_chains() -> None:
     matches = [Match(0, 2, 1.0, "same", 0, 0), Match(2, 4, 1.0, "same", 0, 0)]
-    groups = group_numbers(5, matches)
+    groups = group_ids(5, matches)
     assert groups[0] == groups[2] == groups[4]
     assert len(set(groups.tolist())) == 3
 
 
-def image(file: Path, label: str, part: str | None, group: str | None = None) -> LabelledImage:
-    return LabelledImage(file, file.name, label, part, group)  # type: ignore[arg-type]
+def image(file: Path, label: str, part: str | None, group: str | None = None) -> ImageWithLabel:
+    return ImageWithLabel(file, file.name, label, part, group)  # type: ignore[arg-type]
 
 
 def test_leakage_of_a_split_and_contradictions(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_made_split_overrides_a_file_only_when_it_is_asked_for(expanded: Path,
     assert len(read(expanded, split="half", split_file=split_file).part("test")) == 24
     assert len(read(expanded, split="paper", split_file=split_file).part("test")) == 12
     assert len(read(expanded, split="half", split_by="grouped", split_file=split_file).part("test")) == 12
-    with pytest.raises(DatasetError, match="brings no split"):
+    with pytest.raises(DatasetError, match="has no split of its own"):
         read(expanded, split="mine")
 
 
@@ -213,12 +213,12 @@ def test_groups_of_the_data_set_join_what_is_found(tmp_path: Path) -> None:
     files = [save(tmp_path / f"{n}.png", target(n)) for n in range(4)]
     files.append(save(tmp_path / "copy.png", target(0)[::-1]))
     images = [image(file, "a", None, group) for file, group in zip(files, "xxyzw", strict=True)]
-    assert joined_groups(images).tolist() == [0, 0, 1, 2, 0]
+    assert near_duplicate_groups(images).tolist() == [0, 0, 1, 2, 0]
 
 
 def test_boxes_are_split_too_and_small_sets_are_refused(tmp_path: Path) -> None:
     files = [save(tmp_path / f"{n}.png", target(n)) for n in range(10)]
-    boxed = [AnnotatedImage(file, file.name, (), 64, 72, None) for file in files]
+    boxed = [ImageWithBoxes(file, file.name, (), 64, 72, None) for file in files]
     parts = [image.part for image in split_images(boxed, "grouped", 0, "D")]
     assert (parts.count("train"), parts.count("test")) == (8, 2)
     with pytest.raises(DatasetError, match="too few images"):
@@ -246,7 +246,7 @@ def test_sar_acd_split_leaks_crops(real_data: Path) -> None:
     folder = real_data / "cls_sar_acd"
     images = [i for i in read_split_file(folder, folder / "split.csv") if i.label == "ARJ21"]
     matches = find_near_duplicates([i.file for i in images])
-    found = group_numbers(len(images), matches)
+    found = group_ids(len(images), matches)
     by_group: dict[str, set[int]] = {}
     for entry, group in zip(images, found.tolist(), strict=True):
         by_group.setdefault(str(entry.group), set()).add(group)

@@ -6,8 +6,8 @@ from PIL import Image
 
 from fusar_klip.benchmark.tasks.classification import read_classification
 from fusar_klip.benchmark.tasks.probes import LinearProbeRow
-from fusar_klip.datasets.class_folders import MSTAR_CLASSES
-from fusar_klip.datasets.samples import ClassificationData, DatasetNotFoundError
+from fusar_klip.datasets.classification_sets import MSTAR_CLASSES
+from fusar_klip.datasets.labelled_data import ClassificationData, DatasetNotFoundError
 from fusar_klip.errors import DatasetError
 
 

@@ -9,7 +9,7 @@ import torch
 from fusar_klip.benchmark.metrics.classification_metrics import classification_scores
 from fusar_klip.benchmark.metrics.retrieval_metrics import recall_hits
 from fusar_klip.benchmark.metrics.segmentation_metrics import confusion_counts, segmentation_scores
-from fusar_klip.datasets.samples import IGNORED
+from fusar_klip.datasets.labelled_data import IGNORED
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -23,7 +23,7 @@ from fusar_klip.benchmark.report.report import write_report
 from fusar_klip.benchmark.report.tables import ReportSection
 from fusar_klip.benchmark.results import ReportFigure, RetrievalExample, RetrievedImage, RowResult
 from fusar_klip.benchmark.tasks.captioning import CaptioningRow
-from fusar_klip.datasets.samples import AnnotatedImage, Box
+from fusar_klip.datasets.labelled_data import Box, ImageWithBoxes
 
 
 def score(metric: str, value: float) -> Score:
@@ -146,7 +146,7 @@ def shown(pixels: np.ndarray, colour: str) -> int:
 def test_detections_are_blue_false_alarms_red_and_missed_boxes_yellow(tmp_path: Path) -> None:
     Image.new("L", (100, 100), 40).save(tmp_path / "a.png")
     boxes = np.array([[5.0, 5, 35, 35], [60, 60, 95, 95]])
-    image = AnnotatedImage(
+    image = ImageWithBoxes(
         tmp_path / "a.png",
         "a.png",
         tuple(Box("ship", x, y, r - x, b - y) for x, y, r, b in boxes),

@@ -21,7 +21,7 @@ from fusar_klip.benchmark.metrics.segmentation_metrics import confusion_counts, 
 from fusar_klip.benchmark.report.tables import metric_title
 from fusar_klip.benchmark.tasks.segmentation import SegmentationRow, evaluate_segmentation, read_masks
 from fusar_klip.config import validate_settings
-from fusar_klip.datasets.samples import IGNORED
+from fusar_klip.datasets.labelled_data import IGNORED
 from fusar_klip.errors import CheckpointError, DatasetError, SettingsError
 from fusar_klip.finetune.segmentation.segmenter import Segmenter
 from fusar_klip.finetune.segmentation.settings import SEGMENTATION_PRESETS

@@ -19,7 +19,7 @@ from fusar_klip.benchmark.evaluated_model import model_names
 from fusar_klip.benchmark.suite import load_suite
 from fusar_klip.benchmark.tasks.classification import FinetuneRow, read_classification
 from fusar_klip.benchmark.tasks.probes import KnnRow, LinearProbeRow, held_out_fifth, knn, linear_probe
-from fusar_klip.datasets.samples import ClassificationData
+from fusar_klip.datasets.labelled_data import ClassificationData
 from fusar_klip.errors import DatasetError
 from fusar_klip.finetune.classification import augment, train_classifier
 from fusar_klip.finetune.resized_images import resized_images

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fusar_klip.datasets.samples import ClassificationData
+from fusar_klip.datasets.labelled_data import ClassificationData
 from fusar_klip.errors import CheckpointError
 from fusar_klip.models import ModelRef, VisionLanguageModel
 from fusar_klip.progress import track

@@ -24,7 +24,7 @@ from fusar_klip.benchmark.settings import Row
 from fusar_klip.benchmark.suite import DATA_VARIABLE, Suite, data_folder, load_suite, row_path
 from fusar_klip.benchmark.tasks.registry import TASKS
 from fusar_klip.benchmark.tasks.task import TaskData
-from fusar_klip.datasets.samples import DatasetNotFoundError
+from fusar_klip.datasets.labelled_data import DatasetNotFoundError
 from fusar_klip.datasets.splits import write_split
 from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.files import write_bytes, write_json

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from fusar_klip.config import Settings
 from fusar_klip.datasets.registry import ClassificationReader
-from fusar_klip.datasets.splits import SplitMethod
+from fusar_klip.datasets.splits import SplitSettings
 
 ClassMetric = Literal["top1", "top3", "macro_f1"]
 Missing = Literal["fail", "skip"]
@@ -40,19 +40,8 @@ class Row(Settings):
         return self.preset
 
 
-class SplitRow(Row):
+class SplitRow(SplitSettings, Row):
     """A row on a data set that is split into a training and a test part."""
-
-    split_file: str = "split.csv"
-    """A CSV below the data set's folder with the columns file, split (train or test), class (for readers of
-    class folders) and, where images belong together, group. It is not needed where the data set has its own
-    parts or a split is made."""
-    split_by: SplitMethod | None = None
-    """`given`: the data set's own parts or the split file's; `paper`: a random 80/20 split; `grouped`: an
-    80/20 split of whole groups of near-duplicates. By default `split = "paper"` makes that split, `split =
-    "grouped"` makes one where the data set has none, and every other split is `given`."""
-    split_seed: int = Field(default=0, ge=0)
-    """Fixes a split that is made, independently of the seed of the training."""
 
 
 class ClassificationRow(SplitRow):

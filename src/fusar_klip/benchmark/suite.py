@@ -15,7 +15,7 @@ from typing import Any
 from fusar_klip.benchmark.settings import Missing, Row
 from fusar_klip.benchmark.tasks.registry import TASKS
 from fusar_klip.config import Settings, load_settings, validate_settings
-from fusar_klip.datasets.samples import DatasetNotFoundError
+from fusar_klip.datasets.labelled_data import DatasetNotFoundError
 from fusar_klip.errors import DatasetError, SettingsError
 
 DEFAULT_SUITE = Path(__file__).with_name("default_suite.toml")

@@ -59,9 +59,9 @@ def write_label_texts(
 ) -> None:
     """Generate captions and question-answer pairs from the boxes or masks of a data set."""
     from fusar_klip.config import load_settings
-    from fusar_klip.datasets.label_texts.label_texts import TextSettings, label_texts
+    from fusar_klip.datasets.label_texts.generate import LabelTextSettings, label_texts
 
-    given = load_settings(TextSettings, config, settings or ())
+    given = load_settings(LabelTextSettings, config, settings or ())
     summary = label_texts(reader, path, out, split=split, settings=given)
     report(
         summary,

@@ -1,352 +1,174 @@
-"""The registry of readers: every public data set and format, its layout, where it is had, where we read it.
+"""The registry of labelled data sets and formats that can be read, and the functions that read them by name.
 
-`docs/datasets.md` prints this table, and a test holds the two together. Sources name the public repository
-or page in which the layout was read; "not found" says that we found none, and what is tried instead.
+A reader's name is its key in `DATASETS`. Suites, `label-texts`, error messages, CLI help and the tables of
+docs/datasets.md take the names from there (a test compares the tables with `markdown_table`). `specs.py` says
+how to add a data set.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, TypeVar
 
-from fusar_klip.datasets import boxes, class_folders, masks
-from fusar_klip.datasets.detection_sets import read_detection_set
-from fusar_klip.datasets.samples import (
+from pydantic import AfterValidator
+
+from fusar_klip.datasets.classification_sets import CLASSIFICATION_SETS
+from fusar_klip.datasets.detection_sets import DETECTION_SETS
+from fusar_klip.datasets.labelled_data import (
+    AnyImage,
     DatasetNotFoundError,
     DetectionData,
-    LabelledImage,
+    ImageWithLabel,
     SegmentationData,
 )
-from fusar_klip.errors import DatasetError
+from fusar_klip.datasets.segmentation_sets import SEGMENTATION_SETS
+from fusar_klip.datasets.specs import (
+    ClassificationSpec,
+    DatasetSpec,
+    DetectionSpec,
+    SegmentationSpec,
+    Task,
+)
+from fusar_klip.errors import DatasetError, SettingsError
 
-ClassificationReader = Literal[
-    "class_folders", "split_folders", "fusar_ship", "fusar_air", "sar_acd", "mstar", "opensarship"
-]
-DetectionReader = Literal[
-    "coco",
-    "voc",
-    "yolo",
-    "ssdd",
-    "hrsid",
-    "sar_ship_dataset",
-    "sardet_100k",
-    "msar",
-    "sadd",
-    "air_sarship",
-    "sar_aircraft",
-    "fusar_ship_sense",
-    "fusar_air_sense",
-]
-SegmentationReader = Literal["mask_folders", "fusar_map", "air_polarsar_seg", "ombria", "sen1floods11"]
+DATASETS: Mapping[str, DatasetSpec] = {**CLASSIFICATION_SETS, **DETECTION_SETS, **SEGMENTATION_SETS}
+
+LABELS: Mapping[Task, str] = {"classification": "class labels", "detection": "boxes", "segmentation": "masks"}
+"""The labels that a task's readers read."""
+
+Spec = TypeVar("Spec", bound=DatasetSpec)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One row of the registry's table."""
-
-    name: str
-    layout: str
-    where: str
-    """Where the set is to be had; "-" for a format."""
-    source: str
-    """Where the layout was read."""
+def readers(*tasks: Task) -> list[str]:
+    """Return the names of the readers of these tasks."""
+    return [reader for reader, spec in DATASETS.items() if spec.TASK in tasks]
 
 
-ReadClasses = Callable[[Path, str, str], list[LabelledImage]]
-ReadBoxes = Callable[[Path, str], DetectionData]
-ReadMasks = Callable[[Path, str], SegmentationData]
+def check_reader(reader: str, *tasks: Task) -> str:
+    """Return `reader` if it is one of these tasks.
 
-CLASSIFICATION: Mapping[ClassificationReader, tuple[ReadClasses, Entry]] = {
-    "class_folders": (
-        class_folders.read_class_folders,
-        Entry(
-            "class folders",
-            "`CLASS/*` or `images/CLASS/*`; a CSV (file, class, split, group) if there",
-            "-",
-            "-",
-        ),
-    ),
-    "split_folders": (
-        class_folders.read_split_folders,
-        Entry("part folders", "`train/CLASS/*` and `test/CLASS/*` (or `val`)", "-", "-"),
-    ),
-    "fusar_ship": (
-        class_folders.read_fusar_ship,
-        Entry(
-            "FUSAR-SHIP",
-            "`CATEGORY/SUBCATEGORY/Ship_CxxSyyNzzzz.tiff`, `meta.csv`",
-            "emwlab.fudan.edu.cn/resources",
-            "its readme, at emwlab.fudan.edu.cn/resources/list.htm",
-        ),
-    ),
-    "fusar_air": (
-        class_folders.read_class_folders,
-        Entry(
-            "FUSAR-AIR",
-            "`CLASS/*`, or a split file",
-            "its authors (paper, [54]); no public address found",
-            "not found: plain class folders are read",
-        ),
-    ),
-    "sar_acd": (
-        class_folders.read_sar_acd,
-        Entry(
-            "SAR-ACD",
-            "`CLASS/*` or `images/CLASS/*`; `split.csv` if there",
-            "github.com/AICyberTeam/SAR-ACD",
-            "the shared copy; the repository's README names the classes, not the folders",
-        ),
-    ),
-    "mstar": (
-        class_folders.read_mstar,
-        Entry(
-            "MSTAR",
-            "`train/CLASS/*`, `test` or `val`; CLASS 0 to 9 or a name; or `TRAIN/17_DEG/T72/SN_132/*`",
-            "www.sdms.afrl.af.mil (MSTAR public targets)",
-            "the shared copy; jangsoopark/AConvNet-pytorch, README",
-        ),
-    ),
-    "opensarship": (
-        class_folders.read_opensarship,
-        Entry(
-            "OpenSARShip",
-            "`SCENE/Patch_Uint8/TYPE_xX_yY_POL.tif`, else `Patch_Cal`, `Patch`",
-            "opensar.sjtu.edu.cn",
-            "READMEs of two public loaders (folders Patch, Patch_Cal, Patch_RGB, Patch_Uint8); the names in "
-            "Patch_Uint8 not found, those of Patch_Cal are taken",
-        ),
-    ),
-}
+    Raises:
+        SettingsError: It is not.
+    """
+    known = readers(*tasks)
+    if reader in known:
+        return reader
+    labels = " or ".join(LABELS[task] for task in tasks)
+    near = difflib.get_close_matches(reader, known, n=1)
+    hint = f'did you mean "{near[0]}"? ' if near else ""
+    raise SettingsError(
+        f'no reader "{reader}" of {labels}; {hint}readers: {", ".join(known)} (docs/datasets.md)'
+    )
 
 
-def _detection(key: DetectionReader) -> ReadBoxes:
-    def read(path: Path, name: str) -> DetectionData:
-        return read_detection_set(key, path)
+def reader_validator(*tasks: Task) -> AfterValidator:
+    """Return a pydantic validator of a setting that names a reader of these tasks."""
 
-    return read
+    def check(reader: str) -> str:
+        try:
+            return check_reader(reader, *tasks)
+        except SettingsError as error:
+            raise ValueError(str(error)) from None
 
-
-DETECTION: Mapping[DetectionReader, tuple[ReadBoxes, Entry]] = {
-    "coco": (
-        boxes.read_coco,
-        Entry(
-            "COCO",
-            "`annotations/{train,val,test}.json` or any `*.json`; `images/*` or `JPEGImages/*`",
-            "-",
-            "-",
-        ),
-    ),
-    "voc": (
-        boxes.read_voc,
-        Entry(
-            "VOC, rotated too",
-            "`Annotations/*.xml`, `JPEGImages/*`, `ImageSets/Main/*.txt` if there",
-            "-",
-            "-",
-        ),
-    ),
-    "yolo": (
-        boxes.read_yolo,
-        Entry(
-            "YOLO, rotated too",
-            "`images/train/*`, `labels/train/*.txt`, or `train/images`, or side by side",
-            "-",
-            "-",
-        ),
-    ),
-    "ssdd": (
-        _detection("ssdd"),
-        Entry(
-            "SSDD",
-            "`BBox_SSDD/coco_style/annotations/{train,test}.json` or `RBox_SSDD/voc_style/Annotations_train`",
-            "github.com/TianwenZhang0825/Official-SSDD",
-            "JDet's page on SSDD; public loaders of Official-SSDD-OPEN",
-        ),
-    ),
-    "hrsid": (
-        _detection("hrsid"),
-        Entry(
-            "HRSID",
-            "`HRSID_JPG/annotations/{train2017,test2017}.json`, `HRSID_JPG/JPEGImages`",
-            "github.com/chaozhong2010/HRSID",
-            "open-mmlab/mmrotate, tools/data/hrsid/README.md (1.x)",
-        ),
-    ),
-    "sar_ship_dataset": (
-        _detection("sar_ship_dataset"),
-        Entry(
-            "SAR-Ship-Dataset",
-            "`ship_dataset_v0/*.jpg` with YOLO `*.txt` beside them",
-            "github.com/CAESAR-Radi/SAR-Ship-Dataset",
-            "its README (labels); public loaders of ship_dataset_v0 (folder)",
-        ),
-    ),
-    "sardet_100k": (
-        _detection("sardet_100k"),
-        Entry(
-            "SARDet-100K",
-            "`Annotations/{train,val,test}.json`, `JPEGImages/{train,val,test}`",
-            "github.com/zcablii/SARDet_100K",
-            "yuyi1005/whollywood, configs/_base_/datasets/sardet100k.py",
-        ),
-    ),
-    "msar": (
-        _detection("msar"),
-        Entry(
-            "MSAR",
-            "`MSAR-1.0 dataset/Annotations/*.xml`, `JPEGImages/*`",
-            "radars.ac.cn/web/data/getData?dataType=MSAR",
-            'public loaders of "MSAR-1.0 dataset"; it brings no split',
-        ),
-    ),
-    "sadd": (
-        _detection("sadd"),
-        Entry(
-            "SADD",
-            "`images/*` and YOLO `labels/*.txt`, or side by side",
-            "github.com/hust-rslab/SAR-aircraft-data",
-            "its README (labels); the folders not found, all YOLO layouts are tried",
-        ),
-    ),
-    "air_sarship": (
-        _detection("air_sarship"),
-        Entry(
-            "AIR-SARShip",
-            "`AIR-SARShip-2.0-xml/*.xml` (points) and `AIR-SARShip-2.0-data/*.tiff`, or side by side",
-            "radars.ac.cn/web/data/getData?dataType=SARDataset_en",
-            "a public viewer of AIR-SARShip-2.0; a public loader of 1.0",
-        ),
-    ),
-    "sar_aircraft": (
-        _detection("sar_aircraft"),
-        Entry(
-            "SAR-AIRcraft-1.0",
-            "`Annotations/*.xml`, `JPEGImages/*`, `ImageSets/Main/{train,val,test}.txt`",
-            "radars.ac.cn (doi 10.12000/JR23043)",
-            "public loaders of SAR-AIRcraft-1.0; the shared copy is COCO",
-        ),
-    ),
-    "fusar_ship_sense": (
-        _detection("fusar_ship_sense"),
-        Entry(
-            "FUSAR-SHIP-Sense",
-            "COCO, VOC or YOLO, whichever is there",
-            "its authors (paper, 4.3); no public address found",
-            "not found",
-        ),
-    ),
-    "fusar_air_sense": (
-        _detection("fusar_air_sense"),
-        Entry(
-            "FUSAR-AIR-Sense",
-            "COCO, VOC or YOLO, whichever is there",
-            "its authors (paper, 4.3); no public address found",
-            "not found",
-        ),
-    ),
-}
+    return AfterValidator(check)
 
 
-def _segmentation(key: SegmentationReader) -> ReadMasks:
-    def read(path: Path, name: str) -> SegmentationData:
-        return masks.read_mask_set(key, path)
-
-    return read
-
-
-SEGMENTATION: Mapping[SegmentationReader, tuple[ReadMasks, Entry]] = {
-    "mask_folders": (
-        masks.read_mask_folders,
-        Entry("mask folders", "`images/*`, `masks/*`, by part or not; `classes.csv` (value, name)", "-", "-"),
-    ),
-    "fusar_map": (
-        _segmentation("fusar_map"),
-        Entry(
-            "FUSAR-MAP",
-            "`SAR_1024/*_SAR_*.tif`, `LAB_1024/*_Label_*.tif`, or `SAR/train`, `LAB/train`",
-            "github.com/fudanxu/FUSAR-Map",
-            "public loaders (SAR_1024, _SAR_ to _Label_, colours); the label folder's name not found, "
-            "three are tried",
-        ),
-    ),
-    "air_polarsar_seg": (
-        _segmentation("air_polarsar_seg"),
-        Entry(
-            "AIR-PolarSAR-Seg",
-            "`train_set/images/HH/*_HH.tiff`, `train_set/labels/*_gt.png`, `test_set`",
-            "github.com/AICyberTeam/AIR-PolSAR-Seg",
-            "BVLabs' public loader AIRPolSARSegDataset",
-        ),
-    ),
-    "ombria": (
-        _segmentation("ombria"),
-        Entry(
-            "OMBRIA",
-            "`OmbriaS1/{train,test}/{BEFORE,AFTER,MASK}/S1_after_0001.png`",
-            "github.com/geodrak/OMBRIA",
-            "NewRudy/geoai-ombria-robustness, data README; the shared copy",
-        ),
-    ),
-    "sen1floods11": (
-        masks.read_sen1floods11,
-        Entry(
-            "Sen1Floods11",
-            "`data/flood_events/HandLabeled/{S1Hand,LabelHand}`, `splits/flood_handlabeled/*.csv`",
-            "github.com/cloudtostreet/Sen1Floods11 (gs://sen1floods11)",
-            "cloudtostreet/Sen1Floods11, docs/README.md",
-        ),
-    ),
-}
+ClassificationReader = Annotated[str, reader_validator("classification")]
+DetectionReader = Annotated[str, reader_validator("detection")]
+SegmentationReader = Annotated[str, reader_validator("segmentation")]
 
 
 def read_classification_images(
-    reader: ClassificationReader, path: Path, name: str, split_file: str = "split.csv"
-) -> list[LabelledImage]:
-    """Return the images of a classification set, by name; their parts may be None.
+    reader: str, path: Path, name: str, split_file: str = "split.csv"
+) -> list[ImageWithLabel]:
+    """Return the images of a classification set, sorted by name; their parts may be None.
+
+    Args:
+        reader: A key of `DATASETS`.
+        path: The data set's folder.
+        name: The data set's name in error messages.
+        split_file: A CSV below `path` that readers of class folders use if it is there.
 
     Raises:
+        SettingsError: There is no such reader.
         DatasetNotFoundError: There is no such folder.
-        DatasetError: The layout is not the reader's.
+        DatasetError: The layout is not the reader's, or a file is wrong.
     """
-    read, entry = CLASSIFICATION[reader]
-    _check(path, name, entry)
-    images = sorted(read(path, name, split_file), key=lambda image: image.name)
-    _check_some(len(images), path, name, entry)
+    spec = _spec(reader, ClassificationSpec)
+    _check_folder(path, name, spec)
+    images = sorted(spec.read(path, name, split_file), key=lambda image: image.name)
+    _check_some(len(images), path, name, spec)
     return images
 
 
-def read_detection(reader: DetectionReader, path: Path, name: str) -> DetectionData:
-    """Return a detection set; raises as `read_classification_images`."""
-    read, entry = DETECTION[reader]
-    _check(path, name, entry)
-    data = read(path, name)
-    _check_some(len(data.images), path, name, entry)
+def read_detection(reader: str, path: Path, name: str) -> DetectionData:
+    """Return a detection set; arguments and errors are those of `read_classification_images`."""
+    spec = _spec(reader, DetectionSpec)
+    _check_folder(path, name, spec)
+    data = spec.read(path, name)
+    _check_some(len(data.images), path, name, spec)
     return data
 
 
-def read_segmentation(reader: SegmentationReader, path: Path, name: str) -> SegmentationData:
-    """Return a segmentation set; raises as `read_classification_images`."""
-    read, entry = SEGMENTATION[reader]
-    _check(path, name, entry)
-    data = read(path, name)
-    _check_some(len(data.images), path, name, entry)
+def read_segmentation(reader: str, path: Path, name: str) -> SegmentationData:
+    """Return a segmentation set; arguments and errors are those of `read_classification_images`."""
+    spec = _spec(reader, SegmentationSpec)
+    _check_folder(path, name, spec)
+    data = spec.read(path, name)
+    _check_some(len(data.images), path, name, spec)
     return data
 
 
-def _check(path: Path, name: str, entry: Entry) -> None:
+def read_images(reader: str, path: Path, name: str, split_file: str = "split.csv") -> Sequence[AnyImage]:
+    """Return the images of a data set of any task; arguments and errors are those of the functions above."""
+    if check_reader(reader, *LABELS) in readers("classification"):
+        return read_classification_images(reader, path, name, split_file)
+    if reader in readers("detection"):
+        return read_detection(reader, path, name).images
+    return read_segmentation(reader, path, name).images
+
+
+def markdown_table(task: Task) -> str:
+    """Return the Markdown table of a task's readers."""
+    lines = [
+        "| Reader | Data set | Layout below `path` | Classes | Licence | Download | Layout source |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for reader in readers(task):
+        spec = DATASETS[reader]
+        cells = (
+            f"`{reader}`",
+            spec.name,
+            spec.layout,
+            ", ".join(spec.classes),
+            spec.licence,
+            spec.download,
+            spec.layout_source,
+        )
+        lines.append(f"| {' | '.join(cell or '-' for cell in cells)} |")
+    return "\n".join(lines)
+
+
+def _spec(reader: str, kind: type[Spec]) -> Spec:
+    check_reader(reader, kind.TASK)
+    spec = DATASETS[reader]
+    assert isinstance(spec, kind)
+    return spec
+
+
+def _check_folder(path: Path, name: str, spec: DatasetSpec) -> None:
     if not path.is_dir():
-        had = "" if entry.where == "-" else f" ({entry.name} is to be had from {entry.where})"
+        download = f" (download {spec.name} from {spec.download})" if spec.download else ""
         raise DatasetNotFoundError(
             f"{name} was looked for at {path}, and there is no such folder: give --data DIR or set "
-            f"FUSAR_KLIP_DATA to the folder that holds it{had}"
+            f"FUSAR_KLIP_DATA to the folder that holds it{download}"
         )
 
 
-def _check_some(count: int, path: Path, name: str, entry: Entry) -> None:
+def _check_some(count: int, path: Path, name: str, spec: DatasetSpec) -> None:
     if not count:
-        had = "" if entry.where == "-" else f"; it is to be had from {entry.where}"
+        download = f"; download it from {spec.download}" if spec.download else ""
         raise DatasetError(
-            f"{name} was looked for at {path} as {entry.layout.replace('`', '')}, and no image is there: "
-            "point "
-            f"the suite's path at the folder that holds it{had}"
+            f"{name} was looked for at {path} as {spec.layout.replace('`', '')}, and no image is there: "
+            f"point the path at the folder that holds it{download}"
         )

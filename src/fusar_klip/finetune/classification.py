@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import Tensor
 
-from fusar_klip.datasets.samples import ClassificationData
+from fusar_klip.datasets.labelled_data import ClassificationData
 from fusar_klip.finetune.resized_images import ResizedImages
 from fusar_klip.finetune.settings import ClassificationSettings, Flips
 from fusar_klip.finetune.training_loop import FinetuneJob, run_training, seeded

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusar_klip.benchmark.metrics.bootstrap import Floats, Ints, Score, Statistic, score_of_sums
-from fusar_klip.datasets.samples import IGNORED
+from fusar_klip.datasets.labelled_data import IGNORED
 
 
 def confusion_counts(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], classes: int) -> Ints:

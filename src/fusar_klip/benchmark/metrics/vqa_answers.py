@@ -8,8 +8,8 @@ import json
 import re
 from collections.abc import Sequence
 
-from fusar_klip.datasets.label_texts.records import NONE, Question
-from fusar_klip.datasets.label_texts.words import NUMBERS
+from fusar_klip.datasets.label_texts.language_data import NONE, Question
+from fusar_klip.datasets.label_texts.phrases import NUMBERS
 
 _NUMBER_WORDS = {word: value for value, word in enumerate(NUMBERS)} | {
     "zero": 0,

@@ -20,7 +20,7 @@ from fusar_klip.benchmark.metrics.retrieval_metrics import ImageTextPairs
 from fusar_klip.benchmark.report.charts import TEXT_COLOUR, png, report_figure
 from fusar_klip.benchmark.report.thumbnails import decode, thumbnail
 from fusar_klip.benchmark.results import ClassifiedImage, ReportFigure, RetrievalExample, RetrievedImage
-from fusar_klip.datasets.samples import IGNORED, AnnotatedImage, MaskedImage
+from fusar_klip.datasets.labelled_data import IGNORED, ImageWithBoxes, ImageWithMask
 from fusar_klip.finetune.segmentation.windows import read_images
 from fusar_klip.image_io import read_image
 
@@ -153,7 +153,7 @@ def draw_texts(
 
 
 def draw_detections(
-    images: Sequence[AnnotatedImage],
+    images: Sequence[ImageWithBoxes],
     truths: Sequence[GroundTruth],
     detections: Sequence[Detections],
     classes: Sequence[str],
@@ -226,7 +226,7 @@ def _outline(axes: Any, box: NDArray[np.float64], colour: str, text: str) -> Non
 
 
 def draw_masks(
-    images: Sequence[MaskedImage],
+    images: Sequence[ImageWithMask],
     truths: Sequence[NDArray[np.uint8]],
     masks: Sequence[NDArray[np.uint8]],
     classes: Sequence[str],

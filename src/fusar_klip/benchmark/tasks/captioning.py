@@ -19,7 +19,7 @@ from fusar_klip.benchmark.report.prediction_figures import TextPrediction, draw_
 from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.tasks import language
 from fusar_klip.benchmark.tasks.task import BenchmarkTask
-from fusar_klip.datasets.label_texts.records import LanguageData
+from fusar_klip.datasets.label_texts.language_data import LanguageData
 from fusar_klip.finetune.language.decoding import generate_texts
 from fusar_klip.finetune.language.settings import CaptioningSettings
 from fusar_klip.finetune.resized_images import resized_images

@@ -21,10 +21,8 @@ from fusar_klip.benchmark.tasks.probes import (
     linear_probe,
 )
 from fusar_klip.benchmark.tasks.task import READ_BY_READER, BenchmarkTask
-from fusar_klip.datasets.registry import read_classification_images
-from fusar_klip.datasets.samples import ClassificationData
-from fusar_klip.datasets.splits import split_as
-from fusar_klip.errors import DatasetError
+from fusar_klip.datasets.labelled_data import ClassificationData
+from fusar_klip.datasets.loading import load_classification
 from fusar_klip.finetune.classification import train_classifier
 from fusar_klip.finetune.resized_images import resized_images
 from fusar_klip.finetune.settings import ClassificationSettings
@@ -49,20 +47,7 @@ def read_classification(row: ClassificationRow, path: Path) -> ClassificationDat
         DatasetError: The layout is not the reader's, there is no split, a part is empty, or a class has no
             training image.
     """
-    listed = read_classification_images(row.reader, path, row.dataset, row.split_file)
-    images = split_as(listed, row, path)
-    trained = {image.label for image in images if image.part == "train"}
-    classes = sorted({image.label for image in images})
-    if untrained := [name for name in classes if name not in trained]:
-        raise DatasetError(
-            f"{row.dataset} has no training image of {', '.join(untrained)}: add some, or remove the class "
-            "from its split"
-        )
-    if len(classes) < 2:
-        raise DatasetError(
-            f"{row.dataset} at {path} has only one class ({classes[0]}): at least two are needed"
-        )
-    return ClassificationData(images, tuple(classes))
+    return load_classification(row.reader, path, row, row.dataset)
 
 
 def evaluate_linear_probe(

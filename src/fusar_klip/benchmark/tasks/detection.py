@@ -1,7 +1,6 @@
 """Detection by ViTDet on a data set with boxes (paper 4.3, tables 3 and 4)."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,9 +16,9 @@ from fusar_klip.benchmark.report.prediction_figures import draw_detections
 from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.settings import SplitRow
 from fusar_klip.benchmark.tasks.task import READ_BY_READER, BenchmarkTask
-from fusar_klip.datasets.registry import DetectionReader, read_detection
-from fusar_klip.datasets.samples import AnnotatedImage, DetectionData
-from fusar_klip.datasets.splits import split_as, with_parts
+from fusar_klip.datasets.labelled_data import DetectionData, ImageWithBoxes
+from fusar_klip.datasets.loading import load_detection
+from fusar_klip.datasets.registry import DetectionReader
 from fusar_klip.errors import DatasetError
 from fusar_klip.finetune.detection.detector import Detector
 from fusar_klip.finetune.detection.inputs import box_corners, letterboxed
@@ -29,7 +28,6 @@ from fusar_klip.models import VisionEncoder
 
 Ints = NDArray[np.int64]
 
-ONE_CLASS = "object"
 _TEST_BATCH = 4
 
 
@@ -56,12 +54,7 @@ def read_boxes(row: DetectionRow, path: Path) -> DetectionData:
         DatasetError: The layout is not the reader's, there is no split, a part is empty, or a part has no
             box.
     """
-    listed = read_detection(row.reader, path, row.dataset)
-    split_file = path / row.split_file
-    images = with_parts(listed.images, split_file) if split_file.is_file() else listed.images
-    data = DetectionData(split_as(images, row, path), listed.classes)
-    if row.one_class:
-        data = _of_one_class(data)
+    data = load_detection(row.reader, path, row, row.dataset, one_class=row.one_class)
     for part in ("train", "test"):
         if not any(_box_count(image) for image in data.images if image.part == part):
             raise DatasetError(f"the {part} images of {row.dataset} at {path} have no box: check its split")
@@ -99,7 +92,7 @@ def training_subset(train: Ints, row: DetectionRow) -> Ints:
     return np.sort(np.random.default_rng(row.seed).permutation(train)[:count])
 
 
-def ground_truth(image: AnnotatedImage, classes: Sequence[str]) -> GroundTruth:
+def ground_truth(image: ImageWithBoxes, classes: Sequence[str]) -> GroundTruth:
     """Return an image's boxes; difficult ones are ignored."""
     labels = np.array([classes.index(box.category) for box in image.boxes], dtype=np.int64)
     ignored = np.array([box.difficult for box in image.boxes], dtype=np.bool_)
@@ -107,7 +100,7 @@ def ground_truth(image: AnnotatedImage, classes: Sequence[str]) -> GroundTruth:
 
 
 def detect(
-    detector: Detector, images: Sequence[AnnotatedImage], classes: tuple[str, ...], model: VisionEncoder
+    detector: Detector, images: Sequence[ImageWithBoxes], classes: tuple[str, ...], model: VisionEncoder
 ) -> list[Detections]:
     """Return the detections in each image, in the image's pixels."""
     detections = []
@@ -124,15 +117,7 @@ def detect(
     return detections
 
 
-def _of_one_class(data: DetectionData) -> DetectionData:
-    images = (
-        replace(image, boxes=tuple(replace(box, category=ONE_CLASS) for box in image.boxes))
-        for image in data.images
-    )
-    return DetectionData(tuple(images), (ONE_CLASS,))
-
-
-def _notes(data: DetectionData, train: Ints, test: Sequence[AnnotatedImage]) -> list[str]:
+def _notes(data: DetectionData, train: Ints, test: Sequence[ImageWithBoxes]) -> list[str]:
     count = sum(_box_count(image) for image in test)
     ignored = sum(len(image.boxes) for image in test) - count
     notes = [
@@ -150,7 +135,7 @@ def _notes(data: DetectionData, train: Ints, test: Sequence[AnnotatedImage]) -> 
     return notes
 
 
-def _box_count(image: AnnotatedImage) -> int:
+def _box_count(image: ImageWithBoxes) -> int:
     """Return the number of boxes that are not ignored."""
     return sum(not box.difficult for box in image.boxes)
 

@@ -23,7 +23,7 @@ from fusar_klip.benchmark.report.prediction_figures import retrieval_examples
 from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.tasks import language
 from fusar_klip.benchmark.tasks.task import BenchmarkTask
-from fusar_klip.datasets.label_texts.records import LanguageData
+from fusar_klip.datasets.label_texts.language_data import LanguageData
 from fusar_klip.finetune.language.settings import RetrievalSettings
 from fusar_klip.finetune.resized_images import resized_images
 from fusar_klip.models import Klip

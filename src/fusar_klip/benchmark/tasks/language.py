@@ -3,14 +3,14 @@
 import logging
 import re
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.settings import SplitRow
 from fusar_klip.benchmark.tasks.task import READ_BY_READER
-from fusar_klip.datasets.label_texts.label_texts import TextSettings, build_texts, labelled
-from fusar_klip.datasets.label_texts.records import LanguageData, read_records
-from fusar_klip.datasets.registry import DetectionReader, SegmentationReader
+from fusar_klip.datasets.label_texts.generate import LabelTextSettings, build_texts, load_boxes_or_masks
+from fusar_klip.datasets.label_texts.language_data import LanguageData, read_records
+from fusar_klip.datasets.registry import reader_validator
 from fusar_klip.datasets.splits import AnyData
 from fusar_klip.errors import CheckpointError, DatasetError
 from fusar_klip.finetune.language.examples import TextKind
@@ -27,12 +27,12 @@ READ_BY_TEXTS = (*READ_BY_READER, "target_grid", "land_grid", "least_share", "te
 """The values of a `LanguageRow` that decide its data (`BenchmarkTask.read_by`)."""
 
 
-class LanguageRow(LanguageSettings, SplitRow, TextSettings):
+class LanguageRow(LanguageSettings, SplitRow, LabelTextSettings):
     """A row on captions and questions, on which a copy of the whole model is fine-tuned."""
 
     NEEDS_QUESTIONS: ClassVar[bool] = False
     """Whether both parts need questions."""
-    reader: DetectionReader | SegmentationReader | Literal["label_texts"]
+    reader: Literal["label_texts"] | Annotated[str, reader_validator("detection", "segmentation")]
     """A reader of boxes or masks, from which texts are generated; or `label_texts`: `path` is a folder that
     `fusar-klip label-texts` wrote, whose parts are used unchanged."""
     save: bool = False
@@ -49,7 +49,7 @@ def read_language(row: LanguageRow, path: Path) -> LanguageData:
     if row.reader == "label_texts":
         data = read_records(path, row.dataset)
     else:
-        data = build_texts(labelled(row.reader, path, row, row.split_file), row)
+        data = build_texts(load_boxes_or_masks(row.reader, path, row, row.dataset), row)
     for part in ("train", "test"):
         if not len(data.part(part)) or (row.NEEDS_QUESTIONS and not data.asked(part)):
             missing = "questions" if row.NEEDS_QUESTIONS else "images"

@@ -16,7 +16,7 @@ from PIL import Image
 
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.tasks.vqa import VqaRow
-from fusar_klip.datasets.label_texts.records import NONE, LanguageData, Question
+from fusar_klip.datasets.label_texts.language_data import NONE, LanguageData, Question
 from fusar_klip.errors import ProviderError
 from fusar_klip.image_io import read_image
 from fusar_klip.llm import Picture, RefusedError, TryAgainError

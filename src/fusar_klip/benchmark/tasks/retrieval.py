@@ -29,7 +29,7 @@ from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.settings import Row
 from fusar_klip.benchmark.tasks.task import BenchmarkTask
 from fusar_klip.catalog import Scale, read_texts, read_tiles, segments_by_tile
-from fusar_klip.datasets.samples import DatasetNotFoundError
+from fusar_klip.datasets.labelled_data import DatasetNotFoundError
 from fusar_klip.errors import DatasetError
 from fusar_klip.files import sha256
 from fusar_klip.models import TileCache, open_tile_cache

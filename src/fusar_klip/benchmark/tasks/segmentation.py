@@ -14,9 +14,9 @@ from fusar_klip.benchmark.report.prediction_figures import draw_masks
 from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.settings import SplitRow
 from fusar_klip.benchmark.tasks.task import READ_BY_READER, BenchmarkTask
-from fusar_klip.datasets.registry import SegmentationReader, read_segmentation
-from fusar_klip.datasets.samples import SegmentationData
-from fusar_klip.datasets.splits import split_as, with_parts
+from fusar_klip.datasets.labelled_data import SegmentationData
+from fusar_klip.datasets.loading import load_segmentation
+from fusar_klip.datasets.registry import SegmentationReader
 from fusar_klip.errors import DatasetError
 from fusar_klip.finetune.segmentation.settings import SegmentationSettings
 from fusar_klip.finetune.segmentation.training import class_map, train_segmenter
@@ -44,14 +44,7 @@ def read_masks(row: SegmentationRow, path: Path) -> SegmentationData:
         DatasetError: The layout is not the reader's, there is no split, a part is empty, or the row sets
             `before` and an image before the event is missing.
     """
-    listed = read_segmentation(row.reader, path, row.dataset)
-    split_file = path / row.split_file
-    images = with_parts(listed.images, split_file) if split_file.is_file() else listed.images
-    if row.before and (alone := [image.name for image in images if image.before is None]):
-        raise DatasetError(
-            f"{row.dataset} has no image before {alone[0]}: remove before = true, or complete the data set"
-        )
-    return SegmentationData(split_as(images, row, path), listed.classes, listed.table)
+    return load_segmentation(row.reader, path, row, row.dataset, before=row.before)
 
 
 def evaluate_segmentation(

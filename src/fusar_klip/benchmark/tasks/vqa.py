@@ -20,7 +20,7 @@ from fusar_klip.benchmark.report.prediction_figures import TextPrediction, draw_
 from fusar_klip.benchmark.results import ReportFigure, RowResult
 from fusar_klip.benchmark.tasks import language
 from fusar_klip.benchmark.tasks.task import BenchmarkTask
-from fusar_klip.datasets.label_texts.records import KINDS, LanguageData, Question, QuestionKind
+from fusar_klip.datasets.label_texts.language_data import KINDS, LanguageData, Question, QuestionKind
 from fusar_klip.finetune.language.decoding import generate_texts, rank_answers
 from fusar_klip.finetune.language.examples import answer_ids
 from fusar_klip.finetune.language.settings import VqaSettings

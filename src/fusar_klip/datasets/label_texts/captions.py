@@ -7,8 +7,8 @@ the labels do not.
 from collections import Counter
 from collections.abc import Sequence
 
-from fusar_klip.datasets.label_texts.label_facts import LandFacts, TargetFacts
-from fusar_klip.datasets.label_texts.words import counted, listed, number, region, sentence, share
+from fusar_klip.datasets.label_texts.label_summary import LandCoverSummary, TargetSummary
+from fusar_klip.datasets.label_texts.phrases import counted, listed, number, region, sentence, share
 
 # Of more regions than this, the fullest are named and the rest counted together.
 _REGIONS_NAMED = 3
@@ -36,7 +36,7 @@ NO_TARGET = (
 )
 
 
-def target_captions(facts: TargetFacts) -> tuple[str, ...]:
+def target_captions(facts: TargetSummary) -> tuple[str, ...]:
     """Return the five captions of an image with boxes."""
     if not facts.targets:
         return tuple(sentence(text) for text in NO_TARGET)
@@ -50,7 +50,7 @@ def target_captions(facts: TargetFacts) -> tuple[str, ...]:
     return tuple(sentence(template.format(**said)) for template in TARGET_TEMPLATES)
 
 
-def land_captions(facts: LandFacts) -> tuple[str, ...]:
+def land_captions(facts: LandCoverSummary) -> tuple[str, ...]:
     """Return the five captions of an image with a mask."""
     ordered = sorted(facts.present, key=lambda k: (-facts.shares[k], k))
     said = {
@@ -76,7 +76,7 @@ def _place(regions: Sequence[int], side: int) -> str:
     return listed(parts)
 
 
-def _regions(facts: LandFacts) -> str:
+def _regions(facts: LandCoverSummary) -> str:
     """Return which prevails where: "dry prevails in the upper left, flooded in the lower right"."""
     by_land: dict[int, list[str]] = {}
     for place, land in enumerate(facts.main_by_region):

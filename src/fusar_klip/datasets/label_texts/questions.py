@@ -14,13 +14,13 @@ from collections import Counter
 
 import numpy as np
 
-from fusar_klip.datasets.label_texts.label_facts import LandFacts, TargetFacts
-from fusar_klip.datasets.label_texts.records import NONE, AnswerType, Question, QuestionKind
-from fusar_klip.datasets.label_texts.words import noun, region
+from fusar_klip.datasets.label_texts.label_summary import LandCoverSummary, TargetSummary
+from fusar_klip.datasets.label_texts.language_data import NONE, AnswerType, Question, QuestionKind
+from fusar_klip.datasets.label_texts.phrases import noun, region
 
 
 def target_questions(
-    image: int, facts: TargetFacts, categories: tuple[str, ...], rng: np.random.Generator
+    image: int, facts: TargetSummary, categories: tuple[str, ...], rng: np.random.Generator
 ) -> list[Question]:
     """Return the questions about an image's targets.
 
@@ -60,7 +60,7 @@ def target_questions(
     return asked
 
 
-def land_questions(image: int, facts: LandFacts) -> list[Question]:
+def land_questions(image: int, facts: LandCoverSummary) -> list[Question]:
     """Return the questions about an image's landforms."""
     asked: list[Question] = []
     if facts.main is not None:
@@ -76,7 +76,7 @@ def land_questions(image: int, facts: LandFacts) -> list[Question]:
     return asked
 
 
-def _pure_regions(facts: TargetFacts) -> dict[int, str]:
+def _pure_regions(facts: TargetSummary) -> dict[int, str]:
     """Return the regions whose targets are all of one category, with it."""
     seen: dict[int, set[str]] = {}
     for category, place in facts.targets:

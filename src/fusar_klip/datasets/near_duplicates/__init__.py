@@ -1,26 +1,26 @@
-"""Near-duplicates in a data set, and what of them a split leaks; `perf/leaks.py` measures the finder.
+"""Near-duplicates of a data set, and the leakage of a split; `perf/near_duplicates.py` measures both.
 
 from fusar_klip.datasets.near_duplicates import find_near_duplicates, leakage
 report = leakage(data.images, find_near_duplicates(data.files))
 """
 
-from fusar_klip.datasets.near_duplicates.leakage import LeakReport, leakage
+from fusar_klip.datasets.near_duplicates.leakage import LeakageReport, leakage
 from fusar_klip.datasets.near_duplicates.matching import (
-    LEAST,
-    SURE,
-    TURNS,
+    MIN_NOISY_SCORE,
+    MIN_SCORE,
+    SYMMETRIES,
     Match,
     find_near_duplicates,
-    group_numbers,
+    group_ids,
 )
 
 __all__ = [
-    "LEAST",
-    "SURE",
-    "TURNS",
-    "LeakReport",
+    "MIN_NOISY_SCORE",
+    "MIN_SCORE",
+    "SYMMETRIES",
+    "LeakageReport",
     "Match",
     "find_near_duplicates",
-    "group_numbers",
+    "group_ids",
     "leakage",
 ]

@@ -1,4 +1,4 @@
-"""What near-duplicates mean for a split: which images leak, and which copies carry two labels."""
+"""Leakage of a split: test images with near-duplicates in the training part, and contradictory labels."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,29 +7,29 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fusar_klip.datasets.near_duplicates.matching import Match, group_numbers
-from fusar_klip.datasets.samples import AnnotatedImage, LabelledImage, MaskedImage
+from fusar_klip.datasets.labelled_data import AnyImage, ImageWithLabel
+from fusar_klip.datasets.near_duplicates.matching import Match, group_ids
 
 
 @dataclass(frozen=True)
-class LeakReport:
+class LeakageReport:
     """The leakage of one split."""
 
     images: int
     groups: int
-    """Images linked by near-duplicates are one group; an image without any is one by itself."""
+    """Number of groups: images linked by near-duplicates form one, an image without any forms its own."""
     largest_group: int
     test_images: int
     leaked_test_images: int
     """Test images whose group has an image in the training part."""
     leaked_names: tuple[str, ...]
-    """Their names."""
+    """The names of these test images."""
     contradictory_groups: tuple[tuple[str, ...], ...]
-    """Names of linked images that carry different labels (classification only)."""
+    """For each group with several labels (classification only), the name of one image per label."""
 
     @property
     def notes(self) -> list[str]:
-        """The report as sentences; none where nothing leaks."""
+        """The report in sentences; empty where nothing leaks."""
         notes = []
         if self.leaked_test_images:
             share = self.leaked_test_images / self.test_images
@@ -47,20 +47,18 @@ class LeakReport:
         return notes
 
 
-def leakage(
-    images: Sequence[LabelledImage | AnnotatedImage | MaskedImage], matches: Sequence[Match]
-) -> LeakReport:
-    """Return what near-duplicates among `images` mean for the parts that they are in.
+def leakage(images: Sequence[AnyImage], matches: Sequence[Match]) -> LeakageReport:
+    """Return the leakage of the split of `images`.
 
     Args:
-        images: The samples of a data set, with their parts.
+        images: The images of a data set, with their parts.
         matches: What `find_near_duplicates` returned for their files, in the same order.
     """
-    groups = group_numbers(len(images), matches)
+    groups = group_ids(len(images), matches)
     parts = np.array([image.part or "" for image in images])
     test, train = parts == "test", parts == "train"
     leaked = test & np.isin(groups, groups[train])
-    return LeakReport(
+    return LeakageReport(
         images=len(images),
         groups=len(np.unique(groups)),
         largest_group=max(Counter(groups.tolist()).values(), default=0),
@@ -71,12 +69,10 @@ def leakage(
     )
 
 
-def _contradictions(
-    images: Sequence[LabelledImage | AnnotatedImage | MaskedImage], groups: NDArray[np.int64]
-) -> tuple[tuple[str, ...], ...]:
-    """Return one name for each label of every group that has several."""
+def _contradictions(images: Sequence[AnyImage], groups: NDArray[np.int64]) -> tuple[tuple[str, ...], ...]:
+    """Return the name of one image per label of each group with several labels."""
     labels: dict[int, dict[str, str]] = {}
     for image, group in zip(images, groups.tolist(), strict=True):
-        if isinstance(image, LabelledImage):
+        if isinstance(image, ImageWithLabel):
             labels.setdefault(group, {}).setdefault(image.label, image.name)
     return tuple(tuple(of_group.values()) for of_group in labels.values() if len(of_group) > 1)

@@ -1,8 +1,9 @@
-"""Near-duplicate images: one picture under the eight flips and turns, shifts, noise, gains and other crops.
+"""Near-duplicate detection: one image under the eight flips and rotations, shifts, noise, gains and crops.
 
-Each image's nearest spectra, in four orientations, name its candidates; their cross-correlation at half size
-finds turn and shift; the normalised correlation of what then overlaps, at full size, decides, and where that
-is middling, whether the rest of the difference is noise.
+1. The images with the nearest magnitude spectra, in four orientations, are an image's candidates.
+2. Their cross-correlation at half size gives the symmetry (flip and rotation) and the shift.
+3. The normalised correlation of the overlap at full size decides. Where it is between the two thresholds, a
+   pair is a near-duplicate if its remaining difference is noise.
 
 Not found: copies that were resized, crops that share less than half of the smaller one, and (on purpose)
 another acquisition of the same place.
@@ -30,31 +31,31 @@ Ints = NDArray[np.int64]
 Window = tuple[slice, slice]
 Value = TypeVar("Value", bound=np.generic)
 
-SURE = 0.92
+MIN_SCORE = 0.92
 """Pairs of at least this score are near-duplicates."""
-LEAST = 0.72
-"""So are pairs of at least this score whose difference is noise: perf/leaks.py measures both."""
-NOISE_LIKE = 0.14
-"""Noise's neighbouring pixels are this much correlated at most; those of two pictures of one target, more."""
-EVEN, EVEN_REDUCED = 0.36, 0.5
-"""A pair's even structure is at least this much correlated, else it shares bright scatterers alone; more of
-images that were reduced, for that takes their noise away."""
-NOISE_LEVEL = 20.0
-"""Noise has at most this deviation, in grey levels of the files: 8 % of the range."""
+MIN_NOISY_SCORE = 0.72
+"""So are pairs of at least this score whose difference is noise: perf/near_duplicates.py measures both."""
+MAX_NOISE_CORRELATION = 0.14
+"""Largest correlation of neighbouring pixels of noise; the difference of two acquisitions has more."""
+MIN_CLIPPED_CORRELATION, MIN_CLIPPED_CORRELATION_REDUCED = 0.36, 0.5
+"""Least correlation of a pair's clipped structure; pairs below share bright scatterers alone. It is higher
+for images that were reduced in size, because reduction removes noise."""
+MAX_NOISE_STD = 20.0
+"""Largest standard deviation of noise, in 8-bit levels of the files: 8 % of the range."""
 CANDIDATES = 20
-"""Each image is compared with so many others by each of its two spectra; a bigger family of copies is found
-link by link."""
+"""Number of candidates of each image by each of its two spectra; a larger group of copies is found link by
+link."""
 MIN_OVERLAP = 0.5
-"""Two crops share at least this part of the smaller one's area."""
+"""Least share of the smaller crop's area that two crops have in common."""
 
-TURNS = ("same", "90", "180", "270", "flip", "flip 90", "flip 180", "flip 270")
-"""How the second image is brought to the first: flipped left to right, then turned counter-clockwise."""
-# The two turns that a spectrum cannot tell apart, for each of its four orientations.
-_TURNS_OF_SPECTRUM = ((0, 2), (4, 6), (1, 3), (5, 7))
+SYMMETRIES = ("same", "90", "180", "270", "flip", "flip 90", "flip 180", "flip 270")
+"""Maps the second image onto the first: flipped left to right, then rotated counter-clockwise by degrees."""
+# The two symmetries that have the same spectrum, for each of its four orientations.
+_SYMMETRIES_OF_SPECTRUM = ((0, 2), (4, 6), (1, 3), (5, 7))
 _BATCH = 256
 _BLOCK = 512
-# Pairs of a lower coarse correlation are given up: other pictures seldom reach it, copies seldom fall below.
-_COARSE = 0.35
+# Pairs of a lower coarse correlation are dropped: other images seldom reach it, copies seldom fall below.
+_MIN_COARSE = 0.35
 _SMALLEST = 12
 # The coarse shift is two pixels off at most: half a pixel of the half size, and an odd side cut.
 _STEPS = 3
@@ -62,26 +63,29 @@ _STEPS = 3
 
 @dataclass(frozen=True)
 class Match:
-    """Two images that show the same picture."""
+    """Two images that are near-duplicates, by index."""
 
     first: int
     second: int
     score: float
     """Mean of the normalised correlations of structure and texture over the overlap, at most 1."""
-    turn: str
-    """One of `TURNS`."""
+    symmetry: str
+    """One of `SYMMETRIES`."""
     down: int
-    """Where the turned second image's top left corner lies in the first, in pixels of the files."""
+    """Row of the transformed second image's top left corner in the first, in pixels of the files."""
     right: int
+    """Column of that corner."""
 
 
-def find_near_duplicates(files: Sequence[Path], *, sure: float = SURE, least: float = LEAST) -> list[Match]:
+def find_near_duplicates(
+    files: Sequence[Path], *, min_score: float = MIN_SCORE, min_noisy_score: float = MIN_NOISY_SCORE
+) -> list[Match]:
     """Return all pairs that are near-duplicates, by index into `files`, first < second, ascending.
 
     Args:
-        files: Images of any size and depth (`grey.read_image`).
-        sure: Pairs of at least this score are returned.
-        least: So are pairs of at least this score whose difference is noise.
+        files: Images of any size and depth (`image_io.read_image`).
+        min_score: Pairs of at least this score are returned.
+        min_noisy_score: So are pairs of at least this score whose difference is noise.
 
     Raises:
         DatasetError: A file cannot be read.
@@ -91,23 +95,23 @@ def find_near_duplicates(files: Sequence[Path], *, sure: float = SURE, least: fl
     signatures = Signatures(files)
     pairs = np.unique(np.concatenate([_candidates(of_kind) for of_kind in signatures.spectra()]), axis=0)
     best: dict[tuple[int, int], Match] = {}
-    for match in _verified(signatures, pairs, sure, least):
+    for match in _verified(signatures, pairs, min_score, min_noisy_score):
         pair = (match.first, match.second)
         if pair not in best or match.score > best[pair].score:
             best[pair] = match
     return [best[pair] for pair in sorted(best)]
 
 
-def group_numbers(count: int, matches: Sequence[Match]) -> Ints:
+def group_ids(count: int, matches: Sequence[Match]) -> Ints:
     """Return (count,) the group of each image: images that matches link, directly or in turn, share one."""
     first, second = ([getattr(match, end) for match in matches] for end in ("first", "second"))
     links = coo_array((np.ones(len(matches)), (first, second)), shape=(count, count))
     return np.asarray(connected_components(links, directed=False)[1], dtype=np.int64)
 
 
-def turned(chip: NDArray[Value], turn: int) -> NDArray[Value]:
-    """Return a chip under `TURNS[turn]`."""
-    return np.rot90(chip[:, ::-1] if turn >= 4 else chip, turn % 4)
+def transformed(chip: NDArray[Value], symmetry: int) -> NDArray[Value]:
+    """Return a chip under `SYMMETRIES[symmetry]`."""
+    return np.rot90(chip[:, ::-1] if symmetry >= 4 else chip, symmetry % 4)
 
 
 def _candidates(spectra: NDArray[np.float32]) -> Ints:
@@ -129,33 +133,40 @@ def _candidates(spectra: NDArray[np.float32]) -> Ints:
     return np.array([(*pair, orientation) for pair, orientation in sorted(found.items())], dtype=np.int64)
 
 
-def _verified(signatures: Signatures, pairs: Ints, sure: float, least: float) -> Iterator[Match]:
+def _verified(
+    signatures: Signatures, pairs: Ints, min_score: float, min_noisy_score: float
+) -> Iterator[Match]:
     """Yield a match for each pair that is one; a pair with two orientations may come twice."""
     side = fft.next_fast_len(signatures.longest // 2 * 3 // 2 + 1, real=True)
     batches = [pairs[start : start + _BATCH] for start in range(0, len(pairs), _BATCH)]
     # The transforms and filters let go of the interpreter, so threads share the work.
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        results = threads.map(lambda batch: _verified_batch(signatures, batch, side, sure, least), batches)
+        results = threads.map(
+            lambda batch: _verified_batch(signatures, batch, side, min_score, min_noisy_score), batches
+        )
         for matches in track(results, "Comparing pairs", len(batches)):
             yield from matches
 
 
-def _verified_batch(signatures: Signatures, batch: Ints, side: int, sure: float, least: float) -> list[Match]:
+def _verified_batch(
+    signatures: Signatures, batch: Ints, side: int, min_score: float, min_noisy_score: float
+) -> list[Match]:
     coarse, place, down, right = _peaks(signatures, batch, side)
     matches = []
-    for row in np.flatnonzero(coarse >= _COARSE).tolist():
+    for row in np.flatnonzero(coarse >= _MIN_COARSE).tolist():
         first, second, orientation = batch[row].tolist()
-        turn = _TURNS_OF_SPECTRUM[orientation][int(place[row])]
-        match = _fine(signatures, first, second, turn, 2 * int(down[row]), 2 * int(right[row]))
+        symmetry = _SYMMETRIES_OF_SPECTRUM[orientation][int(place[row])]
+        match = _fine(signatures, first, second, symmetry, 2 * int(down[row]), 2 * int(right[row]))
         if match is not None and (
-            match.score >= sure or (match.score >= least and _differ_by_noise(signatures, match))
+            match.score >= min_score
+            or (match.score >= min_noisy_score and _differs_by_noise(signatures, match))
         ):
             matches.append(match)
     return matches
 
 
 def _peaks(signatures: Signatures, batch: Ints, side: int) -> tuple[Floats, Ints, Ints, Ints]:
-    """Return (B,) each pair's highest correlation at half size, which of its two turns it is, its shift."""
+    """Return (B,) each pair's highest correlation at half size, its symmetry (0 or 1), and its shift."""
     firsts, which = np.unique(batch[:, 0], return_inverse=True)
     first = np.zeros((len(firsts), side, side), dtype=np.float32)
     second = np.zeros((len(batch), side, side), dtype=np.float32)
@@ -164,24 +175,25 @@ def _peaks(signatures: Signatures, batch: Ints, side: int) -> tuple[Floats, Ints
         first[row, : x.shape[0], : x.shape[1]] = x
     shapes = np.empty((len(batch), 2), dtype=np.int64)
     for row, (_, j, orientation) in enumerate(batch.tolist()):
-        y = turned(signatures.half(j), _TURNS_OF_SPECTRUM[orientation][0])
+        y = transformed(signatures.half(j), _SYMMETRIES_OF_SPECTRUM[orientation][0])
         second[row, : y.shape[0], : y.shape[1]] = y
         shapes[row] = y.shape
     first_shapes = np.array([signatures.half(i).shape for i in firsts.tolist()])[which]
     x_fpp = fft.rfft2(first)[which]
     y_fpp = fft.rfft2(second)
-    as_is = fft.irfft2(x_fpp * np.conj(y_fpp), (side, side))
-    # A half turn of y is a convolution, whose index runs from y's last row and column.
-    half_turned = fft.irfft2(x_fpp * y_fpp, (side, side))
+    unrotated = fft.irfft2(x_fpp * np.conj(y_fpp), (side, side))
+    # The correlation with y rotated by 180 degrees is a convolution; its index runs from y's last row and
+    # column.
+    rotated = fft.irfft2(x_fpp * y_fpp, (side, side))
     lags = np.rint(fft.fftfreq(side, 1 / side)).astype(np.int64)
     allowed = _overlap(first_shapes, shapes, lags) >= MIN_OVERLAP * np.minimum(
         first_shapes.prod(axis=1), shapes.prod(axis=1)
     ).reshape(-1, 1, 1)
     rows = np.arange(len(batch))
     for row, (height, width) in enumerate(shapes.tolist()):
-        half_turned[row] = np.roll(half_turned[row], (1 - height, 1 - width), axis=(0, 1))
+        rotated[row] = np.roll(rotated[row], (1 - height, 1 - width), axis=(0, 1))
     values, peaks = [], []
-    for correlation in (as_is, half_turned):
+    for correlation in (unrotated, rotated):
         flat = np.where(allowed, correlation, np.float32(-1)).reshape(len(batch), -1)
         peaks.append(flat.argmax(axis=1))
         values.append(flat[rows, peaks[-1]])
@@ -199,10 +211,14 @@ def _overlap(first: Ints, second: Ints, lags: Ints) -> Ints:
     return np.asarray(shared[0][:, :, None] * shared[1][:, None, :], dtype=np.int64)
 
 
-def _fine(signatures: Signatures, first: int, second: int, turn: int, down: int, right: int) -> Match | None:
-    """Return the match at the best shift near the coarse one; None where too little overlaps, or is alike."""
-    texture, structure, even = signatures.channels(first)
-    other_texture, other_structure, other_even = (turned(c, turn) for c in signatures.channels(second))
+def _fine(
+    signatures: Signatures, first: int, second: int, symmetry: int, down: int, right: int
+) -> Match | None:
+    """Return the match at the best shift near the coarse one; None where overlap or likeness is too small."""
+    texture, structure, clipped = signatures.channels(first)
+    other_texture, other_structure, other_clipped = (
+        transformed(c, symmetry) for c in signatures.channels(second)
+    )
     tried: dict[tuple[int, int], float] = {}
     best = (down, right)
     for _ in range(_STEPS):
@@ -213,39 +229,40 @@ def _fine(signatures: Signatures, first: int, second: int, turn: int, down: int,
         before, best = best, max(around, key=lambda shift: tried[shift])
         if best == before:
             break
-    least = EVEN if signatures.factor == 1 else EVEN_REDUCED
-    if tried[best] < 0 or _overlap_correlation(even, other_even, best) < least:
+    reduced = signatures.factor > 1
+    least = MIN_CLIPPED_CORRELATION_REDUCED if reduced else MIN_CLIPPED_CORRELATION
+    if tried[best] < 0 or _overlap_correlation(clipped, other_clipped, best) < least:
         return None
     score = (tried[best] + _overlap_correlation(texture, other_texture, best)) / 2
     scale = signatures.factor
-    return Match(first, second, round(score, 4), TURNS[turn], best[0] * scale, best[1] * scale)
+    return Match(first, second, round(score, 4), SYMMETRIES[symmetry], best[0] * scale, best[1] * scale)
 
 
-def _differ_by_noise(signatures: Signatures, match: Match) -> bool:
-    """Return whether what a gain and an offset leave of the difference has no structure.
+def _differs_by_noise(signatures: Signatures, match: Match) -> bool:
+    """Return whether the difference of a pair, apart from gain and offset, is noise.
 
-    Noise has none, whereas two pictures that are merely alike differ by whole scatterers. Values beyond three
-    deviations are cut: margins that a shift has blackened are no noise.
+    Neighbouring pixels of noise are uncorrelated, whereas two images that are merely similar differ by whole
+    scatterers. Values beyond three standard deviations are clipped: black margins of a shift are no noise.
     """
     first = signatures.chips[match.first].astype(np.float64)
-    second = turned(signatures.chips[match.second], TURNS.index(match.turn)).astype(np.float64)
+    second = transformed(signatures.chips[match.second], SYMMETRIES.index(match.symmetry)).astype(np.float64)
     shift = (match.down // signatures.factor, match.right // signatures.factor)
     windows = _overlap_windows(first.shape, second.shape, shift)
     assert windows is not None
     x, y = (chip[window] - chip[window].mean() for chip, window in zip((first, second), windows, strict=True))
     least = 1.0
-    # The noise may be in either.
+    # Either image may be the noisy one.
     for clean, noisy in ((x, y), (y, x)):
         residual = noisy - np.vdot(clean, noisy) / max(float(np.vdot(clean, clean)), 1e-9) * clean
         residual -= np.median(residual)
         limit = 3 * 1.4826 * float(np.median(np.abs(residual))) + 1e-6
         residual = np.clip(residual, -limit, limit)
         residual -= residual.mean()
-        if float(residual.std()) * signatures.factor > NOISE_LEVEL:
+        if float(residual.std()) * signatures.factor > MAX_NOISE_STD:
             continue
         neighbours = (residual[:, 1:] * residual[:, :-1]).mean() + (residual[1:] * residual[:-1]).mean()
         least = min(least, float(neighbours / 2 / max(residual.var(), 1e-9)))
-    return least <= NOISE_LIKE
+    return least <= MAX_NOISE_CORRELATION
 
 
 def _overlap_correlation(first: Floats, second: Floats, shift: tuple[int, int]) -> float:

@@ -1,4 +1,4 @@
-"""What the leak finder keeps of an image: a small grey chip, filtered channels, and two spectra.
+"""Image signatures for near-duplicate detection: a small chip, filtered channels, and two spectra.
 
 All images of a set are reduced by one common whole factor, so that crops of one image keep one pixel scale.
 
@@ -22,23 +22,23 @@ Chip = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 LONGEST = 160
-"""Pixels of a chip's side at most: a longer one loses its margins, as a crop would."""
+"""Longest side of a chip in pixels: a longer one loses its margins, like a crop."""
 _USUAL = 128
 # The spectrum's side, and the 21 x 21 blocks of 5 x 5 frequencies about its centre that are kept: 0.2
 # cycles a pixel at most, above which there is more noise than image.
 _SPECTRUM, _BLOCKS, _BLOCK = 256, 21, 5
-# Smoothing before the two spectra. The amplitude's is what brings dark chips under noise back: of 1,182 noisy
-# copies of SAR-ACD chips (perf/leaks.py, seeds 0 to 2), 25 are no candidates at 1 pixel, 11 at 2, 5 at
-# 3, 2 at 4; the pairs to compare are 3 % more at 3, 8 % more at 4.
+# Smoothing before the two spectra. The amplitude's recovers dark chips under noise: of 1,182 noisy copies of
+# SAR-ACD chips (perf/near_duplicates.py, seeds 0 to 2), 25 are no candidates at 1 pixel, 11 at 2, 5 at 3, 2
+# at 4; the pairs to compare are 3 % more at 3, 8 % more at 4.
 _SMOOTHED, _SMOOTHED_ROOT = 3.0, 1.5
 _COMPONENTS = 64
 _KEPT_CHANNELS = 4096
-# Grey levels: a background that was cut to black has no spread of its own.
-_LEAST_SPREAD = 2.0
+# In 8-bit levels: a background that was clipped to black has a standard deviation of 0.
+_MIN_STD = 2.0
 
 
 class Signatures:
-    """The chips of N images with what is computed from them; about 15 kB an image.
+    """The chips of N images, and what is computed from them; about 15 kB per image.
 
     Args:
         files: The images.
@@ -73,48 +73,50 @@ class Signatures:
         return np.asarray(halved / energy if energy > 1e-3 else np.zeros_like(halved), dtype=np.float32)
 
     def spectra(self) -> list[NDArray[np.float32]]:
-        """Return two (O, N, D) arrays of unit vectors: each spectrum as it is, flipped, turned, and both.
+        """Return two (O, N, D) arrays of unit vectors: each spectrum itself, flipped, rotated, and both.
 
-        The first is of the amplitude, the second of its square root: one stands noise, the other gains and
-        bright neighbours. A magnitude spectrum does not see shifts, and is its own half turn, so that four
-        orientations are all.
+        The first is of the amplitude, which is robust to noise; the second of its square root, which is
+        robust to gains and bright neighbours. A magnitude spectrum is invariant to shifts and to a rotation
+        by 180 degrees, so four orientations cover the eight symmetries.
         """
         maps = np.stack([_spectra(chip) for chip in track(self.chips, "Spectra")], axis=1)
         return [_oriented(of_kind) for of_kind in maps]
 
     def _channels(self, index: int) -> tuple[Floats, Floats, Floats]:
-        """Return a chip's texture, structure and even structure, each (H, W) float32.
+        """Return a chip's texture, structure and clipped structure, each (H, W) float32.
 
-        Texture is the square root of the amplitude without its broad changes: it holds the background's
-        speckle, which no two acquisitions share. Structure is the amplitude, smoothed: it stands noise. Even
-        structure is the same of the amplitude with its bright scatterers cut to three deviations of the
-        background, so that two ships on open sea are not alike for being bright.
+        Texture is the high-pass filtered square root of the amplitude: it contains the background's speckle,
+        which differs between acquisitions. Structure is the smoothed amplitude, which is robust to noise.
+        Clipped structure is the same with bright scatterers clipped to three standard deviations of the
+        background, so that two ships on open sea are not similar because both are bright.
         """
         amplitude = self.chips[index].astype(np.float32)
         root = gaussian_filter(np.sqrt(amplitude + 1), 1.0)
         smooth = gaussian_filter(amplitude, 1.2)
         middle = float(np.median(smooth))
-        spread = max(1.4826 * float(np.median(np.abs(smooth - middle))), _LEAST_SPREAD)
-        cut = np.minimum(smooth, middle + 3 * spread)
+        std = max(1.4826 * float(np.median(np.abs(smooth - middle))), _MIN_STD)
+        clipped = np.minimum(smooth, middle + 3 * std)
         texture = root - gaussian_filter(root, 5.0)
-        return texture, smooth - gaussian_filter(amplitude, 6.0), cut - gaussian_filter(cut, 6.0)
+        return texture, smooth - gaussian_filter(amplitude, 6.0), clipped - gaussian_filter(clipped, 6.0)
 
 
 def _common_factor(files: Sequence[Path]) -> int:
-    """Return the factor by which the middle one of the images' longer sides comes to `_USUAL` pixels."""
+    """Return the factor that reduces the median of the images' longer sides to about `_USUAL` pixels."""
     sides = [max(image_size(file)) for file in files]
     return max(1, round(float(np.median(sides)) / _USUAL)) if sides else 1
 
 
 def _chip(file: Path, factor: int) -> Chip:
-    grey = read_image(file)
+    pixels = read_image(file)
     if factor > 1:
-        rows, columns = (max(length // factor, 1) * factor for length in grey.shape)
-        grey = np.pad(grey, [(0, max(0, n - m)) for n, m in zip((rows, columns), grey.shape, strict=True)])
-        blocks = grey[:rows, :columns].reshape(rows // factor, factor, columns // factor, factor)
-        grey = np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
-    top, left = (max(0, length - LONGEST) // 2 for length in grey.shape)
-    return np.ascontiguousarray(grey[top : top + LONGEST, left : left + LONGEST])
+        rows, columns = (max(length // factor, 1) * factor for length in pixels.shape)
+        pixels = np.pad(
+            pixels, [(0, max(0, n - m)) for n, m in zip((rows, columns), pixels.shape, strict=True)]
+        )
+        blocks = pixels[:rows, :columns].reshape(rows // factor, factor, columns // factor, factor)
+        pixels = np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
+    top, left = (max(0, length - LONGEST) // 2 for length in pixels.shape)
+    return np.ascontiguousarray(pixels[top : top + LONGEST, left : left + LONGEST])
 
 
 def _spectra(chip: Chip) -> Floats:
@@ -133,13 +135,13 @@ def _spectra(chip: Chip) -> Floats:
 def _oriented(maps: Floats) -> NDArray[np.float32]:
     """Return (O, N, D) unit vectors of (N, 21, 21) spectra: their principal components, half whitened.
 
-    Half whitening keeps the few broad components, which all images share, from deciding alone.
+    Half whitening reduces the weight of the few broad components, which all images share.
     """
-    turned = np.rot90(maps, axes=(1, 2)), np.rot90(maps[:, :, ::-1], axes=(1, 2))
-    oriented = np.stack([maps, maps[:, :, ::-1], *turned]).reshape(4, len(maps), -1).astype(np.float64)
+    rotated = np.rot90(maps, axes=(1, 2)), np.rot90(maps[:, :, ::-1], axes=(1, 2))
+    oriented = np.stack([maps, maps[:, :, ::-1], *rotated]).reshape(4, len(maps), -1).astype(np.float64)
     oriented -= oriented.mean(axis=(0, 1))
     flat = oriented.reshape(-1, oriented.shape[-1])
-    # Threads cost more than they give on matrices of this size, above all on busy cores.
+    # Threads are slower on matrices of this size, above all on busy cores.
     with threadpool_limits(1):
         if len(flat) < flat.shape[1]:
             _, singular, axes = np.linalg.svd(flat, full_matrices=False)

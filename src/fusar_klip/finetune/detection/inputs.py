@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fusar_klip.datasets.samples import AnnotatedImage
+from fusar_klip.datasets.labelled_data import ImageWithBoxes
 from fusar_klip.finetune.settings import Flips
 from fusar_klip.image_io import read_image
 
@@ -49,7 +49,7 @@ class DetectorInput:
         }
 
 
-def letterboxed(image: AnnotatedImage, classes: tuple[str, ...], side: int) -> tuple[DetectorInput, float]:
+def letterboxed(image: ImageWithBoxes, classes: tuple[str, ...], side: int) -> tuple[DetectorInput, float]:
     """Return the whole image in the square, and the factor from its pixels to the square's."""
     pixels = read_image(image.file)
     scale = side / max(pixels.shape)
@@ -58,7 +58,7 @@ def letterboxed(image: AnnotatedImage, classes: tuple[str, ...], side: int) -> t
 
 
 def training_input(
-    image: AnnotatedImage,
+    image: ImageWithBoxes,
     classes: tuple[str, ...],
     side: int,
     *,
@@ -78,14 +78,14 @@ def training_input(
     return _detector_input(amplified, boxes * scale - (left, top, left, top), image, classes, side)
 
 
-def box_corners(image: AnnotatedImage) -> Floats:
+def box_corners(image: ImageWithBoxes) -> Floats:
     """Return (N, 4) left, top, right, bottom of an image's boxes, in its pixels."""
     corners = [(b.x, b.y, b.x + b.width, b.y + b.height) for b in image.boxes]
     return np.array(corners, dtype=np.float64).reshape(-1, 4)
 
 
 def _detector_input(
-    drawn: Pixels, boxes: Floats, image: AnnotatedImage, classes: tuple[str, ...], side: int
+    drawn: Pixels, boxes: Floats, image: ImageWithBoxes, classes: tuple[str, ...], side: int
 ) -> DetectorInput:
     height, width = drawn.shape
     square = np.zeros((side, side), dtype=np.uint8)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fusar_klip.datasets.samples import AnnotatedImage
+from fusar_klip.datasets.labelled_data import ImageWithBoxes
 from fusar_klip.finetune.detection.detector import Detector
 from fusar_klip.finetune.detection.heads import DetectionTarget
 from fusar_klip.finetune.detection.inputs import training_input
@@ -25,7 +25,7 @@ Batch = tuple[Tensor, list[tuple[int, int]], list[DetectionTarget]]
 
 def train_detector(
     model: VisionEncoder,
-    images: Sequence[AnnotatedImage],
+    images: Sequence[ImageWithBoxes],
     classes: tuple[str, ...],
     settings: DetectionSettings,
 ) -> Detector:
@@ -52,7 +52,7 @@ def train_detector(
 
 def _train(
     detector: Detector,
-    images: Sequence[AnnotatedImage],
+    images: Sequence[ImageWithBoxes],
     classes: tuple[str, ...],
     model: VisionEncoder,
     settings: DetectionSettings,

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from fusar_klip.datasets.label_texts.records import LanguageData, Question
+from fusar_klip.datasets.label_texts.language_data import LanguageData, Question
 from fusar_klip.finetune.language.settings import LanguageSettings
 from fusar_klip.models import Tokenizer
 from fusar_klip.models.captioning import caption_prompt, question_prompt

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from fusar_klip import models
-from fusar_klip.datasets.label_texts.records import LanguageData
+from fusar_klip.datasets.label_texts.language_data import LanguageData
 from fusar_klip.errors import CheckpointError
 from fusar_klip.finetune.language.examples import EXAMPLES, TextKind, TrainingExample
 from fusar_klip.finetune.language.settings import LanguageSettings, Loss

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fusar_klip.datasets.samples import IGNORED, MaskedImage, SegmentationData
+from fusar_klip.datasets.labelled_data import IGNORED, ImageWithMask, SegmentationData
 from fusar_klip.errors import SettingsError
 from fusar_klip.finetune.segmentation.segmenter import Segmenter
 from fusar_klip.finetune.segmentation.settings import SegmentationSettings
@@ -57,7 +57,7 @@ def train_segmenter(
 
 @torch.inference_mode()
 def class_map(
-    segmenter: Segmenter, image: MaskedImage, model: VisionEncoder, settings: SegmentationSettings
+    segmenter: Segmenter, image: ImageWithMask, model: VisionEncoder, settings: SegmentationSettings
 ) -> NDArray[np.uint8]:
     """Return the (H, W) uint8 class of each pixel of an image, by sliding windows."""
 
@@ -103,7 +103,7 @@ def _train(
 
 
 def _window(
-    image: MaskedImage, data: SegmentationData, settings: SegmentationSettings, rng: np.random.Generator
+    image: ImageWithMask, data: SegmentationData, settings: SegmentationSettings, rng: np.random.Generator
 ) -> tuple[Pixels, Pixels]:
     images_ihw = read_images(image, settings.before)
     return training_window(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fusar_klip.datasets.samples import IGNORED, ClassTable, MaskedImage, read_mask
+from fusar_klip.datasets.labelled_data import IGNORED, ClassTable, ImageWithMask, read_mask
 from fusar_klip.errors import DatasetError
 from fusar_klip.finetune.settings import Flips
 from fusar_klip.image_io import read_image
@@ -21,7 +21,7 @@ from fusar_klip.image_io import read_image
 Pixels = NDArray[np.uint8]
 
 
-def read_images(image: MaskedImage, before: bool) -> Pixels:
+def read_images(image: ImageWithMask, before: bool) -> Pixels:
     """Return (I, H, W) uint8: the image, and then, if asked for, the one before.
 
     Raises:
@@ -34,7 +34,7 @@ def read_images(image: MaskedImage, before: bool) -> Pixels:
     return np.stack(read)
 
 
-def checked_mask(image: MaskedImage, table: ClassTable, shape: tuple[int, ...]) -> Pixels:
+def checked_mask(image: ImageWithMask, table: ClassTable, shape: tuple[int, ...]) -> Pixels:
     """Return (H, W) uint8 classes of an image.
 
     Raises:

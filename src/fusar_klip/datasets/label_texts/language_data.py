@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from fusar_klip.datasets.samples import DatasetNotFoundError, DetectionData, Part, SegmentationData
+from fusar_klip.datasets.labelled_data import DatasetNotFoundError, DetectionData, Part, SegmentationData
 from fusar_klip.errors import DatasetError
 from fusar_klip.files import read_json, sha256, write_bytes, write_json
 

@@ -16,31 +16,29 @@ from pydantic import Field
 
 from fusar_klip.config import Settings
 from fusar_klip.datasets.label_texts.captions import land_captions, target_captions
-from fusar_klip.datasets.label_texts.label_facts import land_facts, target_facts
-from fusar_klip.datasets.label_texts.questions import land_questions, target_questions
-from fusar_klip.datasets.label_texts.records import CaptionedImage, LanguageData, Question, write_records
-from fusar_klip.datasets.registry import (
-    DetectionReader,
-    SegmentationReader,
-    read_detection,
-    read_segmentation,
+from fusar_klip.datasets.label_texts.label_summary import summarize_land_cover, summarize_targets
+from fusar_klip.datasets.label_texts.language_data import (
+    CaptionedImage,
+    LanguageData,
+    Question,
+    write_records,
 )
-from fusar_klip.datasets.samples import (
-    AnnotatedImage,
+from fusar_klip.datasets.label_texts.questions import land_questions, target_questions
+from fusar_klip.datasets.labelled_data import (
     DetectionData,
-    MaskedImage,
+    ImageWithBoxes,
+    ImageWithMask,
     SegmentationData,
     read_mask,
 )
-from fusar_klip.datasets.splits import SplitMethod, SplitWish, split_as, with_parts
+from fusar_klip.datasets.loading import load_detection, load_segmentation
+from fusar_klip.datasets.registry import DATASETS, check_reader
+from fusar_klip.datasets.splits import SplitMethod, SplitSettings
 from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.progress import track
 
-LabelReader = DetectionReader | SegmentationReader
-LABEL_READERS: tuple[str, ...] = (*get_args(DetectionReader), *get_args(SegmentationReader))
 
-
-class TextSettings(Settings):
+class LabelTextSettings(Settings):
     """How texts are built from labels."""
 
     target_grid: int = Field(default=3, ge=1, le=9)
@@ -51,14 +49,6 @@ class TextSettings(Settings):
     """A landform is there if it has at least this share of the labelled pixels."""
     text_seed: int = Field(default=0, ge=0)
     """Draws the absent category, and the region, that are asked about."""
-
-
-@dataclass(frozen=True)
-class _Wish:
-    dataset: str
-    split: str
-    split_by: SplitMethod | None
-    split_seed: int
 
 
 @dataclass(frozen=True)
@@ -80,7 +70,7 @@ def label_texts(
     out: Path,
     *,
     split: str | None = None,
-    settings: TextSettings | None = None,
+    settings: LabelTextSettings | None = None,
 ) -> LabelTextsSummary:
     """Write OUT/captions.jsonl, questions.jsonl and, last, label_texts.json.
 
@@ -98,10 +88,11 @@ def label_texts(
     """
     if split is not None and split not in get_args(SplitMethod):
         raise SettingsError(f'no split "{split}"; splits: {", ".join(get_args(SplitMethod))}')
-    settings = settings or TextSettings()
-    data = labelled(
-        reader, path, _Wish(path.name, "grouped", cast(SplitMethod | None, split), settings.text_seed)
+    settings = settings or LabelTextSettings()
+    how = SplitSettings(
+        split="grouped", split_by=cast(SplitMethod | None, split), split_seed=settings.text_seed
     )
+    data = load_boxes_or_masks(reader, path, how, path.name)
     built = build_texts(data, settings)
     made = {"reader": reader, "split": split or "grouped", "labels": data.digest, **settings.model_dump()}
     checksums = write_records(out, built, path, made)
@@ -116,44 +107,35 @@ def label_texts(
     )
 
 
-def labelled(
-    reader: str, path: Path, wish: SplitWish, split_file: str = "split.csv"
+def load_boxes_or_masks(
+    reader: str, path: Path, split: SplitSettings, name: str
 ) -> DetectionData | SegmentationData:
-    """Read a data set with boxes or masks, and split it as wished; raises as `label_texts`."""
-    listed = path / split_file
-    if reader in get_args(DetectionReader):
-        boxes = read_detection(reader, path, wish.dataset)  # type: ignore[arg-type]
-        boxed = with_parts(boxes.images, listed) if listed.is_file() else boxes.images
-        return DetectionData(split_as(boxed, wish, path), boxes.classes)
-    if reader in get_args(SegmentationReader):
-        masks = read_segmentation(reader, path, wish.dataset)  # type: ignore[arg-type]
-        masked = with_parts(masks.images, listed) if listed.is_file() else masks.images
-        return SegmentationData(split_as(masked, wish, path), masks.classes, masks.table)
-    raise SettingsError(
-        f'no reader "{reader}" of boxes or masks; readers: {", ".join(LABEL_READERS)} (docs/datasets.md)'
-    )
+    """Read and split a data set with boxes or masks; raises as `label_texts`."""
+    if DATASETS[check_reader(reader, "detection", "segmentation")].TASK == "detection":
+        return load_detection(reader, path, split, name)
+    return load_segmentation(reader, path, split, name)
 
 
-def build_texts(data: DetectionData | SegmentationData, settings: TextSettings) -> LanguageData:
+def build_texts(data: DetectionData | SegmentationData, settings: LabelTextSettings) -> LanguageData:
     """Return the captions and questions of a data set; images without any labelled pixel are left out."""
     rng = np.random.default_rng(settings.text_seed)
     images: list[CaptionedImage] = []
     questions: list[Question] = []
 
-    def add(image: AnnotatedImage | MaskedImage, captions: tuple[str, ...], asked: list[Question]) -> None:
+    def add(image: ImageWithBoxes | ImageWithMask, captions: tuple[str, ...], asked: list[Question]) -> None:
         images.append(CaptionedImage(image.file, image.name, image.part, image.group, captions))
         questions.extend(asked)
 
     if isinstance(data, DetectionData):
         categories = tuple(sorted({box.category for image in data.images for box in image.boxes}))
         for boxed in data.images:
-            targets = target_facts(boxed, settings.target_grid)
+            targets = summarize_targets(boxed, settings.target_grid)
             asked = target_questions(len(images), targets, categories, rng)
             add(boxed, target_captions(targets), asked)
         return LanguageData(tuple(images), tuple(questions), categories, data)
     for masked in track(data.images, "Reading masks"):
         mask = read_mask(masked.mask, data.table)
-        land = land_facts(mask, data.classes, settings.land_grid, settings.least_share)
+        land = summarize_land_cover(mask, data.classes, settings.land_grid, settings.least_share)
         if land is not None:
             asked = land_questions(len(images), land)
             add(masked, land_captions(land), asked)

@@ -1,7 +1,7 @@
-"""Readers of classification data sets: folders of classes, with a split file, parts, or neither.
+"""Classification data sets: their readers, and `CLASSIFICATION_SETS`, the registry's entries.
 
-A reader lists files, classes, split and groups; it opens no image. Where a layout was read stands beside
-each data set in `catalogue.py`.
+Images lie in a folder for each class, with a split file, with a folder for each part, or with neither. A
+reader lists files, classes, parts and groups; it opens no image.
 """
 
 import csv
@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fusar_klip.datasets.samples import LabelledImage, Part, images_in, table_rows
+from fusar_klip.datasets.labelled_data import ImageWithLabel, Part, list_images, read_csv
+from fusar_klip.datasets.specs import ClassificationSpec
 from fusar_klip.errors import DatasetError
 
 # The folders of the public copy are numbered; the numbers follow the names' alphabetical order.
@@ -43,7 +44,7 @@ _OPENSARSHIP = re.compile(
 _OPENSARSHIP_FOLDERS = ("Patch_Uint8", "PATCH_UINT8", "Patch_Cal", "PATCH_CAL", "Patch", "PATCH")
 
 
-def read_class_folders(path: Path, name: str, split_file: str) -> list[LabelledImage]:
+def read_class_folders(path: Path, name: str, split_file: str) -> list[ImageWithLabel]:
     """Read images that a split file lists: CSV with the columns file, class, split and perhaps group.
 
     Rows of other splits than train and test (a validation part, say) are left out. Without such a file, the
@@ -53,18 +54,18 @@ def read_class_folders(path: Path, name: str, split_file: str) -> list[LabelledI
         return read_split_file(path, path / split_file)
     root = path / "images" if (path / "images").is_dir() else path
     return [
-        LabelledImage(file, file.relative_to(path).as_posix(), file.parent.name, None, None)
-        for file in images_in(root, "*/*")
+        ImageWithLabel(file, file.relative_to(path).as_posix(), file.parent.name, None, None)
+        for file in list_images(root, "*/*")
     ]
 
 
-def read_split_file(path: Path, split_file: Path) -> list[LabelledImage]:
+def read_split_file(path: Path, split_file: Path) -> list[ImageWithLabel]:
     """Read a split file; its `file` column is relative to `path`.
 
     Raises:
         DatasetError: A column is missing, a file is listed twice or is not there.
     """
-    columns, rows = table_rows(split_file)
+    columns, rows = read_csv(split_file)
     if missing := {"file", "class", "split"} - set(columns):
         raise DatasetError(f"{split_file} has no column {', '.join(sorted(missing))}: add it")
     entries = [entry for entry in rows if entry["split"] in ("train", "test")]
@@ -76,7 +77,7 @@ def read_split_file(path: Path, split_file: Path) -> list[LabelledImage]:
             "complete the data set, or take them out of the list"
         )
     return [
-        LabelledImage(
+        ImageWithLabel(
             path / e["file"],
             e["file"],
             e["class"],
@@ -87,12 +88,12 @@ def read_split_file(path: Path, split_file: Path) -> list[LabelledImage]:
     ]
 
 
-def read_split_folders(path: Path, name: str, split_file: str) -> list[LabelledImage]:
+def read_split_folders(path: Path, name: str, split_file: str) -> list[ImageWithLabel]:
     """Read PATH/train/CLASS/* and PATH/test/CLASS/* (or PATH/val/CLASS/* where there is no test)."""
     return _parts(path, name, "*/*", 1)
 
 
-def read_mstar(path: Path, name: str, split_file: str) -> list[LabelledImage]:
+def read_mstar(path: Path, name: str, split_file: str) -> list[ImageWithLabel]:
     """Read MSTAR's ten classes (standard operating conditions), in three layouts.
 
     train/CLASS/* and test|val/CLASS/*, where CLASS is a number 0 to 9 or a name (BTR60, BTR_60); or the
@@ -109,21 +110,21 @@ def read_mstar(path: Path, name: str, split_file: str) -> list[LabelledImage]:
     return [replace(i, label=names[_plain(i.label)], gsd_m=MSTAR_GSD_M) for i in images]
 
 
-def read_sar_acd(path: Path, name: str, split_file: str) -> list[LabelledImage]:
+def read_sar_acd(path: Path, name: str, split_file: str) -> list[ImageWithLabel]:
     """Read SAR-ACD: CLASS/* or images/CLASS/*, and split.csv where there is one."""
     return [replace(i, gsd_m=SAR_ACD_GSD_M) for i in read_class_folders(path, name, split_file)]
 
 
-def read_fusar_ship(path: Path, name: str, split_file: str) -> list[LabelledImage]:
+def read_fusar_ship(path: Path, name: str, split_file: str) -> list[ImageWithLabel]:
     """Read FUSAR-Ship: CATEGORY/SUBCATEGORY/Ship_CxxSyyNzzzz.tiff, and meta.csv with the pixel sizes.
 
     The class is the category. Folders of CATEGORY/* alone, as processed copies have them, are read as well.
     `gsd_m` is the geometric mean of meta.csv's two pixel sizes.
     """
     spacing = _fusar_spacing(path / "meta.csv")
-    files = images_in(path, "*/*/*") + images_in(path, "*/*")
+    files = list_images(path, "*/*/*") + list_images(path, "*/*")
     return [
-        LabelledImage(
+        ImageWithLabel(
             file,
             file.relative_to(path).as_posix(),
             file.relative_to(path).parts[0],
@@ -135,23 +136,23 @@ def read_fusar_ship(path: Path, name: str, split_file: str) -> list[LabelledImag
     ]
 
 
-def read_opensarship(path: Path, name: str, split_file: str) -> list[LabelledImage]:
+def read_opensarship(path: Path, name: str, split_file: str) -> list[ImageWithLabel]:
     """Read OpenSARShip: SCENE/Patch_Uint8/TYPE_xX_yY_POL.tif, or Patch_Cal or Patch where that is missing.
 
     The class is the AIS type in the file's name. A ship has a picture for each polarization: one is taken, VV
     before VH, HH and HV. All pictures of one scene are one group, for overlapping patches share ships.
     """
     folder = next(
-        (f for f in _OPENSARSHIP_FOLDERS if images_in(path, f"*/{f}/*") + images_in(path, f"{f}/*")), None
+        (f for f in _OPENSARSHIP_FOLDERS if list_images(path, f"*/{f}/*") + list_images(path, f"{f}/*")), None
     )
     if folder is None:
         raise DatasetError(
             f"{name} was looked for as SCENE/Patch_Uint8/TYPE_xX_yY_POL.tif (or Patch_Cal, or Patch) below "
             f"{path}, and it is not there: point the suite's path at the folder that holds the scenes"
         )
-    ships: dict[tuple[str, str, str], tuple[int, LabelledImage]] = {}
+    ships: dict[tuple[str, str, str], tuple[int, ImageWithLabel]] = {}
     order = {"VV": 0, "": 1, "VH": 2, "HH": 3, "HV": 4}
-    for file in images_in(path, f"*/{folder}/*") + images_in(path, f"{folder}/*"):
+    for file in list_images(path, f"*/{folder}/*") + list_images(path, f"{folder}/*"):
         found = _OPENSARSHIP.match(file.name)
         if found is None:
             raise DatasetError(
@@ -164,12 +165,12 @@ def read_opensarship(path: Path, name: str, split_file: str) -> list[LabelledIma
             relative = file.relative_to(path).as_posix()
             ships[ship] = (
                 rank,
-                LabelledImage(file, relative, found["type"], None, scene, OPENSARSHIP_GSD_M),
+                ImageWithLabel(file, relative, found["type"], None, scene, OPENSARSHIP_GSD_M),
             )
     return [image for _, image in ships.values()]
 
 
-def _parts(path: Path, name: str, pattern: str, depth: int, required: bool = True) -> list[LabelledImage]:
+def _parts(path: Path, name: str, pattern: str, depth: int, required: bool = True) -> list[ImageWithLabel]:
     """Read the part folders of `_PARTS`; the class is the folder `depth` levels above each file."""
     found = {part: next((f for f in names if (path / f).is_dir()), None) for part, names in _PARTS}
     if required and None in found.values():
@@ -178,10 +179,10 @@ def _parts(path: Path, name: str, pattern: str, depth: int, required: bool = Tru
             "there: point the suite's path at the folder that holds them"
         )
     return [
-        LabelledImage(file, file.relative_to(path).as_posix(), file.parents[depth - 1].name, part, None)
+        ImageWithLabel(file, file.relative_to(path).as_posix(), file.parents[depth - 1].name, part, None)
         for part, folder in found.items()
         if folder is not None
-        for file in images_in(path / folder, pattern)
+        for file in list_images(path / folder, pattern)
     ]
 
 
@@ -205,3 +206,60 @@ def _fusar_spacing(meta: Path) -> dict[str, float]:
                 f"{meta} has a row without id, heightspace and widthspace: take FUSAR-Ship's own meta.csv"
             ) from None
     return spacing
+
+
+CLASSIFICATION_SETS: Mapping[str, ClassificationSpec] = {
+    "class_folders": ClassificationSpec(
+        "class folders",
+        layout="`CLASS/*` or `images/CLASS/*`; a CSV (file, class, split, group) if there",
+        licence="-",
+        read=read_class_folders,
+    ),
+    "split_folders": ClassificationSpec(
+        "part folders",
+        layout="`train/CLASS/*` and `test/CLASS/*` (or `val`)",
+        licence="-",
+        read=read_split_folders,
+    ),
+    "fusar_ship": ClassificationSpec(
+        "FUSAR-SHIP",
+        layout="`CATEGORY/SUBCATEGORY/Ship_CxxSyyNzzzz.tiff`, `meta.csv`",
+        download="emwlab.fudan.edu.cn/resources",
+        layout_source="its readme, at emwlab.fudan.edu.cn/resources/list.htm",
+        read=read_fusar_ship,
+    ),
+    "fusar_air": ClassificationSpec(
+        "FUSAR-AIR",
+        layout="`CLASS/*`, or a split file",
+        download="its authors (paper, [54]); no public address found",
+        layout_source="not found: plain class folders are read",
+        read=read_class_folders,
+    ),
+    "sar_acd": ClassificationSpec(
+        "SAR-ACD",
+        layout="`CLASS/*` or `images/CLASS/*`; `split.csv` if there",
+        classes=("A220", "A320321", "A330", "ARJ21", "Boeing737", "Boeing787"),
+        licence="research use",
+        download="github.com/AICyberTeam/SAR-ACD",
+        layout_source="the shared copy; the repository's README names the classes, not the folders",
+        read=read_sar_acd,
+    ),
+    "mstar": ClassificationSpec(
+        "MSTAR",
+        layout="`train/CLASS/*`, `test` or `val`; CLASS 0 to 9 or a name; or `TRAIN/17_DEG/T72/SN_132/*`",
+        classes=tuple(MSTAR_CLASSES.values()),
+        licence="US government public release",
+        download="www.sdms.afrl.af.mil (MSTAR public targets)",
+        layout_source="the shared copy; jangsoopark/AConvNet-pytorch, README",
+        read=read_mstar,
+    ),
+    "opensarship": ClassificationSpec(
+        "OpenSARShip",
+        layout="`SCENE/Patch_Uint8/TYPE_xX_yY_POL.tif`, else `Patch_Cal`, `Patch`",
+        download="opensar.sjtu.edu.cn",
+        layout_source="READMEs of two public loaders (folders Patch, Patch_Cal, Patch_RGB, Patch_Uint8); the "
+        "names in Patch_Uint8 not found, those of Patch_Cal are used",
+        read=read_opensarship,
+    ),
+}
+"""The registry's entries by reader."""

@@ -7,11 +7,11 @@ that the detection finds in SAR-ACD at a much lower threshold: its precision the
 is Gaussian with a standard deviation of 5 % of the 8-bit range; shifts are up to 4 pixels, and new pixels are
 black.
 
-    python perf/leaks.py [--data ../shared/data] [--chips 200] [--seed 0]
+    python perf/near_duplicates.py [--data ../shared/data] [--chips 200] [--seed 0]
 
 With --check it reports the leakage of one data set's own split instead (any reader of docs/datasets.md):
 
-    python perf/leaks.py --check sar_acd ../shared/data/cls_sar_acd [--split-file split.csv]
+    python perf/near_duplicates.py --check sar_acd ../shared/data/cls_sar_acd [--split-file split.csv]
 """
 
 import argparse
@@ -21,29 +21,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from fusar_klip.datasets.near_duplicates import (
-    LEAST,
-    SURE,
-    LeakReport,
+    MIN_NOISY_SCORE,
+    MIN_SCORE,
+    LeakageReport,
     find_near_duplicates,
-    group_numbers,
+    group_ids,
     leakage,
 )
-from fusar_klip.datasets.registry import (
-    ClassificationReader,
-    DetectionReader,
-    SegmentationReader,
-    read_classification_images,
-    read_detection,
-    read_segmentation,
-)
-from fusar_klip.datasets.samples import AnnotatedImage, LabelledImage, MaskedImage
+from fusar_klip.datasets.registry import read_images
 from fusar_klip.files import write_json
 from fusar_klip.image_io import read_image
 
@@ -120,8 +112,8 @@ def planted_trial(name: str, files: Sequence[Path], seed: int) -> list[dict[str,
         started, cpu = time.perf_counter(), time.process_time()
         matches = find_near_duplicates([*files, *copies])
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    right = [match for match in matches if match.first % count == match.second % count]
-    linked = {match.second for match in right if match.first < count}
+    correct = [match for match in matches if match.first % count == match.second % count]
+    linked = {match.second for match in correct if match.first < count}
     found = {
         kind: sum((number + 1) * count + index in linked for index in range(count))
         for number, kind in enumerate(PLANTS)
@@ -129,14 +121,14 @@ def planted_trial(name: str, files: Sequence[Path], seed: int) -> list[dict[str,
     rows: list[dict[str, Any]] = [
         {"set": name, "planted": kind, "n": count, "recall": hits / count} for kind, hits in found.items()
     ]
-    aimed = sum(found[kind] for kind in TARGET_KINDS)
+    target_hits = sum(found[kind] for kind in TARGET_KINDS)
     rows.append(
         {
             "set": name,
             "planted": "flips, turns, noise, shifts",
             "n": count * len(TARGET_KINDS),
-            "recall": aimed / (count * len(TARGET_KINDS)),
-            "precision": len(right) / max(len(matches), 1),
+            "recall": target_hits / (count * len(TARGET_KINDS)),
+            "precision": len(correct) / max(len(matches), 1),
             "seconds": seconds,
             "cpu_seconds": cpu,
         }
@@ -144,16 +136,16 @@ def planted_trial(name: str, files: Sequence[Path], seed: int) -> list[dict[str,
     return rows
 
 
-def families(files: Sequence[Path], sure: float) -> NDArray[np.int64]:
+def duplicate_groups(files: Sequence[Path], min_score: float) -> NDArray[np.int64]:
     """Return the group of each file at a threshold."""
-    return group_numbers(len(files), find_near_duplicates(files, sure=sure))
+    return group_ids(len(files), find_near_duplicates(files, min_score=min_score))
 
 
 def given_split(folder: Path) -> dict[str, Any]:
     """Compare what is found in SAR-ACD with the groups and the split of its split.csv."""
     with (folder / "split.csv").open(newline="", encoding="utf-8") as file:
         table = list(csv.DictReader(file))
-    found = families([folder / entry["file"] for entry in table], SURE)
+    found = duplicate_groups([folder / entry["file"] for entry in table], MIN_SCORE)
     given = np.array([entry["group"] for entry in table])
     same_given = np.triu(given[:, None] == given[None], 1)
     same_found = np.triu(found[:, None] == found[None], 1)
@@ -190,18 +182,9 @@ def speed(files: Sequence[Path], seed: int) -> dict[str, Any]:
         }
 
 
-def checked(reader: str, path: Path, split_file: str) -> LeakReport:
+def checked(reader: str, path: Path, split_file: str) -> LeakageReport:
     """Return the leakage of a data set's own split."""
-    images: Sequence[LabelledImage | AnnotatedImage | MaskedImage]
-    if reader in get_args(ClassificationReader):
-        images = read_classification_images(cast(ClassificationReader, reader), path, str(path), split_file)
-    elif reader in get_args(DetectionReader):
-        images = read_detection(cast(DetectionReader, reader), path, str(path)).images
-    elif reader in get_args(SegmentationReader):
-        images = read_segmentation(cast(SegmentationReader, reader), path, str(path)).images
-    else:
-        known = [get_args(kind) for kind in (ClassificationReader, DetectionReader, SegmentationReader)]
-        raise SystemExit(f"unknown reader {reader}; readers: {', '.join(sum(known, ()))}")
+    images = read_images(reader, path, str(path), split_file)
     return leakage(images, find_near_duplicates([image.file for image in images]))
 
 
@@ -210,7 +193,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the real data")
     parser.add_argument("--chips", type=int, default=200, help="distinct chips of each set")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("perf/leaks.json"))
+    parser.add_argument("--out", type=Path, default=Path("perf/near_duplicates.json"))
     parser.add_argument("--check", nargs=2, metavar=("READER", "PATH"), help="report one split's leakage")
     parser.add_argument("--split-file", default="split.csv", help="for --check with class folders")
     options = parser.parse_args()
@@ -222,10 +205,10 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     aircraft = sorted((options.data / "cls_sar_acd" / "images").glob("*/*.jpg"))
     vehicles = sorted((options.data / "cls_mstar" / "train").glob("*/*.jpeg"))
-    first_of_family = np.unique(families(aircraft, LOOSE), return_index=True)[1]
+    first_of_group = np.unique(duplicate_groups(aircraft, LOOSE), return_index=True)[1]
     distinct = {
         "MSTAR": [vehicles[i] for i in rng.permutation(len(vehicles))[: options.chips]],
-        "SAR-ACD": [aircraft[i] for i in rng.permutation(first_of_family)[: options.chips]],
+        "SAR-ACD": [aircraft[i] for i in rng.permutation(first_of_group)[: options.chips]],
     }
     trials = [row for name, files in distinct.items() for row in planted_trial(name, files, options.seed)]
     print("| Set | planted | n | recall | precision | seconds (CPU) |\n|---|---|---|---|---|---|")
@@ -239,7 +222,13 @@ def main() -> None:
     print(*(f"{key}: {value}" for key, value in (split | timing).items()), sep="\n")
     write_json(
         options.out,
-        {"sure": SURE, "least": LEAST, "planted": trials, "sar_acd_split": split, "speed": timing},
+        {
+            "min_score": MIN_SCORE,
+            "min_noisy_score": MIN_NOISY_SCORE,
+            "planted": trials,
+            "sar_acd_split": split,
+            "speed": timing,
+        },
     )
 
 

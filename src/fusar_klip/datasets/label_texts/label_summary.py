@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fusar_klip.datasets.samples import IGNORED, AnnotatedImage
+from fusar_klip.datasets.labelled_data import IGNORED, ImageWithBoxes
 
 
 @dataclass(frozen=True)
-class TargetFacts:
+class TargetSummary:
     """The targets of an image."""
 
     targets: tuple[tuple[str, int], ...]
@@ -22,7 +22,7 @@ class TargetFacts:
 
 
 @dataclass(frozen=True)
-class LandFacts:
+class LandCoverSummary:
     """The landforms of an image."""
 
     names: tuple[str, ...]
@@ -39,7 +39,7 @@ class LandFacts:
     """The image has side x side regions."""
 
 
-def target_facts(image: AnnotatedImage, side: int) -> TargetFacts:
+def summarize_targets(image: ImageWithBoxes, side: int) -> TargetSummary:
     """Return the targets by category and region of their box's centre; difficult ones are left out."""
     found = []
     for box in image.boxes:
@@ -48,12 +48,12 @@ def target_facts(image: AnnotatedImage, side: int) -> TargetFacts:
         row, column = (box.y + box.height / 2) / image.height, (box.x + box.width / 2) / image.width
         place = side * _cell(row, side) + _cell(column, side)
         found.append((box.category, place))
-    return TargetFacts(tuple(found), side)
+    return TargetSummary(tuple(found), side)
 
 
-def land_facts(
+def summarize_land_cover(
     mask: NDArray[np.uint8], names: tuple[str, ...], side: int, least_share: float
-) -> LandFacts | None:
+) -> LandCoverSummary | None:
     """Return the landforms of an (H, W) mask of indices into `names` or `IGNORED`; None without any label."""
     height, width = mask.shape
     counts = _counts(mask, len(names))
@@ -66,7 +66,7 @@ def land_facts(
         for r in range(side)
         for c in range(side)
     ]
-    return LandFacts(
+    return LandCoverSummary(
         names,
         tuple(shares.tolist()),
         tuple(np.flatnonzero((shares >= min(least_share, shares.max())) & (counts > 0)).tolist()),

@@ -1,4 +1,4 @@
-"""What the readers give: images by path, with a label, boxes or a mask. No pixel is held in memory.
+"""Labelled data sets in memory: images by path, with a class label, boxes or a mask. No pixels are held.
 
 Letters: N images, H and W an image's height and width.
 """
@@ -24,17 +24,17 @@ from fusar_klip.image_io import image_read_errors
 Part = Literal["train", "val", "test"]
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
 IGNORED = 255
-"""What `read_mask` gives pixels that have no class."""
+"""The class of pixels that have none, in the masks of `read_mask`."""
 
 Ints = NDArray[np.int64]
 
 
 class DatasetNotFoundError(DatasetError):
-    """A suite's data set is not where the suite says; the suite may allow to go on without it."""
+    """A data set's folder does not exist; a suite may allow to skip its rows."""
 
 
 @dataclass(frozen=True)
-class Sample(ABC):
+class DatasetImage(ABC):
     """One image of a data set."""
 
     file: Path
@@ -43,31 +43,35 @@ class Sample(ABC):
 
     @property
     @abstractmethod
-    def truth(self) -> str:
-        """What is to be predicted, in a form that tells any two truths apart."""
+    def ground_truth(self) -> str:
+        """The label as text: different labels have different texts."""
 
 
 @dataclass(frozen=True)
-class LabelledImage(Sample):
+class ImageWithLabel(DatasetImage):
     """An image of one class."""
 
     label: str
     part: Part | None
-    """None where the data set brings no split: `splits.py` makes one."""
+    """None where the data set has no split of its own: `splits.py` makes one."""
     group: str | None
-    """Images of one group (near-duplicates, one target, one scene) belong on one side of a split."""
+    """Images of one group (near-duplicates, one target, one scene) belong into one part of a split."""
     gsd_m: float | None = None
-    """Metres a pixel, where the data set tells."""
+    """Ground spacing in metres per pixel, where it is known."""
 
     @property
-    def truth(self) -> str:
+    def ground_truth(self) -> str:
         """The label."""
         return self.label
 
 
 @dataclass(frozen=True)
 class Box:
-    """One object: an upright box in pixels, from the image's top left corner, as the data set writes it."""
+    """One object: an upright box in pixels, from the image's top left corner, as the data set gives it.
+
+    Its `repr` goes into `LabelledDataset.digest`, which names files in RESULTS: a change of this class or of
+    its fields would change them.
+    """
 
     category: str
     x: float
@@ -77,12 +81,12 @@ class Box:
     corners: tuple[float, ...] | None = None
     """x1, y1 to x4, y4 of a rotated box, in pixels; the upright one then encloses it."""
     difficult: bool = False
-    """Neither finding nor missing it counts (VOC's difficult, COCO's iscrowd and ignore)."""
+    """Ignored in evaluation: neither a hit nor a miss counts (VOC's difficult, COCO's iscrowd and ignore)."""
 
 
 @dataclass(frozen=True)
-class AnnotatedImage(Sample):
-    """An image with its objects; one without objects is background."""
+class ImageWithBoxes(DatasetImage):
+    """An image with the boxes of its objects; one without boxes is background."""
 
     boxes: tuple[Box, ...]
     width: int
@@ -92,13 +96,13 @@ class AnnotatedImage(Sample):
     gsd_m: float | None = None
 
     @property
-    def truth(self) -> str:
+    def ground_truth(self) -> str:
         """The boxes."""
         return repr(self.boxes)
 
 
 @dataclass(frozen=True)
-class MaskedImage(Sample):
+class ImageWithMask(DatasetImage):
     """An image with a mask of its classes."""
 
     mask: Path
@@ -106,31 +110,32 @@ class MaskedImage(Sample):
     group: str | None = None
     gsd_m: float | None = None
     before: Path | None = None
-    """The same ground before the event, for change data sets."""
+    """The image of the same area before the event, for change data sets."""
 
     @property
-    def truth(self) -> str:
+    def ground_truth(self) -> str:
         """The content of the mask, and of the image before."""
         return sha256(self.mask) + (sha256(self.before) if self.before else "")
 
 
 @dataclass(frozen=True)
 class ClassTable:
-    """How a mask's pixel values stand for classes."""
+    """The class of each pixel value of a mask."""
 
     names: tuple[str, ...]
     values: Mapping[int | tuple[int, int, int], int]
-    """From a grey value or an RGB colour to an index into `names`, or to `IGNORED`."""
+    """From a pixel value or an RGB colour to an index into `names`, or to `IGNORED`."""
 
 
-S = TypeVar("S", LabelledImage, AnnotatedImage, MaskedImage)
+AnyImage = ImageWithLabel | ImageWithBoxes | ImageWithMask
+ImageT = TypeVar("ImageT", ImageWithLabel, ImageWithBoxes, ImageWithMask)
 
 
 @dataclass(frozen=True)
-class SampleSet(Generic[S]):
+class LabelledDataset(Generic[ImageT]):
     """A data set of N images."""
 
-    images: tuple[S, ...]
+    images: tuple[ImageT, ...]
     classes: tuple[str, ...]
 
     @cached_property
@@ -165,21 +170,21 @@ class SampleSet(Generic[S]):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over every image's name, truth, part, group and content, and over `meaning`."""
+        """SHA-256 over the images' names, ground truths, parts, groups and contents, and the classes."""
         digest = hashlib.sha256()
         for image, content in zip(self.images, self.content, strict=True):
-            digest.update(repr((image.name, image.truth, image.part, image.group, content)).encode())
-        digest.update(self.meaning.encode())
+            digest.update(repr((image.name, image.ground_truth, image.part, image.group, content)).encode())
+        digest.update(self.class_definition.encode())
         return digest.hexdigest()
 
     @property
-    def meaning(self) -> str:
-        """What else decides what the truths mean; nothing where they name their class themselves."""
+    def class_definition(self) -> str:
+        """What defines the classes beside the images' labels; empty where a label is its class's name."""
         return ""
 
     @cached_property
     def notes(self) -> list[str]:
-        """What a reader of the numbers has to know: leakage between the parts."""
+        """Notes for the reader of results: leakage between the parts."""
         notes = []
         if self.groups is not None:
             leaked, images = _leakage([str(image.group) for image in self.images], self.images)
@@ -194,7 +199,7 @@ class SampleSet(Generic[S]):
         return notes
 
 
-class ClassificationData(SampleSet[LabelledImage]):
+class ClassificationData(LabelledDataset[ImageWithLabel]):
     """A classification data set: N images of K classes."""
 
     @cached_property
@@ -204,24 +209,24 @@ class ClassificationData(SampleSet[LabelledImage]):
         return np.array([index[image.label] for image in self.images], dtype=np.int64)
 
 
-class DetectionData(SampleSet[AnnotatedImage]):
+class DetectionData(LabelledDataset[ImageWithBoxes]):
     """A detection data set; `classes` are the boxes' categories."""
 
     @property
-    def meaning(self) -> str:
-        """The classes: those without boxes count too, and their order is the labels'."""
+    def class_definition(self) -> str:
+        """The classes in their order, which is that of the label numbers; those without boxes count too."""
         return repr(self.classes)
 
 
 @dataclass(frozen=True)
-class SegmentationData(SampleSet[MaskedImage]):
+class SegmentationData(LabelledDataset[ImageWithMask]):
     """A segmentation data set; `classes` are the table's names."""
 
     table: ClassTable
 
     @property
-    def meaning(self) -> str:
-        """Which pixel value stands for which class."""
+    def class_definition(self) -> str:
+        """The class of each pixel value."""
         return repr((self.classes, sorted(self.table.values.items(), key=repr)))
 
 
@@ -251,7 +256,7 @@ def read_mask(file: Path, table: ClassTable) -> NDArray[np.uint8]:
     return classes
 
 
-def table_rows(file: Path) -> tuple[list[str], list[dict[str, str]]]:
+def read_csv(file: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Return the column names and the rows of a CSV.
 
     Raises:
@@ -266,14 +271,12 @@ def table_rows(file: Path) -> tuple[list[str], list[dict[str, str]]]:
         raise DatasetError(f"{file} is no CSV in UTF-8 ({error}): save it as one") from None
 
 
-def images_in(folder: Path, pattern: str = "*") -> list[Path]:
+def list_images(folder: Path, pattern: str = "*") -> list[Path]:
     """Return the image files that match a pattern, by name."""
     return sorted(file for file in folder.glob(pattern) if file.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def _leakage(
-    keys: Sequence[str], images: Iterable[LabelledImage | AnnotatedImage | MaskedImage]
-) -> tuple[int, int]:
+def _leakage(keys: Sequence[str], images: Iterable[AnyImage]) -> tuple[int, int]:
     """Return how many keys are in both training and test part, and how many test images carry one."""
     train, test = Counter[str](), Counter[str]()
     for key, image in zip(keys, images, strict=True):

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from fusar_klip.datasets.samples import (
+from fusar_klip.datasets.labelled_data import (
     IMAGE_SUFFIXES,
-    AnnotatedImage,
     Box,
     DetectionData,
+    ImageWithBoxes,
     Part,
-    images_in,
+    list_images,
 )
 from fusar_klip.errors import DatasetError
 from fusar_klip.image_io import image_size
@@ -59,7 +59,7 @@ def read_coco(path: Path, name: str) -> DetectionData:
             f"{name} was looked for as COCO files (annotations/train.json and the like, or any *.json) in "
             f"{path}, and none is there: point the suite's path at the folder that holds them"
         )
-    images: list[AnnotatedImage] = []
+    images: list[ImageWithBoxes] = []
     categories: dict[int, str] = {}
     for file, part in files.items():
         images += _coco_file(path, file, part, categories)
@@ -119,7 +119,7 @@ def read_yolo(path: Path, name: str, names: Sequence[str] = ()) -> DetectionData
 
 def _coco_file(
     path: Path, file: Path, part: Part | None, categories: dict[int, str]
-) -> Iterator[AnnotatedImage]:
+) -> Iterator[ImageWithBoxes]:
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
         named = {int(c["id"]): str(c["name"]) for c in table["categories"]}
@@ -141,7 +141,7 @@ def _coco_file(
     for number, file_name, width, height in images:
         picture = _image_named(path, file_name, part)
         name = picture.relative_to(path).as_posix()
-        yield AnnotatedImage(picture, name, tuple(by_image[number]), width, height, part)
+        yield ImageWithBoxes(picture, name, tuple(by_image[number]), width, height, part)
 
 
 def _image_named(path: Path, file_name: str, part: Part | None) -> Path:
@@ -186,7 +186,7 @@ def _image_sets(path: Path) -> dict[str, Part]:
     return listed
 
 
-def _voc_image(path: Path, label: Path, folders: Sequence[Path], part: Part | None) -> AnnotatedImage:
+def _voc_image(path: Path, label: Path, folders: Sequence[Path], part: Part | None) -> ImageWithBoxes:
     try:
         root = ET.parse(label).getroot()
         boxes = tuple(_voc_box(entry) for entry in (*root.iter("object"), *root.iter("HRSC_Object")))
@@ -200,7 +200,7 @@ def _voc_image(path: Path, label: Path, folders: Sequence[Path], part: Part | No
             "there: complete the data set, or take the label out"
         )
     height, width = image_size(picture)
-    return AnnotatedImage(picture, picture.relative_to(path).as_posix(), boxes, width, height, part)
+    return ImageWithBoxes(picture, picture.relative_to(path).as_posix(), boxes, width, height, part)
 
 
 def _voc_box(entry: ET.Element) -> Box:
@@ -270,7 +270,7 @@ def _yolo_pairs(path: Path) -> Iterator[tuple[Path, Path, Part | None]]:
         layouts.append((path / folder / "images", path / folder / "labels", known))
     layouts += [(path / "images", path / "labels", None), (path, path, None)]
     for pictures, labels, part in layouts:
-        for image in images_in(pictures):
+        for image in list_images(pictures):
             yield image, labels / f"{image.stem}.txt", part
 
 
@@ -291,7 +291,7 @@ def _yolo_names(path: Path) -> tuple[str, ...]:
 
 def _yolo_image(
     path: Path, image: Path, label: Path, part: Part | None, names: Sequence[str]
-) -> AnnotatedImage:
+) -> ImageWithBoxes:
     height, width = image_size(image)
     boxes = []
     # What is no text has lines that are no YOLO lines.
@@ -311,7 +311,7 @@ def _yolo_image(
             raise DatasetError(
                 f"{label}, line {number} is no YOLO line of a known class, in shares of 1: {line.strip()!r}"
             ) from None
-    return AnnotatedImage(image, image.relative_to(path).as_posix(), tuple(boxes), width, height, part)
+    return ImageWithBoxes(image, image.relative_to(path).as_posix(), tuple(boxes), width, height, part)
 
 
 def _yolo_box(category: str, shares: np.ndarray[Any, np.dtype[np.float64]], width: int, height: int) -> Box:
