@@ -45,7 +45,7 @@ def load_classification(reader: str, path: Path, split: SplitSettings, name: str
             "split"
         )
     if len(classes) < 2:
-        raise DatasetError(f"{name} at {path} has one class only ({classes[0]}): at least two are needed")
+        raise DatasetError(f"{name} at {path} has only one class ({classes[0]}): at least two are needed")
     return ClassificationData(images, tuple(classes))
 
 
