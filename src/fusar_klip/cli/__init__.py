@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from fusar_klip import __version__
 from fusar_klip.cli import data, evaluation, queries, texts, training
@@ -44,6 +45,9 @@ VERBS: dict[str, Callable[..., Any]] = {
     "ask": queries.ask,
 }
 """The verbs, in the order of `--help`."""
+
+COMMANDS: dict[str, type[TyperCommand]] = {"label-texts": evaluation.ReaderCommand}
+"""Verbs with a command class of their own."""
 
 LATER_VERBS = {
     "serve": "Serve search over HTTP, with a map page.",
@@ -104,7 +108,7 @@ def _later(verb: str) -> Callable[[list[str] | None], None]:
 
 
 for _verb, _run in VERBS.items():
-    app.command(_verb)(_run)
+    app.command(_verb, cls=COMMANDS.get(_verb))(_run)
 for _verb, _help in LATER_VERBS.items():
     app.command(
         _verb,

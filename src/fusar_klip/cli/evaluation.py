@@ -1,9 +1,10 @@
 """The verbs that compare models: benchmark, label-texts, models."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperArgument, TyperCommand
 
 from fusar_klip.cli.options import ConfigOption, JsonOption, SetOption
 from fusar_klip.cli.output import report
@@ -42,8 +43,22 @@ def benchmark(
     )
 
 
+class ReaderCommand(TyperCommand):
+    """A verb whose help lists the readers of the registry, which is imported only for that help."""
+
+    # typer keeps the types of a context and of a formatter private.
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Complete the help of the argument `reader`, then print all."""
+        from fusar_klip.datasets.registry import readers
+
+        for parameter in self.params:
+            if isinstance(parameter, TyperArgument) and parameter.name == "reader":
+                parameter.help = f"{parameter.help}: {', '.join(readers('detection', 'segmentation'))}."
+        super().format_help(ctx, formatter)
+
+
 def write_label_texts(
-    reader: Annotated[str, typer.Argument(help="Reader of the data set: coco, hrsid, ombria, ...")],
+    reader: Annotated[str, typer.Argument(help="Reader of the data set")],
     path: Annotated[Path, typer.Argument(help="Folder of a data set with boxes or masks.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for captions and questions.")],
     split: Annotated[
