@@ -27,6 +27,8 @@ TINY = ModelSettings(
     max_tokens=64,
 )
 REGISTRIES = {
+    "a labelled data set": ("fusar_klip.datasets.registry", "DATASETS"),
+    "a published model": ("fusar_klip.models.pretrained.registry", "ZOO"),
     "a benchmark task": ("fusar_klip.benchmark.tasks.registry", "TASKS"),
 }
 """What each recipe adds an entry to."""
