@@ -41,7 +41,7 @@ def test_the_readme_leads_to_the_key_files() -> None:
         "pixels.py",  # whether a scene is dB
         "screening.py",  # eq. 10
         "losses.py",  # masking of hard negatives
-        "boxes.py",  # SAR-AIRcraft's VOC files
+        "box_formats.py",  # SAR-AIRcraft's VOC files
         "pretrained/",  # RemoteCLIP's weights
         "sensor_knowledge.py",  # the prompt's third layer
     ):
