@@ -1,7 +1,7 @@
 """Captions from labels by five templates each: category, number and place of targets, or landforms.
 
-The paper designs five templates and does not print them (section 4.4); these are ours. They say nothing that
-the labels do not.
+The paper designs five templates and does not print them (section 4.4); these are ours. A caption states only
+what the labels state.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from fusar_klip.datasets.label_texts.label_summary import LandCoverSummary, TargetSummary
 from fusar_klip.datasets.label_texts.phrases import counted, listed, number, region, sentence, share
 
-# Of more regions than this, the fullest are named and the rest counted together.
+# With more regions than this, those with most targets are named and the rest are counted together.
 _REGIONS_NAMED = 3
 
 TARGET_TEMPLATES = (
@@ -36,57 +36,59 @@ NO_TARGET = (
 )
 
 
-def target_captions(facts: TargetSummary) -> tuple[str, ...]:
+def target_captions(summary: TargetSummary) -> tuple[str, ...]:
     """Return the five captions of an image with boxes."""
-    if not facts.targets:
+    if not summary.targets:
         return tuple(sentence(text) for text in NO_TARGET)
-    counts = Counter(category for category, _ in facts.targets)
+    counts = Counter(category for category, _ in summary.targets)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    said = {
+    phrases = {
         "verb": "is" if ordered[0][1] == 1 else "are",
         "count": listed([counted(count, category) for category, count in ordered]),
-        "place": _place([place for _, place in facts.targets], facts.side),
+        "place": _place([place for _, place in summary.targets], summary.grid),
     }
-    return tuple(sentence(template.format(**said)) for template in TARGET_TEMPLATES)
+    return tuple(sentence(template.format(**phrases)) for template in TARGET_TEMPLATES)
 
 
-def land_captions(facts: LandCoverSummary) -> tuple[str, ...]:
+def land_captions(summary: LandCoverSummary) -> tuple[str, ...]:
     """Return the five captions of an image with a mask."""
-    ordered = sorted(facts.present, key=lambda k: (-facts.shares[k], k))
-    said = {
-        # Two landforms of one size are both the main one.
-        "main": listed([facts.names[k] for k in ordered if facts.shares[k] == facts.shares[ordered[0]]]),
-        "shares": listed([f"{share(facts.shares[k])} {facts.names[k]}" for k in ordered]),
-        "regions": _regions(facts),
+    ordered = sorted(summary.present, key=lambda k: (-summary.shares[k], k))
+    phrases = {
+        # Two equally large classes are both the main one.
+        "main": listed(
+            [summary.names[k] for k in ordered if summary.shares[k] == summary.shares[ordered[0]]]
+        ),
+        "shares": listed([f"{share(summary.shares[k])} {summary.names[k]}" for k in ordered]),
+        "regions": _regions(summary),
     }
-    return tuple(sentence(template.format(**said)) for template in LAND_TEMPLATES)
+    return tuple(sentence(template.format(**phrases)) for template in LAND_TEMPLATES)
 
 
-def _place(regions: Sequence[int], side: int) -> str:
-    """Return where targets are: "on the left", "two in the centre and one in the upper left"."""
+def _place(regions: Sequence[int], grid: int) -> str:
+    """Return the place of the targets: "on the left", "two in the centre and one in the upper left"."""
     counts = Counter(regions)
     if len(counts) == 1:
         everyone = "all " if len(regions) > 1 else ""
-        return f"{everyone}{region(regions[0], side)}"
+        return f"{everyone}{region(regions[0], grid)}"
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     named = ordered if len(ordered) <= _REGIONS_NAMED else ordered[: _REGIONS_NAMED - 1]
-    parts = [f"{number(count)} {region(place, side)}" for place, count in named]
+    parts = [f"{number(count)} {region(place, grid)}" for place, count in named]
     if rest := len(regions) - sum(count for _, count in named):
         parts.append(f"{number(rest)} elsewhere")
     return listed(parts)
 
 
-def _regions(facts: LandCoverSummary) -> str:
-    """Return which prevails where: "dry prevails in the upper left, flooded in the lower right"."""
+def _regions(summary: LandCoverSummary) -> str:
+    """Return the main class of each region: "dry prevails in the upper left, flooded in the lower right"."""
     by_land: dict[int, list[str]] = {}
-    for place, land in enumerate(facts.main_by_region):
+    for place, land in enumerate(summary.main_by_region):
         if land is not None:
-            by_land.setdefault(land, []).append(region(place, facts.side))
+            by_land.setdefault(land, []).append(region(place, summary.grid))
     if not by_land:
         return "no landform prevails"
     if len(by_land) == 1:
-        return f"{facts.names[next(iter(by_land))]} prevails everywhere"
+        return f"{summary.names[next(iter(by_land))]} prevails everywhere"
     ordered = sorted(by_land.items(), key=lambda item: (-len(item[1]), item[0]))
-    parts = [f"{facts.names[land]} {listed(places)}" for land, places in ordered[1:]]
+    parts = [f"{summary.names[land]} {listed(places)}" for land, places in ordered[1:]]
     main, places = ordered[0]
-    return ", ".join([f"{facts.names[main]} prevails {listed(places)}", *parts])
+    return ", ".join([f"{summary.names[main]} prevails {listed(places)}", *parts])

@@ -1,9 +1,9 @@
-"""Captions and questions of a labelled data set: built in memory for a row, or written as ordinary files.
+"""Generates captions and questions from labels: in memory for the benchmark, or as files for `label-texts`.
 
     fusar-klip label-texts hrsid DATA/HRSID --out TEXTS
 
-Boxes give captions and questions about targets, masks about landforms. The same labels, settings and seed
-give the same bytes.
+Boxes give texts about targets, masks give texts about land cover. The same labels, settings and seed give the
+same bytes.
 """
 
 from collections import Counter
@@ -39,21 +39,21 @@ from fusar_klip.progress import track
 
 
 class LabelTextSettings(Settings):
-    """How texts are built from labels."""
+    """How texts are generated from labels."""
 
     target_grid: int = Field(default=3, ge=1, le=9)
     """Targets lie in one of target_grid x target_grid regions."""
     land_grid: int = Field(default=2, ge=1, le=9)
-    """Landforms are told for land_grid x land_grid regions."""
+    """Land cover is described for land_grid x land_grid regions."""
     least_share: float = Field(default=0.01, ge=0, lt=1)
-    """A landform is there if it has at least this share of the labelled pixels."""
+    """A class is present if it has at least this share of the labelled pixels."""
     text_seed: int = Field(default=0, ge=0)
-    """Draws the absent category, and the region, that are asked about."""
+    """Draws the absent category and the region of the questions."""
 
 
 @dataclass(frozen=True)
 class LabelTextsSummary:
-    """What `label_texts` wrote."""
+    """The result of `label_texts`."""
 
     out: str
     images: int
@@ -75,16 +75,16 @@ def label_texts(
     """Write OUT/captions.jsonl, questions.jsonl and, last, label_texts.json.
 
     Args:
-        reader: A detection or segmentation reader of `datasets.catalogue`.
+        reader: A detection or segmentation reader of the registry.
         path: The data set's folder.
-        out: Folder to make, or to write over.
-        split: How images are dealt into training and test part. Without it they are as the data set gives
-            them, or, if it gives none, whole groups of near-duplicates are dealt 4:1.
-        settings: How texts are built.
+        out: Folder to create, or to overwrite.
+        split: How the images are split. By default the data set's own split is used; without one, whole
+            groups of near-duplicates are split 80/20.
+        settings: How texts are generated.
 
     Raises:
         SettingsError: There is no such reader or split.
-        DatasetError: The data set is missing, wrong, or brings no split where `split` is `given`.
+        DatasetError: The data set is missing or wrong, or has no split of its own where `split` is `given`.
     """
     if split is not None and split not in get_args(SplitMethod):
         raise SettingsError(f'no split "{split}"; splits: {", ".join(get_args(SplitMethod))}')
@@ -94,8 +94,13 @@ def label_texts(
     )
     data = load_boxes_or_masks(reader, path, how, path.name)
     built = build_texts(data, settings)
-    made = {"reader": reader, "split": split or "grouped", "labels": data.digest, **settings.model_dump()}
-    checksums = write_records(out, built, path, made)
+    provenance = {
+        "reader": reader,
+        "split": split or "grouped",
+        "labels": data.digest,
+        **settings.model_dump(),
+    }
+    checksums = write_records(out, built, path, provenance)
     return LabelTextsSummary(
         out=str(out),
         images=len(built.images),
@@ -117,7 +122,7 @@ def load_boxes_or_masks(
 
 
 def build_texts(data: DetectionData | SegmentationData, settings: LabelTextSettings) -> LanguageData:
-    """Return the captions and questions of a data set; images without any labelled pixel are left out."""
+    """Return the captions and questions of a data set; images without labelled pixels are omitted."""
     rng = np.random.default_rng(settings.text_seed)
     images: list[CaptionedImage] = []
     questions: list[Question] = []

@@ -1,6 +1,6 @@
-"""What labels say of an image, as far as captions and questions tell of it: counts, regions, shares.
+"""Summaries of an image's labels, from which captions and questions are generated: counts, regions, shares.
 
-Letters: H and W an image's height and width, K landforms, R regions.
+Letters: H and W an image's height and width, K land cover classes, R = grid x grid regions.
 """
 
 from dataclasses import dataclass
@@ -16,55 +16,55 @@ class TargetSummary:
     """The targets of an image."""
 
     targets: tuple[tuple[str, int], ...]
-    """(category, region) of each; regions count row by row from 0."""
-    side: int
-    """The image has side x side regions."""
+    """(category, region) of each; regions are numbered row by row from 0."""
+    grid: int
+    """The image has grid x grid regions."""
 
 
 @dataclass(frozen=True)
 class LandCoverSummary:
-    """The landforms of an image."""
+    """The land cover of an image."""
 
     names: tuple[str, ...]
-    """All K of the data set."""
+    """All K classes of the data set."""
     shares: tuple[float, ...]
     """(K,) share of the labelled pixels, 0 to 1."""
     present: tuple[int, ...]
-    """Which have at least the least share; the largest always."""
+    """The classes with at least the least share, and the largest class."""
     main: int | None
-    """The largest; None where two are of one size."""
+    """The largest class; None where two are equally large."""
     main_by_region: tuple[int | None, ...]
-    """(R,) the largest of each region; None where two are of one size, or no pixel is labelled."""
-    side: int
-    """The image has side x side regions."""
+    """(R,) the largest class of each region; None where two are equally large, or no pixel is labelled."""
+    grid: int
+    """The image has grid x grid regions."""
 
 
-def summarize_targets(image: ImageWithBoxes, side: int) -> TargetSummary:
-    """Return the targets by category and region of their box's centre; difficult ones are left out."""
-    found = []
+def summarize_targets(image: ImageWithBoxes, grid: int) -> TargetSummary:
+    """Return the targets by category and region of their box's centre; difficult ones are omitted."""
+    targets = []
     for box in image.boxes:
         if box.difficult:
             continue
         row, column = (box.y + box.height / 2) / image.height, (box.x + box.width / 2) / image.width
-        place = side * _cell(row, side) + _cell(column, side)
-        found.append((box.category, place))
-    return TargetSummary(tuple(found), side)
+        region = grid * _cell(row, grid) + _cell(column, grid)
+        targets.append((box.category, region))
+    return TargetSummary(tuple(targets), grid)
 
 
 def summarize_land_cover(
-    mask: NDArray[np.uint8], names: tuple[str, ...], side: int, least_share: float
+    mask: NDArray[np.uint8], names: tuple[str, ...], grid: int, least_share: float
 ) -> LandCoverSummary | None:
-    """Return the landforms of an (H, W) mask of indices into `names` or `IGNORED`; None without any label."""
+    """Return the land cover of an (H, W) mask of indices into `names` or `IGNORED`; None without labels."""
     height, width = mask.shape
     counts = _counts(mask, len(names))
     if not counts.sum():
         return None
     shares = counts / counts.sum()
-    rows, columns = (np.linspace(0, length, side + 1).round().astype(int) for length in (height, width))
+    rows, columns = (np.linspace(0, length, grid + 1).round().astype(int) for length in (height, width))
     cells = [
         _counts(mask[rows[r] : rows[r + 1], columns[c] : columns[c + 1]], len(names))
-        for r in range(side)
-        for c in range(side)
+        for r in range(grid)
+        for c in range(grid)
     ]
     return LandCoverSummary(
         names,
@@ -72,12 +72,12 @@ def summarize_land_cover(
         tuple(np.flatnonzero((shares >= min(least_share, shares.max())) & (counts > 0)).tolist()),
         _largest(counts),
         tuple(_largest(cell) for cell in cells),
-        side,
+        grid,
     )
 
 
-def _cell(position: float, side: int) -> int:
-    return min(side - 1, max(0, int(side * position)))
+def _cell(position: float, grid: int) -> int:
+    return min(grid - 1, max(0, int(grid * position)))
 
 
 def _counts(mask: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:

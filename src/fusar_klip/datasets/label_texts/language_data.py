@@ -1,10 +1,10 @@
-"""Captions and questions of images: what they are in memory, and the two files that hold them.
+"""Captions and questions of images: the classes, and the two files that store them.
 
     DIR/captions.jsonl     one image a line: {image, part, group, captions}
     DIR/questions.jsonl    one question a line: {image, part, group, kind, question, answers, answer_type}
-    DIR/label_texts.json   what they were made from and how, and the files' SHA-256; written last
+    DIR/label_texts.json   source, settings, and the files' SHA-256; written last
 
-`image` is the path below the data set's folder, which label_texts.json names relative to DIR.
+`image` is a path below the data set's folder; label_texts.json gives that folder relative to DIR.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ AnswerType = Literal["number", "name", "set"]
 
 CAPTIONS, QUESTIONS, MANIFEST = "captions.jsonl", "questions.jsonl", "label_texts.json"
 NONE = "none"
-"""The answer to which categories there are, where there is no target."""
+"""The answer to `target_category` in an image without targets."""
 
 
 @dataclass(frozen=True)
@@ -47,24 +47,28 @@ class CaptionedImage:
     part: Part | None
     group: str | None
     captions: tuple[str, ...]
-    """All true of the image, each in other words."""
+    """Each describes the image, in different words."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about an image, and its answer."""
+    """A question about an image, and its answer.
+
+    Its `repr` goes into `LanguageData.digest`, by which results are kept: a change of this class or of its
+    fields would invalidate them.
+    """
 
     image: int
-    """Which of the images."""
+    """Index of the image in the data set."""
     kind: QuestionKind
     text: str
     answers: tuple[str, ...]
-    """One for a number or a name; a set's members in their order."""
+    """One answer for a number or a name; the members of a set."""
     answer_type: AnswerType
 
     @property
     def answer(self) -> str:
-        """The answer as it is written: "3", or "dry, flooded"."""
+        """The answer as text: "3", or "dry, flooded"."""
         return ", ".join(self.answers)
 
 
@@ -75,9 +79,9 @@ class LanguageData:
     images: tuple[CaptionedImage, ...]
     questions: tuple[Question, ...]
     names: tuple[str, ...]
-    """All names that answers are made of: the data set's categories or landforms."""
+    """All names that occur in answers: the data set's categories or classes."""
     source: DetectionData | SegmentationData | None = None
-    """The labels that the texts were built from, where they were."""
+    """The labels from which the texts were generated; None where the texts were read from files."""
 
     def part(self, part: Part) -> NDArray[np.int64]:
         """Return the indices of the images of one part, ascending."""
@@ -115,26 +119,26 @@ class LanguageData:
 
     @cached_property
     def notes(self) -> list[str]:
-        """What a reader of the numbers has to know."""
+        """Notes for the reader of results."""
         notes = [] if self.source is None else list(self.source.notes)
-        said = Counter(self.images[i].captions for i in self.part("test"))
-        repeated = sum(said.values()) - len(said)
+        captions = Counter(self.images[i].captions for i in self.part("test"))
+        repeated = captions.total() - len(captions)
         if repeated:
             notes.append(
-                f"{repeated} of {sum(said.values())} test images have the same captions as another one: "
-                "their labels say the same."
+                f"{repeated} of {captions.total()} test images have the same captions as another one: "
+                "their labels are equal."
             )
         return notes
 
 
-def write_records(out: Path, data: LanguageData, root: Path, made: Mapping[str, Any]) -> dict[str, str]:
+def write_records(out: Path, data: LanguageData, root: Path, provenance: Mapping[str, Any]) -> dict[str, str]:
     """Write the two files and, last, the manifest; return the files' SHA-256.
 
     Args:
         out: Folder to make.
         data: The images and their texts.
         root: The data set's folder, below which the images lie.
-        made: What else the manifest says.
+        provenance: Further entries of the manifest.
     """
     captions = [
         {"image": i.name, "part": i.part, "group": i.group, "captions": list(i.captions)} for i in data.images
@@ -156,15 +160,15 @@ def write_records(out: Path, data: LanguageData, root: Path, made: Mapping[str, 
         write_bytes(out / name, text.encode())
     checksums = {name: sha256(out / name) for name in (CAPTIONS, QUESTIONS)}
     images = Path(os.path.relpath(root, out)).as_posix()
-    manifest = {**made, "images": images, "names": list(data.names), "sha256": checksums}
+    manifest = {**provenance, "images": images, "names": list(data.names), "sha256": checksums}
     write_json(out / MANIFEST, manifest)
     return checksums
 
 
 def read_records(folder: Path, name: str) -> LanguageData:
-    """Read what `write_records` wrote, or other captions and questions in the same files.
+    """Read the files of `write_records`, or your own files in the same format.
 
-    Without a manifest, images lie below DIR itself, and the names are those that the answers hold.
+    Without a manifest, images lie below DIR itself, and the names are those in the answers.
 
     Raises:
         DatasetNotFoundError: There is no such folder.
@@ -172,11 +176,11 @@ def read_records(folder: Path, name: str) -> LanguageData:
     """
     if not folder.is_dir():
         raise DatasetNotFoundError(
-            f"{name} was looked for at {folder}, and there is no such folder: make it with fusar-klip "
-            "label-texts, or mend the row's path"
+            f"{name} was looked for at {folder}, and there is no such folder: write it with fusar-klip "
+            "label-texts, or correct the row's path"
         )
-    known = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
-    root = folder / known.get("images", ".")
+    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    root = folder / manifest.get("images", ".")
     captions, questions = (_lines(folder / file) for file in (CAPTIONS, QUESTIONS))
     if not captions:
         raise DatasetError(f"{folder / CAPTIONS} is missing or empty: it lists the images")
@@ -195,25 +199,25 @@ def read_records(folder: Path, name: str) -> LanguageData:
             f"{folder} has a line without {error}: see docs/datasets.md for its keys"
         ) from None
     _check(folder, images, asked)
-    return LanguageData(images, asked, tuple(known.get("names") or _names(asked)))
+    return LanguageData(images, asked, tuple(manifest.get("names") or _names(asked)))
 
 
 def _words(line: Mapping[str, Any], key: str) -> tuple[str, ...]:
     """Return a line's list of texts.
 
     Raises:
-        KeyError: It has none: a single text would come apart into letters.
+        KeyError: It has none: a single text would be split into letters.
     """
-    said = line[key]
-    if not isinstance(said, list) or not said or not all(isinstance(text, str) for text in said):
+    texts = line[key]
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise KeyError(f"{key}, a list of texts")
-    return tuple(said)
+    return tuple(texts)
 
 
 def _check(folder: Path, images: Sequence[CaptionedImage], questions: Iterable[Question]) -> None:
     gone = next((image.file for image in images if not image.file.is_file()), None)
     if gone is not None:
-        raise DatasetError(f"{folder} tells of {gone}, which is not there: put the images back")
+        raise DatasetError(f"{folder} lists {gone}, which does not exist: put the images back")
     if twice := [name for name, count in Counter(i.name for i in images).items() if count > 1]:
         raise DatasetError(f"{folder / CAPTIONS} lists {twice[0]} more than once: keep one line an image")
     captions = {len(image.captions) for image in images}
@@ -240,4 +244,4 @@ def _lines(file: Path) -> list[dict[str, Any]]:
     try:
         return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except ValueError as error:
-        raise DatasetError(f"{file} is no JSON Lines file ({error}): mend it") from None
+        raise DatasetError(f"{file} is no JSON Lines file ({error}): correct it") from None

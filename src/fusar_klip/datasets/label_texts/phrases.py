@@ -1,6 +1,6 @@
-"""Numbers, nouns and places of an image in words, and numbers back from words.
+"""English phrases of captions and questions: numbers, nouns, regions and shares.
 
-Like `texts.wording`, which this package does not import: that stage brings rasterio along.
+`texts` has similar functions, which this package does not import: that stage needs rasterio.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def number(count: int) -> str:
 
 
 def noun(category: str, count: int) -> str:
-    """Return a category's name behind a count: "ship", "ships", "targets of type A220"."""
+    """Return a category's noun for a count: "ship", "ships", "targets of type A220"."""
     name = category.replace("_", " ").strip()
     if name == "other":
         return "other target" if count == 1 else "other targets"
@@ -44,18 +44,18 @@ def listed(parts: Sequence[str]) -> str:
 
 
 def sentence(text: str) -> str:
-    """Return a text as a sentence: a capital in front, a stop behind."""
+    """Return a text as a sentence, with a capital letter and a full stop."""
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def region(index: int, side: int) -> str:
-    """Return where one of the side x side regions of an image is, 0 for the upper left, row by row.
+def region(index: int, grid: int) -> str:
+    """Return the place of one of the grid x grid regions of an image, numbered row by row from 0.
 
-    2 x 2 and 3 x 3 have names, "in the upper left"; others have the numbers from 1, "in region 5".
+    Regions of 2 x 2 and 3 x 3 have names, "in the upper left"; others have numbers from 1, "in region 5".
     """
-    if side not in _ROWS:
+    if grid not in _ROWS:
         return f"in region {index + 1}"
-    row, column = _ROWS[side][index // side], _COLUMNS[side][index % side]
+    row, column = _ROWS[grid][index // grid], _COLUMNS[grid][index % grid]
     return f"in the {row} {column}" if row else f"{'in' if column == 'centre' else 'on'} the {column}"
 
 

@@ -1,13 +1,13 @@
 """Questions and answers from labels, in six kinds (paper 4.4, figure 13, table 6).
 
-- `target_count`: how many targets, and how many of a category; a number.
-- `target_category`: which categories, a set; in data sets of several, also the one of a region, a name.
+- `target_count`: the number of targets, and of those of a category; a number.
+- `target_category`: the categories, a set; in data sets of several categories, also that of a region, a name.
 - `target_position`: the numbers of the regions that hold a category, a set; 3 x 3 regions (decisions.md).
-- `main_land`: the largest landform, a name. `all_land`: all of a least share, a set.
-- `regional_land`: the largest landform of a region, a name; 2 x 2 regions.
+- `main_land`: the largest class of land cover, a name. `all_land`: all classes of a least share, a set.
+- `regional_land`: the largest class of a region, a name; 2 x 2 regions.
 
-Where labels give no single answer (two landforms of one size), nothing is asked. A question does not betray
-its answer: nouns stand in the plural, whatever their number.
+A question that has no single answer (two classes are equally large) is not asked. The wording of a question
+does not reveal its answer: nouns are always in the plural.
 """
 
 from collections import Counter
@@ -20,17 +20,17 @@ from fusar_klip.datasets.label_texts.phrases import noun, region
 
 
 def target_questions(
-    image: int, facts: TargetSummary, categories: tuple[str, ...], rng: np.random.Generator
+    image: int, summary: TargetSummary, categories: tuple[str, ...], rng: np.random.Generator
 ) -> list[Question]:
     """Return the questions about an image's targets.
 
     Args:
-        image: Its number.
-        facts: What its boxes say.
-        categories: All of the data set.
-        rng: Draws the absent category, and the region, that are asked about.
+        image: Its index in the data set.
+        summary: Its targets.
+        categories: All categories of the data set.
+        rng: Draws the absent category and the region of the questions.
     """
-    counts = Counter(category for category, _ in facts.targets)
+    counts = Counter(category for category, _ in summary.targets)
     asked: list[Question] = []
 
     def ask(kind: QuestionKind, text: str, answers: list[str], answer_type: AnswerType) -> None:
@@ -49,36 +49,36 @@ def target_questions(
         sorted(counts) or [NONE],
         "set",
     )
-    if len(categories) > 1 and (pure := _pure_regions(facts)):
+    if len(categories) > 1 and (pure := _pure_regions(summary)):
         place = int(rng.choice(sorted(pure)))
-        text = f"Which category of target is {region(place, facts.side)} of this SAR image?"
+        text = f"Which category of target is {region(place, summary.grid)} of this SAR image?"
         ask("target_category", text, [pure[place]], "name")
     for category in sorted(counts):
-        places = sorted({place + 1 for name, place in facts.targets if name == category})
-        text = f"Which of the regions 1 to {facts.side**2} hold {noun(category, 2)}?"
+        places = sorted({place + 1 for name, place in summary.targets if name == category})
+        text = f"Which of the regions 1 to {summary.grid**2} hold {noun(category, 2)}?"
         ask("target_position", text, [str(place) for place in places], "set")
     return asked
 
 
-def land_questions(image: int, facts: LandCoverSummary) -> list[Question]:
-    """Return the questions about an image's landforms."""
+def land_questions(image: int, summary: LandCoverSummary) -> list[Question]:
+    """Return the questions about an image's land cover."""
     asked: list[Question] = []
-    if facts.main is not None:
+    if summary.main is not None:
         text = "What is the main landform in this SAR image?"
-        asked.append(Question(image, "main_land", text, (facts.names[facts.main],), "name"))
-    present = tuple(sorted(facts.names[k] for k in facts.present))
+        asked.append(Question(image, "main_land", text, (summary.names[summary.main],), "name"))
+    present = tuple(sorted(summary.names[k] for k in summary.present))
     text = "Which landforms are in this SAR image?"
     asked.append(Question(image, "all_land", text, present, "set"))
-    for place, land in enumerate(facts.main_by_region):
+    for place, land in enumerate(summary.main_by_region):
         if land is not None:
-            text = f"What is the main landform {region(place, facts.side)} of this SAR image?"
-            asked.append(Question(image, "regional_land", text, (facts.names[land],), "name"))
+            text = f"What is the main landform {region(place, summary.grid)} of this SAR image?"
+            asked.append(Question(image, "regional_land", text, (summary.names[land],), "name"))
     return asked
 
 
-def _pure_regions(facts: TargetSummary) -> dict[int, str]:
-    """Return the regions whose targets are all of one category, with it."""
+def _pure_regions(summary: TargetSummary) -> dict[int, str]:
+    """Return the regions whose targets are all of one category, with that category."""
     seen: dict[int, set[str]] = {}
-    for category, place in facts.targets:
+    for category, place in summary.targets:
         seen.setdefault(place, set()).add(category)
     return {place: next(iter(names)) for place, names in seen.items() if len(names) == 1}
