@@ -107,7 +107,7 @@ def benchmark(
             rows_run += is_new
             of_row.append(result)
     sections = [
-        ReportSection(p.row, p.data.facts, p.data.notes, dict(zip(names, of_row, strict=True)))
+        ReportSection(p.row, p.data.size_summary, p.data.notes, dict(zip(names, of_row, strict=True)))
         for p, of_row in zip(plan, results, strict=True)
     ]
     _write_splits(out, plan)

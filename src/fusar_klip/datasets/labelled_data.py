@@ -155,7 +155,7 @@ class LabelledDataset(Generic[ImageT]):
         return [image.file for image in self.images]
 
     @property
-    def facts(self) -> str:
+    def size_summary(self) -> str:
         """Sizes in one line."""
         sizes = f"{len(self.part('train'))} training and {len(self.part('test'))} test images"
         if self.groups is None:

@@ -87,7 +87,7 @@ def train_classifier(
     with seeded(settings.seed, model.device):
         classifier = Classifier(model, len(data.classes), settings)
         losses = _train(classifier, images_nss, train, data.labels, settings)
-    logger.info("%s: the loss fell from %.4f to %.4f", data.facts, losses[0], losses[-1])
+    logger.info("%s: the loss fell from %.4f to %.4f", data.size_summary, losses[0], losses[-1])
     return classifier
 
 

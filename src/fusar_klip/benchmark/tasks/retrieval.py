@@ -66,7 +66,7 @@ class RetrievalData:
     digest: str
 
     @property
-    def facts(self) -> str:
+    def size_summary(self) -> str:
         """Sizes in one line."""
         return f"{len(self.tile_ids)} tiles with their texts, from {self.areas.max() + 1} separate areas"
 

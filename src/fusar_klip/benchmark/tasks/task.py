@@ -20,7 +20,7 @@ class TaskData(Protocol):
         """64 hexadecimal digits that change with the data's content."""
 
     @property
-    def facts(self) -> str:
+    def size_summary(self) -> str:
         """Sizes in one line."""
 
     @property

@@ -99,7 +99,7 @@ class LanguageData:
         return np.unique([str(name) for name in names], return_inverse=True)[1].astype(np.int64)
 
     @property
-    def facts(self) -> str:
+    def size_summary(self) -> str:
         """Sizes in one line."""
         return (
             f"{len(self.part('train'))} training and {len(self.part('test'))} test images, "

@@ -82,7 +82,7 @@ def train_language(
             network, groups, batches, steps_per_epoch, lambda batch: _loss(network, batch, settings.losses)
         )
         losses = run_training(job, settings, f"Fine-tuning on {texts}, epochs")
-    logger.info("%s: the loss on %s fell from %.4f to %.4f", data.facts, texts, losses[0], losses[-1])
+    logger.info("%s: the loss on %s fell from %.4f to %.4f", data.size_summary, texts, losses[0], losses[-1])
     return trained
 
 

@@ -51,7 +51,7 @@ def train_segmenter(
     with seeded(settings.seed, model.device):
         segmenter = Segmenter(model, len(data.classes), settings).to(model.device)
         losses = _train(segmenter, data, model, settings)
-    logger.info("%s: the loss fell from %.4f to %.4f", data.facts, losses[0], losses[-1])
+    logger.info("%s: the loss fell from %.4f to %.4f", data.size_summary, losses[0], losses[-1])
     return segmenter
 
 
