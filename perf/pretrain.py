@@ -74,7 +74,7 @@ def make_batch(settings: "ModelSettings", size: int, seed: int) -> "Batch":
     import torch
 
     from fusar_klip.models import Tokenizer
-    from fusar_klip.models.losses import IGNORED
+    from fusar_klip.models.losses import IGNORE_INDEX
     from fusar_klip.models.masking import mask_text
     from fusar_klip.models.tokenizer import SPECIAL_TOKENS
     from fusar_klip.pretrain.data.batches import Batch
@@ -105,7 +105,7 @@ def make_batch(settings: "ModelSettings", size: int, seed: int) -> "Batch":
         masked=masked_ids,
         masked_mask=masked_mask,
         decoder_input=tokenizer.pad([[tokenizer.cls_id, *spans[:-1]] for spans in hidden])[0],
-        decoder_labels=labels.masked_fill(label_mask == 0, IGNORED),
+        decoder_labels=labels.masked_fill(label_mask == 0, IGNORE_INDEX),
     )
 
 

@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache
 from transformers.models.blip.modeling_blip_text import BlipTextAttention, BlipTextLMHeadModel, BlipTextModel
 
 from fusar_klip.models import KlipNetwork, ModelSettings
-from fusar_klip.models.losses import IGNORED
+from fusar_klip.models.losses import IGNORE_INDEX
 from fusar_klip.models.settings import MAX_POSITIONS
 from fusar_klip.pretrain.data.batches import Batch
 
@@ -199,8 +199,8 @@ class PlainStep:
             is_decoder=True,
             use_cache=False,
         ).logits
-        labels = self._padded(batch.decoder_labels, IGNORED)
-        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
+        labels = self._padded(batch.decoder_labels, IGNORE_INDEX)
+        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE_INDEX)
 
     def _padded(self, rows: Tensor, value: int) -> Tensor:
         return F.pad(rows, (0, self.max_tokens - rows.shape[1]), value=value)

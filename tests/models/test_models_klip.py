@@ -14,7 +14,7 @@ import fusar_klip
 from fusar_klip.catalog import TARGET_FIELDS, TERRAIN_FIELDS
 from fusar_klip.errors import CheckpointError, DatasetError
 from fusar_klip.models import Klip, KlipNetwork, Preprocess, Tokenizer, load
-from fusar_klip.models.captioning import Speaks
+from fusar_klip.models.captioning import GenerationConfig
 from fusar_klip.models.checkpoint import save_run, save_weights
 
 
@@ -121,16 +121,16 @@ def test_a_fine_tuned_model_says_what_it_has_learnt(
 ) -> None:
     model = load(run)
     for of, wrong in (("questions", "caption"), ("captions", "ask")):
-        model.speaks = Speaks(of, 24, 2)  # type: ignore[arg-type]
+        model.generation = GenerationConfig(of, 24, 2)  # type: ignore[arg-type]
         save_run(model, tmp_path / of)
         again = load(tmp_path / of)
-        assert again.speaks == model.speaks
+        assert again.generation == model.generation
         said = again.ask(images[0], "How many ships?") if of == "questions" else again.caption(images[0])
         assert isinstance(said, str)
         assert "[SEP]" not in said
         with pytest.raises(CheckpointError, match="fine-tuned on questions"):
             again.caption(images[0]) if wrong == "caption" else again.ask(images[0], "?")
-    assert load(f"untrained:{tmp_path / 'captions'}").speaks is None
+    assert load(f"untrained:{tmp_path / 'captions'}").generation is None
     (tmp_path / "captions" / "speaks.json").write_text("[1]")
     with pytest.raises(CheckpointError, match=r"speaks\.json"):
         load(tmp_path / "captions")

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fusar_klip.models.losses import IGNORED, hard_negatives, itc_loss, itm_loss, mlm_loss
+from fusar_klip.models.losses import IGNORE_INDEX, itc_loss, itm_loss, mlm_loss, sample_hard_negatives
 
 
 def unit(generator: torch.Generator, *shape: int) -> torch.Tensor:
@@ -133,23 +133,23 @@ def test_itm_is_equation_5() -> None:
 
 def test_mlm_is_equation_6_over_the_masked_tokens_alone() -> None:
     logits = torch.randn(2, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    labels = torch.tensor([[1, 4, IGNORED, IGNORED], [0, 2, 3, IGNORED]])
+    labels = torch.tensor([[1, 4, IGNORE_INDEX, IGNORE_INDEX], [0, 2, 3, IGNORE_INDEX]])
     terms = [
         -math.log(math.exp(float(logits[b, t, labels[b, t]])) / sum(map(math.exp, logits[b, t].tolist())))
         for b in range(2)
         for t in range(4)
-        if labels[b, t] != IGNORED
+        if labels[b, t] != IGNORE_INDEX
     ]
     assert float(mlm_loss(logits, labels)) == pytest.approx(sum(terms) / len(terms), rel=1e-6)
 
 
 def test_losses_leave_out_what_is_ignored_and_divide_by_what_they_are_told() -> None:
     logits = torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    y = torch.tensor([1, IGNORED, 0, IGNORED])
+    y = torch.tensor([1, IGNORE_INDEX, 0, IGNORE_INDEX])
     assert float(itm_loss(logits, y)) == pytest.approx(float(itm_loss(logits[[0, 2]], y[[0, 2]])))
     assert float(itm_loss(logits, y, torch.tensor(8.0))) == pytest.approx(float(itm_loss(logits, y)) / 4)
     # A batch in which nothing is hidden has no loss, not nan.
-    assert float(mlm_loss(logits, torch.full((4,), IGNORED))) == 0
+    assert float(mlm_loss(logits, torch.full((4,), IGNORE_INDEX))) == 0
     assert float(mlm_loss(logits[:0], y[:0])) == 0
 
 
@@ -168,7 +168,7 @@ def test_hard_negatives_are_the_inverse_of_the_cumulated_softmax() -> None:
     similarity, uniform = 4 * torch.randn(200, 7, generator=g), torch.rand(200, generator=g)
     ids = torch.randint(0, 5, (200,), generator=g)
     candidates = torch.tensor([3, 0, 4, 1, 3, 2, 0])
-    drawn = hard_negatives(similarity, ids, candidates, uniform)
+    drawn = sample_hard_negatives(similarity, ids, candidates, uniform)
     expected = [
         reference_negative(row, own, candidates.tolist(), u)
         for row, own, u in zip(similarity.tolist(), ids.tolist(), uniform.tolist(), strict=True)
@@ -181,15 +181,15 @@ def test_hard_negatives_do_not_depend_on_the_order_of_the_candidates() -> None:
     g = torch.Generator().manual_seed(0)
     similarity, uniform = torch.randn(50, 9, generator=g), torch.rand(50, generator=g)
     ids, candidates, order = torch.arange(50) % 9, torch.arange(9), torch.randperm(9, generator=g)
-    drawn = hard_negatives(similarity, ids, candidates, uniform)
-    moved = hard_negatives(similarity[:, order], ids, candidates[order], uniform)
+    drawn = sample_hard_negatives(similarity, ids, candidates, uniform)
+    moved = sample_hard_negatives(similarity[:, order], ids, candidates[order], uniform)
     assert torch.equal(candidates[drawn], candidates[order][moved])
 
 
 def test_hard_negatives_follow_the_softmax_of_the_similarity() -> None:
     similarity = torch.tensor([[9.0, 0.0, math.log(3.0), -math.inf]]).expand(4000, 4)
     uniform = torch.arange(4000) / 4000
-    drawn = hard_negatives(similarity, torch.zeros(4000, dtype=torch.int64), torch.arange(4), uniform)
+    drawn = sample_hard_negatives(similarity, torch.zeros(4000, dtype=torch.int64), torch.arange(4), uniform)
     share = torch.bincount(drawn, minlength=4) / 4000
     assert share.tolist() == pytest.approx([0.0, 0.25, 0.75, 0.0], abs=0.001)
 
@@ -200,7 +200,7 @@ def test_a_share_of_the_negatives_is_drawn_whatever_the_similarity(hard_share: f
     fits = torch.tensor([False, False, False, True]).expand(4000, 4)
     uniform = torch.arange(4000) / 4000
     ids = torch.zeros(4000, dtype=torch.int64)
-    drawn = hard_negatives(similarity, ids, torch.arange(4), uniform, fits, hard_share)
+    drawn = sample_hard_negatives(similarity, ids, torch.arange(4), uniform, fits, hard_share)
     share = torch.bincount(drawn, minlength=4) / 4000
     expected = [0.0, *(hard_share * p + (1 - hard_share) * 0.5 for p in (0.25, 0.75)), 0.0]
     assert share.tolist() == pytest.approx(expected, abs=0.001)
@@ -210,7 +210,7 @@ def test_a_share_of_the_negatives_is_drawn_whatever_the_similarity(hard_share: f
 def test_hard_negatives_fall_back_to_uniform(broken: float) -> None:
     similarity = torch.full((3000, 4), broken)
     uniform = torch.arange(3000) / 3000
-    drawn = hard_negatives(similarity, torch.zeros(3000, dtype=torch.int64), torch.arange(4), uniform)
+    drawn = sample_hard_negatives(similarity, torch.zeros(3000, dtype=torch.int64), torch.arange(4), uniform)
     share = torch.bincount(drawn, minlength=4) / 3000
     assert share.tolist() == pytest.approx([0.0, 1 / 3, 1 / 3, 1 / 3], abs=0.001)
 
@@ -218,13 +218,15 @@ def test_hard_negatives_fall_back_to_uniform(broken: float) -> None:
 def test_the_largest_and_the_smallest_draw_choose_a_candidate_that_counts() -> None:
     similarity = torch.tensor([[-200.0, 0.0, 0.0, -200.0, 5.0]]).expand(2, 5)
     uniform = torch.tensor([0.0, float(np.nextafter(np.float32(1), np.float32(0)))])
-    drawn = hard_negatives(similarity, torch.tensor([4, 4]), torch.arange(5), uniform)
+    drawn = sample_hard_negatives(similarity, torch.tensor([4, 4]), torch.arange(5), uniform)
     assert drawn[1] == 2
     assert drawn[0] in (0, 1)
 
 
 def test_without_another_image_there_is_no_hard_negative() -> None:
-    drawn = hard_negatives(torch.zeros(3, 3), torch.tensor([5, 5, 5]), torch.tensor([5, 5, 5]), torch.rand(3))
+    drawn = sample_hard_negatives(
+        torch.zeros(3, 3), torch.tensor([5, 5, 5]), torch.tensor([5, 5, 5]), torch.rand(3)
+    )
     assert drawn.tolist() == [-1, -1, -1]
 
 
@@ -232,7 +234,7 @@ def test_what_fits_is_no_hard_negative() -> None:
     fits = torch.tensor([[False, True, False, True], [True, True, True, True]])
     uniform = torch.arange(1000) / 1000
     for row, expected in ((0, {2}), (1, {-1})):
-        drawn = hard_negatives(
+        drawn = sample_hard_negatives(
             torch.zeros(1000, 4),
             torch.zeros(1000, dtype=torch.int64),
             torch.arange(4),

@@ -54,9 +54,9 @@ def test_padding_changes_nothing(
         network.match_logits(ids, mask, network.image_kv(tokens))[1:],
         network.match_logits(alone_ids, alone_mask, network.image_kv(tokens[1:])),
     )
-    memory = network.image_kv(tokens[1:])
+    image_kv = network.image_kv(tokens[1:])
     padded, alone = (
-        network.decode(ids[1:, :2], network.fuse(i, m, memory), m, memory)
+        network.decode(ids[1:, :2], network.fuse(i, m, image_kv), m, image_kv)
         for i, m in ((ids[1:], mask[1:]), (alone_ids, alone_mask))
     )
     torch.testing.assert_close(padded, alone)
@@ -196,7 +196,7 @@ def test_fusion_layers_must_leave_a_text_layer() -> None:
     with pytest.raises(SettingsError, match="fusion_layers must be smaller than text_depth"):
         validate_settings(ModelSettings, {"fusion_layers": 12})
     assert validate_settings(ModelSettings, {"fusion_layers": 6}).text_only_layers == 6
-    assert MODELS["vit_b"].memory_layers == MODELS["vit_b"].text_only_layers == 12
+    assert MODELS["vit_b"].cross_attention_layers == MODELS["vit_b"].text_only_layers == 12
 
 
 @pytest.mark.parametrize("fusion_layers", [None, 1])

@@ -85,13 +85,13 @@ def test_the_decoder_is_blips(network: KlipNetwork, batch: tuple[Tensor, Tensor,
 
 
 @torch.no_grad()
-def test_a_memory_is_arranged_for_pairs_without_another_look(
+def test_a_cache_is_arranged_for_pairs_without_computing_keys_again(
     network: KlipNetwork, batch: tuple[Tensor, Tensor, Tensor]
 ) -> None:
     tokens, ids, mask = batch
-    memory = network.image_kv(tokens)
+    image_kv = network.image_kv(tokens)
     rows = torch.tensor([2, 0, 0])
-    pairs = memory.tiled(2) + memory.rows(rows)
+    pairs = image_kv.tiled(2) + image_kv.rows(rows)
     assert len(pairs) == 9
     logits = network.match_logits(
         torch.cat([ids, ids.flip(0), ids]), torch.cat([mask, mask.flip(0), mask]), pairs
@@ -102,13 +102,13 @@ def test_a_memory_is_arranged_for_pairs_without_another_look(
         network.match_logits(ids, mask, network.image_kv(tokens[rows])),
     ]
     torch.testing.assert_close(logits, torch.cat(expected), atol=1e-5, rtol=1e-4)
-    again = memory.tiled(2).rows(torch.tensor([1, 4]))
+    again = image_kv.tiled(2).rows(torch.tensor([1, 4]))
     torch.testing.assert_close(
         network.match_logits(ids[:2], mask[:2], again),
         network.match_logits(ids[:2], mask[:2], network.image_kv(tokens[[1, 1]])),
     )
-    with pytest.raises(AssertionError, match="a memory for 3 texts, not 2"):
-        network.match_logits(ids[:2], mask[:2], memory)
+    with pytest.raises(AssertionError, match="a cache for 3 texts, not 2"):
+        network.match_logits(ids[:2], mask[:2], image_kv)
 
 
 def test_a_packing_gives_back_what_it_packed() -> None:
@@ -146,10 +146,10 @@ def test_dropout_is_for_training_alone(
 ) -> None:
     tokens, ids, mask = batch
     network = KlipNetwork(nano.model_copy(update={"text_dropout": 0.5}), tokenizer)
-    memory = network.image_kv(tokens)
-    assert not torch.allclose(network.fuse(ids, mask, memory), network.fuse(ids, mask, memory))
+    image_kv = network.image_kv(tokens)
+    assert not torch.allclose(network.fuse(ids, mask, image_kv), network.fuse(ids, mask, image_kv))
     network.eval()
-    assert torch.equal(network.fuse(ids, mask, memory), network.fuse(ids, mask, memory))
+    assert torch.equal(network.fuse(ids, mask, image_kv), network.fuse(ids, mask, image_kv))
 
 
 @pytest.mark.parametrize("fusion_layers", [None, 1])
@@ -167,10 +167,10 @@ def test_checkpointed_activations_give_the_same_gradients(
         torch.manual_seed(1)
         network.zero_grad()
         tokens = network.image_tokens(images)
-        memory = network.image_kv(tokens)
-        context = network.fuse(ids, mask, memory)
-        loss = network.decode(ids, context, mask, memory).square().mean()
-        (loss + network.match_logits(ids, mask, memory).square().mean()).backward()
+        image_kv = network.image_kv(tokens)
+        context = network.fuse(ids, mask, image_kv)
+        loss = network.decode(ids, context, mask, image_kv).square().mean()
+        (loss + network.match_logits(ids, mask, image_kv).square().mean()).backward()
         return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
 
     plain = gradients()
@@ -191,12 +191,12 @@ def test_late_fusion_starts_from_the_text_alone(
     names = [name for name, _ in network.named_parameters()]
     assert not [name for name in names if "layer.0.crossattention" in name]
     assert [name for name in names if "layer.1.crossattention" in name]
-    memory = network.image_kv(tokens)
+    image_kv = network.image_kv(tokens)
     states = network.text_states(ids, mask)
     close = {"atol": 1e-6, "rtol": 1e-5}
     torch.testing.assert_close(network.text_features_of(states), network.text_features(ids, mask), **close)
     torch.testing.assert_close(
-        network.match_logits_of(states, mask, memory), network.match_logits(ids, mask, memory), **close
+        network.match_logits_of(states, mask, image_kv), network.match_logits(ids, mask, image_kv), **close
     )
     # The text alone passes the first layer only.
     packing = Packing(mask)
@@ -212,7 +212,7 @@ def test_states_do_not_enter_an_early_fusion(
         network.match_logits_of(network.text_states(ids, mask), mask, network.image_kv(tokens))
 
 
-def test_a_memory_of_nothing_serves_nobody(network: KlipNetwork) -> None:
+def test_an_empty_cache_serves_no_text(network: KlipNetwork) -> None:
     assert len(CrossAttentionCache.of([torch.zeros(0, 2, 5, 4)], [torch.zeros(0, 2, 5, 4)])) == 0
 
 
@@ -233,9 +233,13 @@ def test_compiled_layers_give_the_same_and_are_compiled_once_for_all_lengths(
     def results(texts: list[str]) -> list[Tensor]:
         ids, mask = tokenizer.pad([tokenizer.encode(text, 64) for text in texts])
         tokens = network.image_tokens(images[: len(texts)])
-        memory = network.image_kv(tokens)
-        context = network.fuse(ids, mask, memory)
-        return [context, network.match_logits(ids, mask, memory), network.decode(ids, context, mask, memory)]
+        image_kv = network.image_kv(tokens)
+        context = network.fuse(ids, mask, image_kv)
+        return [
+            context,
+            network.match_logits(ids, mask, image_kv),
+            network.decode(ids, context, mask, image_kv),
+        ]
 
     batches = [TEXTS, ["a", "3 ships"], ["sea", "urban sea", "long"], [*TEXTS[1:], "3 ships at sea, long"]]
     plain = [results(texts) for texts in batches]

@@ -30,10 +30,10 @@ def log_probabilities(
 ) -> Tensor:
     """What each next token has after `answer`, without cache: (V,)."""
     tokens, ids, mask = (tensor[row : row + 1] for tensor in texts)
-    memory = network.image_kv(tokens)
-    context = network.fuse(ids, mask, memory)
+    image_kv = network.image_kv(tokens)
+    context = network.fuse(ids, mask, image_kv)
     read = torch.tensor([[network.special.cls_id, *answer]])
-    logits = network.decode(read, context, mask, memory)[0, -1].double()
+    logits = network.decode(read, context, mask, image_kv)[0, -1].double()
     logits[list(network.special.never_written)] = -torch.inf
     return logits.log_softmax(0)
 
@@ -43,7 +43,7 @@ def test_greedy_takes_the_likeliest_token_each_time(
 ) -> None:
     tokens, ids, mask = texts
     spans = [2, 1, 0]
-    answers = network.write(ids, mask, network.image_kv(tokens), spans=spans, max_tokens=9)
+    answers = network.generate(ids, mask, network.image_kv(tokens), spans=spans, max_tokens=9)
     for row, wanted in enumerate(spans):
         expected: list[int] = []
         while expected.count(network.special.sep_id) < wanted and len(expected) < 9:
@@ -60,7 +60,7 @@ def test_an_answer_ends_after_its_spans(network: KlipNetwork, texts: tuple[Tenso
         # A decoder that would rather stop than not.
         network.decoder.cls.predictions.bias[sep] += 4
     for beams in (1, 3):
-        answers = network.write(ids, mask, network.image_kv(tokens), spans=2, max_tokens=40, beams=beams)
+        answers = network.generate(ids, mask, network.image_kv(tokens), spans=2, max_tokens=40, beams=beams)
         assert [answer.count(sep) for answer in answers] == [2, 2, 2]
         assert all(answer[-1] == sep for answer in answers)
         assert not {token for answer in answers for token in answer} & set(network.special.never_written)
@@ -90,10 +90,10 @@ def test_beams_as_many_as_words_find_the_best_answer_of_two_tokens(
 
     # One that ended goes before one that was cut.
     ended = [(sep,), *((first, sep) for first in allowed[1:])]
-    answers = network.write(ids, mask, network.image_kv(texts[0]), max_tokens=2, beams=len(allowed))
+    answers = network.generate(ids, mask, network.image_kv(texts[0]), max_tokens=2, beams=len(allowed))
     for row in range(3):
         assert answers[row] == list(max(ended, key=lambda answer: score(row, answer)))
-    one_token = network.write(ids, mask, network.image_kv(texts[0]), max_tokens=1, beams=1)
+    one_token = network.generate(ids, mask, network.image_kv(texts[0]), max_tokens=1, beams=1)
     assert [len(answer) for answer in one_token] == [1, 1, 1]
     assert list(itertools.chain(*one_token)) == [
         int(log_probabilities(network, texts, row, []).argmax()) for row in range(3)
@@ -102,14 +102,14 @@ def test_beams_as_many_as_words_find_the_best_answer_of_two_tokens(
 
 def test_more_beams_are_no_worse(network: KlipNetwork, texts: tuple[Tensor, Tensor, Tensor]) -> None:
     tokens, ids, mask = texts
-    memory = network.image_kv(tokens)
+    image_kv = network.image_kv(tokens)
 
     def mean(row: int, answer: list[int]) -> float:
         parts = [float(log_probabilities(network, texts, row, answer[:n])[t]) for n, t in enumerate(answer)]
         return sum(parts) / len(parts)
 
-    greedy = network.write(ids, mask, memory, spans=5, max_tokens=6)
-    searched = network.write(ids, mask, memory, spans=5, max_tokens=6, beams=8)
+    greedy = network.generate(ids, mask, image_kv, spans=5, max_tokens=6)
+    searched = network.generate(ids, mask, image_kv, spans=5, max_tokens=6, beams=8)
     assert sum(mean(r, searched[r]) for r in range(3)) > sum(mean(r, greedy[r]) for r in range(3))
 
 
@@ -117,10 +117,10 @@ def test_an_answer_does_not_depend_on_its_batch(
     network: KlipNetwork, texts: tuple[Tensor, Tensor, Tensor]
 ) -> None:
     tokens, ids, mask = texts
-    together = network.write(ids, mask, network.image_kv(tokens), spans=[3, 1, 2], max_tokens=8, beams=3)
+    together = network.generate(ids, mask, network.image_kv(tokens), spans=[3, 1, 2], max_tokens=8, beams=3)
     for row, spans in enumerate([3, 1, 2]):
         length = int(mask[row].sum())
-        alone = network.write(
+        alone = network.generate(
             ids[row : row + 1, :length],
             mask[row : row + 1, :length],
             network.image_kv(tokens[row : row + 1]),

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from fusar_klip.models import KlipNetwork, ModelSettings, Tokenizer
-from fusar_klip.models.losses import IGNORED
+from fusar_klip.models.losses import IGNORE_INDEX
 from fusar_klip.models.network.momentum import MomentumTowers
 from fusar_klip.models.network.queue import FeatureQueue
 from fusar_klip.pretrain.data.batches import Batch
@@ -56,7 +56,7 @@ def make_batch(ids: list[int], first_step: int = 0) -> Batch:
         masked=WORDS.pad(masked)[0],
         masked_mask=WORDS.pad(masked)[1],
         decoder_input=WORDS.pad([[WORDS.cls_id, *spans[:-1]] for spans in hidden])[0],
-        decoder_labels=labels.masked_fill(label_mask == 0, IGNORED),
+        decoder_labels=labels.masked_fill(label_mask == 0, IGNORE_INDEX),
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusar_klip.models import Preprocess, Tokenizer, open_tile_cache
-from fusar_klip.models.losses import IGNORED
+from fusar_klip.models.losses import IGNORE_INDEX
 from fusar_klip.pretrain.data.batches import Batch, Batches
 from fusar_klip.pretrain.data.dataset import (
     ImageTextTiles,
@@ -106,7 +106,7 @@ def test_the_decoder_s_input_is_its_labels_one_step_late(make: MakeBatches, toke
     for given_ids, labels, masked in zip(
         batch.decoder_input.tolist(), batch.decoder_labels.tolist(), batch.masked.tolist(), strict=True
     ):
-        wanted = [label for label in labels if label != IGNORED]
+        wanted = [label for label in labels if label != IGNORE_INDEX]
         assert wanted
         assert given_ids[: len(wanted)] == [tokenizer.cls_id, *wanted[:-1]]
         assert wanted.count(tokenizer.sep_id) == masked.count(tokenizer.mask_id)
@@ -208,10 +208,10 @@ def test_noise_is_shown_and_never_asked_for(
                 assert name in shown
                 assert (name in tokenizer.decode(read)) == (number not in noisy.noise.get(place, ()))
         # All of the third text is noise: nothing of it is asked for.
-        assert (batch.decoder_labels[2] == IGNORED).all()
-        assert (batch.decoder_labels[0] != IGNORED).any()
+        assert (batch.decoder_labels[2] == IGNORE_INDEX).all()
+        assert (batch.decoder_labels[0] != IGNORE_INDEX).any()
     alone = make(tiles=noisy).of(np.array([2, 2]), 0)
-    assert (alone.decoder_labels == IGNORED).all()
+    assert (alone.decoder_labels == IGNORE_INDEX).all()
     assert alone.decoder_labels.shape == alone.decoder_input.shape
 
 
@@ -225,8 +225,8 @@ def test_empty_and_very_long_texts(make: MakeBatches, tiles: ImageTextTiles, tok
         assert batch.text[0].tolist()[:2] == [tokenizer.cls_id, tokenizer.pad_id]
         assert batch.text_mask.sum(1).tolist()[2] == 64
         assert batch.masked_mask.sum(1).max() <= 64
-        assert (batch.decoder_labels[:2] == IGNORED).all()
-        assert (batch.decoder_labels[2:] != IGNORED).any(1).all()
+        assert (batch.decoder_labels[:2] == IGNORE_INDEX).all()
+        assert (batch.decoder_labels[2:] != IGNORE_INDEX).any(1).all()
 
 
 def test_the_ground_spacing_is_that_of_the_resized_pixels(tiles: ImageTextTiles) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fusar_klip.models.losses import IGNORED, hard_negatives
+from fusar_klip.models.losses import IGNORE_INDEX, sample_hard_negatives
 from fusar_klip.models.network.momentum import MomentumTowers
 from fusar_klip.models.network.queue import FeatureQueue
 from fusar_klip.pretrain.loss import batch_losses
@@ -35,8 +35,8 @@ def test_the_losses_are_those_of_each_pair_by_itself(fusion_layers: int | None, 
     text = torch.cat([network.text_features(row.text, row.text_mask) for row in rows])
     similarity = image.float() @ text.float().T / network.temperature
     ids = batch.tile_ids, batch.tile_ids
-    wrong_text = hard_negatives(similarity, *ids, batch.draws[:, 0], None, hard_share).tolist()
-    wrong_image = hard_negatives(similarity.T, *ids, batch.draws[:, 1], None, hard_share).tolist()
+    wrong_text = sample_hard_negatives(similarity, *ids, batch.draws[:, 0], None, hard_share).tolist()
+    wrong_image = sample_hard_negatives(similarity.T, *ids, batch.draws[:, 1], None, hard_share).tolist()
     itm, mlm = [], []
     for place, row in enumerate(rows):
         for words, look, label in (
@@ -120,14 +120,14 @@ def test_a_text_that_hides_nothing_has_no_loss_of_its_own() -> None:
     network = ranks.make_network(None)
     batch = ranks.make_batch([4, 9])
     labels = batch.decoder_labels.clone()
-    labels[0] = IGNORED
+    labels[0] = IGNORE_INDEX
     losses = ranks.losses_of(network, replace(batch, decoder_labels=labels))
     assert losses.by_name["mlm"].item() == pytest.approx(
         ranks.losses_of(network, ranks.make_batch([9])).mlm.item(), rel=1e-5
     )
     losses.by_name["mlm"].backward()
     assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
-    nothing = ranks.losses_of(network, replace(batch, decoder_labels=torch.full_like(labels, IGNORED)))
+    nothing = ranks.losses_of(network, replace(batch, decoder_labels=torch.full_like(labels, IGNORE_INDEX)))
     assert nothing.mlm.item() == 0
     # Each weight has a gradient all the same: the other processes wait for it.
     network.zero_grad()
@@ -141,7 +141,7 @@ def test_a_label_that_does_not_count_is_still_read() -> None:
     batch = ranks.make_batch([4])
     assert batch.decoder_labels.shape[1] >= 3
     labels = batch.decoder_labels.clone()
-    labels[0, 0] = IGNORED
+    labels[0, 0] = IGNORE_INDEX
     memory = network.image_kv(network.image_tokens(batch.images))
     context = network.fuse(batch.masked, batch.masked_mask, memory)
     logits = network.decode(batch.decoder_input, context, batch.masked_mask, memory)

@@ -1,7 +1,7 @@
-"""What a model says of an image: its eight fields, a caption, or an answer, written by the decoder.
+"""Texts that the decoder generates for an image: the eight fields, a caption, or an answer.
 
-A pretrained model fills the fields of its texts (eq. 13), one after the other. One that was fine-tuned
-on captions or on questions says so in `RUN/speaks.json`, and is asked with the prompt that it has learnt.
+A pretrained model fills the fields of its texts (eq. 13), one after the other. A model that was fine-tuned on
+captions or on questions records it in `RUN/speaks.json`, and gets the prompt of its fine-tuning.
 """
 
 import json
@@ -17,18 +17,18 @@ from fusar_klip.models.network.cross_attention import CrossAttentionCache
 from fusar_klip.models.network.klip_network import KlipNetwork
 from fusar_klip.models.tokenizer import Tokenizer
 
-# Both schemata of figure 8; which one fits an image is what the model finds likelier.
+# Both schemata of figure 8; `Klip.caption` takes the one that matches the image better.
 _SCHEMATA = (TARGET_FIELDS, TERRAIN_FIELDS)
 
 
 @dataclass(frozen=True)
-class Speaks:
-    """What a model was fine-tuned to say.
+class GenerationConfig:
+    """What a model was fine-tuned to generate, as `speaks.json` stores it.
 
     Attributes:
         of: Captions, or answers to questions.
         tokens: Longest text in tokens.
-        beams: Texts kept in play while writing.
+        beams: Width of the beam search.
     """
 
     of: Literal["captions", "questions"]
@@ -41,7 +41,7 @@ class Speaks:
 
     @classmethod
     def from_file(cls, path: Path) -> Self | None:
-        """Read `speaks.json`; None where there is none.
+        """Read `speaks.json`; None if there is no such file.
 
         Raises:
             CheckpointError: The file holds something else.
@@ -65,35 +65,37 @@ def question_prompt(tokenizer: Tokenizer, question: str, tokens: int) -> list[in
     return tokenizer.join([asked, [tokenizer.mask_id]])
 
 
-def say(
+def generate_text(
     network: KlipNetwork,
     tokenizer: Tokenizer,
-    memory: CrossAttentionCache,
+    image_kv: CrossAttentionCache,
     prompt: Sequence[int],
-    speaks: Speaks,
+    generation: GenerationConfig,
 ) -> str:
-    """Return what the decoder writes at the prompt's [MASK], lower case.
+    """Return the text that the decoder generates at the prompt's [MASK], lower case.
 
     Args:
         network: The network.
         tokenizer: Its tokenizer.
-        memory: One image.
+        image_kv: One image.
         prompt: Token ids.
-        speaks: How long, and with how many beams.
+        generation: Length and number of beams.
     """
     device = network.log_temperature.device
     ids_bl, mask_bl = (tensor.to(device) for tensor in tokenizer.pad([prompt]))
-    (ids,) = network.write(ids_bl, mask_bl, memory, max_tokens=speaks.tokens - 1, beams=speaks.beams)
+    (ids,) = network.generate(
+        ids_bl, mask_bl, image_kv, max_tokens=generation.tokens - 1, beams=generation.beams
+    )
     return _text(tokenizer, ids)
 
 
-def written_fields(
-    network: KlipNetwork, tokenizer: Tokenizer, memory: CrossAttentionCache, beams: int
+def generate_fields(
+    network: KlipNetwork, tokenizer: Tokenizer, image_kv: CrossAttentionCache, beams: int
 ) -> Iterator[list[str]]:
-    """Yield the segments, "Field: text", that the decoder writes for either schema of a text.
+    """Yield the segments, "Field: text", that the decoder generates for each schema of a text.
 
-    One field at a time, with those before it as context: in training most of a text is visible. A field that
-    finds no room in the model's longest text, or gets no word, is left out.
+    Each field has the fields before it as context: in training most of a text is visible. A field that does
+    not fit into the model's longest text, or gets no word, is skipped.
     """
     longest = network.settings.max_tokens
     for fields in _SCHEMATA:
@@ -102,8 +104,8 @@ def written_fields(
             names = tokenizer.segments([*segments, f"{field}:"], longest - 1)
             names[-1] = [*names[-1], tokenizer.mask_id]
             prompt = tokenizer.join(names)
-            room = Speaks("captions", longest // len(fields) + 1, beams)
-            if len(prompt) <= longest and (text := say(network, tokenizer, memory, prompt, room)):
+            room = GenerationConfig("captions", longest // len(fields) + 1, beams)
+            if len(prompt) <= longest and (text := generate_text(network, tokenizer, image_kv, prompt, room)):
                 segments.append(f"{field}: {text}")
         yield segments
 

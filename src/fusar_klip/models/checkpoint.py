@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from fusar_klip.config import validate_settings
 from fusar_klip.errors import CheckpointError, SettingsError
 from fusar_klip.files import replaced, sha256
-from fusar_klip.models.captioning import Speaks
+from fusar_klip.models.captioning import GenerationConfig
 from fusar_klip.models.klip import Klip
 from fusar_klip.models.network.klip_network import KlipNetwork
 from fusar_klip.models.network.towers import ImageTower
@@ -37,7 +37,7 @@ from fusar_klip.models.tokenizer import Tokenizer
 WEIGHTS = "model.safetensors"
 PREPROCESS = "preprocess.json"
 TOKENIZER = "tokenizer.json"
-SPEAKS = "speaks.json"
+GENERATION = "speaks.json"
 
 _ARCHITECTURE = "fusar_klip.architecture"
 _IMAGE_RUN = "fusar_klip.image_run"
@@ -96,15 +96,15 @@ def load_checkpoint(run: Path, device: str = "cpu", *, randomly_initialised: boo
     if randomly_initialised:
         return Klip(network, preprocess, tokenizer, device)
     _fill(network, _read(path), path)
-    return Klip(network, preprocess, tokenizer, device, Speaks.from_file(folder / SPEAKS))
+    return Klip(network, preprocess, tokenizer, device, GenerationConfig.from_file(folder / GENERATION))
 
 
 def save_run(model: Klip, folder: Path) -> None:
     """Write the files that `load_checkpoint` reads, the weights last."""
     model.preprocess.save(folder / PREPROCESS)
     model.tokenizer.save(folder / TOKENIZER)
-    if model.speaks is not None:
-        model.speaks.save(folder / SPEAKS)
+    if model.generation is not None:
+        model.generation.save(folder / GENERATION)
     save_weights(model.network, folder / WEIGHTS)
 
 

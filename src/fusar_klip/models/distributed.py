@@ -12,66 +12,66 @@ from torch import Tensor
 # B rows of one process, R processes
 
 
-def processes() -> int:
+def world_size() -> int:
     """Return R; 1 where no process group was made."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def own_rows(rows: int) -> slice:
+def local_rows(rows: int) -> slice:
     """Return where this process's `rows` rows stand among the gathered ones."""
-    start = dist.get_rank() * rows if processes() > 1 else 0
+    start = dist.get_rank() * rows if world_size() > 1 else 0
     return slice(start, start + rows)
 
 
 @torch.no_grad()
-def gathered(tensor: Tensor) -> Tensor:
+def all_gather(tensor: Tensor) -> Tensor:
     """Return (R * B, ...) of (B, ...), without gradient."""
-    return _gather(tensor.detach()) if processes() > 1 else tensor.detach()
+    return _all_gather(tensor.detach()) if world_size() > 1 else tensor.detach()
 
 
-def gathered_with_gradient(tensor: Tensor) -> Tensor:
+def all_gather_with_gradient(tensor: Tensor) -> Tensor:
     """Return (R * B, ...) of (B, ...); each process's gradient flows back to where a row came from."""
-    if processes() == 1:
+    if world_size() == 1:
         return tensor
-    rows: Tensor = _Gather.apply(tensor)
+    rows: Tensor = _AllGather.apply(tensor)
     return rows
 
 
 @torch.no_grad()
-def mean_of_all(value: Tensor) -> Tensor:
+def all_reduce_mean(value: Tensor) -> Tensor:
     """Return the mean of a scalar over the processes."""
-    if processes() == 1:
+    if world_size() == 1:
         return value
     total = value.detach().clone()
     dist.all_reduce(total)
-    return total / processes()
+    return total / world_size()
 
 
-def longest_of_all(length: int, device: torch.device) -> int:
+def all_reduce_max(length: int, device: torch.device) -> int:
     """Return the largest of the processes' numbers."""
-    if processes() == 1:
+    if world_size() == 1:
         return length
     longest = torch.tensor(length, device=device)
     dist.all_reduce(longest, dist.ReduceOp.MAX)
     return int(longest)
 
 
-def _gather(tensor: Tensor) -> Tensor:
+def _all_gather(tensor: Tensor) -> Tensor:
     tensor = tensor.contiguous()
-    rows = tensor.new_empty(processes() * len(tensor), *tensor.shape[1:])
+    rows = tensor.new_empty(world_size() * len(tensor), *tensor.shape[1:])
     dist.all_gather_into_tensor(rows, tensor)
     return rows
 
 
-class _Gather(torch.autograd.Function):
+class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, tensor: Tensor) -> Tensor:
         context.rows = len(tensor)
-        return _gather(tensor)
+        return _all_gather(tensor)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> Tensor:
         # Not reduce_scatter, which gloo lacks; what moves is small beside the weights' gradients.
         total = gradients[0].contiguous().clone()
         dist.all_reduce(total)
-        return total[own_rows(context.rows)]
+        return total[local_rows(context.rows)]

@@ -1,4 +1,4 @@
-"""A trained model as a user holds it: pictures and words in, vectors and probabilities out."""
+"""`Klip`: a trained model with its preprocessing and tokenizer, from images and texts to results."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from fusar_klip.errors import CheckpointError
-from fusar_klip.models.captioning import Speaks, caption_prompt, question_prompt, say, written_fields
+from fusar_klip.models.captioning import (
+    GenerationConfig,
+    caption_prompt,
+    generate_fields,
+    generate_text,
+    question_prompt,
+)
 from fusar_klip.models.network.cross_attention import CrossAttentionCache
 from fusar_klip.models.network.klip_network import KlipNetwork
 from fusar_klip.models.network.towers import ImageTower
@@ -25,14 +31,14 @@ _BATCH = 64
 
 
 class Klip:
-    """Network, preprocessing and tokenizer together. `fusar_klip.load("RUN")` makes one.
+    """Network, preprocessing and tokenizer. `fusar_klip.load("RUN")` returns one.
 
     Args:
         network: The network; put into evaluation mode.
         preprocess: Turns images into its input.
         tokenizer: Turns texts into its input.
         device: Where it computes.
-        speaks: What it was fine-tuned to say, if it was.
+        generation: What it was fine-tuned to generate; None for a pretrained model.
     """
 
     def __init__(
@@ -41,13 +47,13 @@ class Klip:
         preprocess: Preprocess,
         tokenizer: Tokenizer,
         device: str | torch.device = "cpu",
-        speaks: Speaks | None = None,
+        generation: GenerationConfig | None = None,
     ) -> None:
         self.network = network.to(device).eval()
         self.preprocess = preprocess
         self.tokenizer = tokenizer
         self.device = torch.device(device)
-        self.speaks = speaks
+        self.generation = generation
 
     @property
     def title(self) -> str:
@@ -66,7 +72,7 @@ class Klip:
 
     @torch.inference_mode()
     def embed_image(self, images: str | Path | Sequence[ImageInput]) -> npt.NDArray[np.float32]:
-        """Return (N, E) float32, L2-normalised: each image's place among the texts; a path is one image.
+        """Return (N, E) float32, L2-normalised: image embeddings; a path is one image.
 
         Raises:
             DatasetError: An image cannot be read.
@@ -86,7 +92,7 @@ class Klip:
 
     @torch.inference_mode()
     def embed_text(self, texts: str | Sequence[Text]) -> npt.NDArray[np.float32]:
-        """Return (N, E) float32, L2-normalised: each text's place among the images; a string is one text."""
+        """Return (N, E) float32, L2-normalised: text embeddings; a string is one text."""
         if isinstance(texts, str):
             texts = [texts]
         parts = [
@@ -109,58 +115,60 @@ class Klip:
         """
         if isinstance(texts, str):
             return float(self.match(image, [texts])[0])
-        memory = self._look(image)
+        image_kv = self._image_kv(image)
         parts = []
         for start in range(0, len(texts), _BATCH):
             ids_bl, mask_bl = self._tokens(texts[start : start + _BATCH])
-            logits_b2 = self.network.match_logits(ids_bl, mask_bl, memory.tiled(len(ids_bl)))
+            logits_b2 = self.network.match_logits(ids_bl, mask_bl, image_kv.tiled(len(ids_bl)))
             parts.append(logits_b2.softmax(1)[:, 1:])
         return _stack(parts, 1)[:, 0]
 
     @torch.inference_mode()
     def caption(self, image: ImageInput, *, beams: int = 3) -> str:
-        """Return what the decoder writes about an image, lower case.
+        """Return the text that the decoder generates for an image, lower case.
 
-        A model that was fine-tuned on captions writes one. Another writes the eight fields of a text, a line
-        each ("Count: ..."), in that of the two schemata which it finds the better match for the image.
+        A model that was fine-tuned on captions returns a caption. Any other returns the eight fields of a
+        text, a line each ("Count: ..."), in the one of the two schemata that matches the image better.
 
         Args:
             image: The image.
-            beams: Texts kept in play while writing the fields.
+            beams: Width of the beam search for the fields.
 
         Raises:
             CheckpointError: The model was fine-tuned on questions.
             DatasetError: The image cannot be read.
         """
-        if self.speaks is not None and self.speaks.of != "captions":
+        if self.generation is not None and self.generation.of != "captions":
             raise CheckpointError(
-                "this model was fine-tuned on questions: use ask, or a RUN that was not, for captions"
+                "this model was fine-tuned on questions: use ask, or give another RUN for captions"
             )
-        memory = self._look(image)
-        if self.speaks is not None:
-            return say(self.network, self.tokenizer, memory, caption_prompt(self.tokenizer), self.speaks)
-        texts = [text for text in written_fields(self.network, self.tokenizer, memory, beams) if text]
+        image_kv = self._image_kv(image)
+        if self.generation is not None:
+            return generate_text(
+                self.network, self.tokenizer, image_kv, caption_prompt(self.tokenizer), self.generation
+            )
+        texts = [text for text in generate_fields(self.network, self.tokenizer, image_kv, beams) if text]
         if not texts:
             return ""
         return "\n".join(texts[int(self.match(image, texts).argmax())])
 
     @torch.inference_mode()
     def ask(self, image: ImageInput, question: str) -> str:
-        """Return the answer that the decoder writes to a question about an image, lower case.
+        """Return the decoder's answer to a question about an image, lower case.
 
         Raises:
             CheckpointError: The model was not fine-tuned on questions.
             DatasetError: The image cannot be read.
         """
-        if self.speaks is None or self.speaks.of != "questions":
+        if self.generation is None or self.generation.of != "questions":
             raise CheckpointError(
                 "this model was not fine-tuned on questions: run a vqa row of fusar-klip benchmark with "
                 "save = true, and give the RUN that it writes"
             )
-        prompt = question_prompt(self.tokenizer, question, self.speaks.tokens)
-        return say(self.network, self.tokenizer, self._look(image), prompt, self.speaks)
+        prompt = question_prompt(self.tokenizer, question, self.generation.tokens)
+        return generate_text(self.network, self.tokenizer, self._image_kv(image), prompt, self.generation)
 
-    def _look(self, image: ImageInput) -> CrossAttentionCache:
+    def _image_kv(self, image: ImageInput) -> CrossAttentionCache:
         return self.network.image_kv(self.network.image_tokens(self.preprocess(image)[None].to(self.device)))
 
     def _image_tokens(self, images: str | Path | Sequence[ImageInput]) -> list[Tensor]:

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORED = -100
+IGNORE_INDEX = -100
 """The label of a position that does not count in `mlm_loss`."""
 
-TRUE_PAIRS = 1 / 3
+POSITIVE_SHARE = 1 / 3
 """Share of true pairs in ITM, where each has a wrong text and a wrong image beside it: the matching score of
 what a model cannot tell."""
 
@@ -54,9 +54,9 @@ def itc_loss(
 
     def one_way(query_be: Tensor, momentum_query_be: Tensor, candidate_ne: Tensor) -> Tensor:
         with torch.no_grad():
-            soft_bn = F.softmax(similarities(momentum_query_be, candidate_ne) / temperature, dim=1)
+            soft_bn = F.softmax(cosine_similarities(momentum_query_be, candidate_ne) / temperature, dim=1)
             target_bn = alpha * soft_bn + (1 - alpha) * positive_bn
-        log_probability_bn = F.log_softmax(similarities(query_be, candidate_ne) / temperature, dim=1)
+        log_probability_bn = F.log_softmax(cosine_similarities(query_be, candidate_ne) / temperature, dim=1)
         return -(target_bn * log_probability_bn).sum(1).mean()
 
     image_to_text = one_way(image_be, momentum_image_be, candidate_text_ne)
@@ -64,7 +64,7 @@ def itc_loss(
     return (image_to_text + text_to_image) / 2
 
 
-def similarities(query_be: Tensor, candidate_ne: Tensor) -> Tensor:
+def cosine_similarities(query_be: Tensor, candidate_ne: Tensor) -> Tensor:
     """Return s(., .) of eq. 4, (B, N), in the features' own precision.
 
     Autocast would multiply in bfloat16, which tells cosines apart to 0.004: over the least temperature that
@@ -75,7 +75,7 @@ def similarities(query_be: Tensor, candidate_ne: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def hard_negatives(
+def sample_hard_negatives(
     similarity_bn: Tensor,
     ids_b: Tensor,
     candidate_ids_n: Tensor,
@@ -122,7 +122,7 @@ def itm_loss(logits_b2: Tensor, matches_b: Tensor, count: Tensor | None = None) 
 
     Args:
         logits_b2: Logits of (no match, match).
-        matches_b: int64, 1, 0, or `IGNORED`.
+        matches_b: int64, 1, 0, or `IGNORE_INDEX`.
         count: What the sum is divided by, instead of the number of pairs that count.
     """
     return _mean_cross_entropy(logits_b2, matches_b, count)
@@ -135,14 +135,14 @@ def mlm_loss(logits_kv: Tensor, labels_k: Tensor, count: Tensor | None = None) -
 
     Args:
         logits_kv: The decoder's prediction for each place, aligned with the labels; (..., V).
-        labels_k: int64, (...), `IGNORED` where there is nothing to predict.
+        labels_k: int64, (...), `IGNORE_INDEX` where there is nothing to predict.
         count: What the sum is divided by, instead of the number of labels that count.
     """
     return _mean_cross_entropy(logits_kv.flatten(0, -2), labels_k.flatten(), count)
 
 
 def _mean_cross_entropy(logits_kv: Tensor, labels_k: Tensor, count: Tensor | None) -> Tensor:
-    total = F.cross_entropy(logits_kv.float(), labels_k, ignore_index=IGNORED, reduction="sum")
+    total = F.cross_entropy(logits_kv.float(), labels_k, ignore_index=IGNORE_INDEX, reduction="sum")
     if count is None:
-        count = (labels_k != IGNORED).sum()
+        count = (labels_k != IGNORE_INDEX).sum()
     return total / count.clamp(min=1)

@@ -55,7 +55,7 @@ class ModelSettings(Settings):
         return self.text_depth - (self.fusion_layers or 0)
 
     @property
-    def memory_layers(self) -> int:
+    def cross_attention_layers(self) -> int:
         """Layers with a cross-attention: the last ones."""
         return self.fusion_layers or self.text_depth
 

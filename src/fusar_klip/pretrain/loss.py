@@ -17,20 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusar_klip.models.distributed import (
-    gathered,
-    gathered_with_gradient,
-    longest_of_all,
-    mean_of_all,
-    own_rows,
-    processes,
+    all_gather,
+    all_gather_with_gradient,
+    all_reduce_max,
+    all_reduce_mean,
+    local_rows,
+    world_size,
 )
 from fusar_klip.models.losses import (
-    IGNORED,
-    hard_negatives,
+    IGNORE_INDEX,
+    cosine_similarities,
     itc_loss,
     itm_loss,
     mlm_loss,
-    similarities,
+    sample_hard_negatives,
 )
 from fusar_klip.models.network.cross_attention import CrossAttentionCache
 from fusar_klip.models.network.klip_network import KlipNetwork
@@ -84,13 +84,13 @@ class _Texts:
     states_bld: Tensor | None
 
     def of_all_processes(self) -> "_Texts":
-        longest = longest_of_all(self.mask_bl.shape[1], self.mask_bl.device)
+        longest = all_reduce_max(self.mask_bl.shape[1], self.mask_bl.device)
         more = longest - self.mask_bl.shape[1]
         states = self.states_bld
         return _Texts(
-            gathered(F.pad(self.ids_bl, (0, more))),
-            gathered(F.pad(self.mask_bl, (0, more))),
-            None if states is None else gathered_with_gradient(F.pad(states, (0, 0, 0, more))),
+            all_gather(F.pad(self.ids_bl, (0, more))),
+            all_gather(F.pad(self.mask_bl, (0, more))),
+            None if states is None else all_gather_with_gradient(F.pad(states, (0, 0, 0, more))),
         )
 
     def rows(self, rows_b: Tensor) -> "_Texts":
@@ -143,7 +143,7 @@ class ForwardPass:
         queue_text_qe: Earlier momentum features of all processes.
         queue_ids_q: int64, the image id of each row of the queue.
         alpha: Weight of the momentum targets of ITC.
-        hard_share: Share of ITM's negatives that are hard; see `hard_negatives`.
+        hard_share: Share of ITM's negatives that are hard; see `sample_hard_negatives`.
     """
 
     network: KlipNetwork
@@ -167,7 +167,7 @@ class ForwardPass:
 
 def contrastive_loss(forward: ForwardPass) -> Tensor:
     """Return ITC (eq. 4) against the batch of all processes and the queue."""
-    own = own_rows(len(forward.batch.tile_ids))
+    own = local_rows(len(forward.batch.tile_ids))
 
     def candidates(all_rows: Tensor, queue: Tensor) -> Tensor:
         # The rows of the other processes are candidates, as those of the queue are.
@@ -204,13 +204,13 @@ def matching_loss(forward: ForwardPass) -> Tensor:
             [positive_b, *(_negative_labels(b) for b in (negative_text_b, negative_image_b))]
         )
         negative_text_b, negative_image_b = negative_text_b.clamp(min=0), negative_image_b.clamp(min=0)
-        count = mean_of_all((labels_p != IGNORED).sum().float())
-    if processes() == 1:
+        count = all_reduce_mean((labels_p != IGNORE_INDEX).sum().float())
+    if world_size() == 1:
         negative_texts, negative_image_kv = texts.rows(negative_text_b), image_kv.rows(negative_image_b)
     else:
         negative_texts = texts.of_all_processes().rows(negative_text_b)
         # Tokens are sent, and projected where they are needed: keys and values are 24 times as large.
-        tokens_bnw = gathered_with_gradient(forward.image_tokens_bnw).index_select(0, negative_image_b)
+        tokens_bnw = all_gather_with_gradient(forward.image_tokens_bnw).index_select(0, negative_image_b)
         negative_image_kv = network.image_kv(tokens_bnw)
     pairs = _concatenated([texts, negative_texts, texts])
     assert len(pairs.mask_bl) == 3 * len(batch.tile_ids)
@@ -221,7 +221,7 @@ def matching_loss(forward: ForwardPass) -> Tensor:
 def masked_language_loss(forward: ForwardPass) -> Tensor:
     """Return MLM (eq. 6): the encoder reads image and masked text, the decoder writes the masked spans."""
     batch = forward.batch
-    counts_bt = batch.decoder_labels != IGNORED
+    counts_bt = batch.decoder_labels != IGNORE_INDEX
     # All up to the last label: a token without a label may still be read.
     read_bt = counts_bt.flip(1).long().cummax(1).values.flip(1)
     context_bld = forward.network.fuse(batch.masked, batch.masked_mask, forward.image_kv)
@@ -229,7 +229,7 @@ def masked_language_loss(forward: ForwardPass) -> Tensor:
         batch.decoder_input, read_bt, context_bld, batch.masked_mask, forward.image_kv
     )
     labels_k = batch.decoder_labels[read_bt.bool()]
-    return mlm_loss(logits_kv, labels_k, mean_of_all(counts_bt.sum().float()))
+    return mlm_loss(logits_kv, labels_k, all_reduce_mean(counts_bt.sum().float()))
 
 
 LOSSES: dict[str, Callable[[ForwardPass], Tensor]] = {
@@ -245,7 +245,7 @@ class PretrainLoss(nn.Module):
 
     Args:
         network: The network in training.
-        hard_share: Share of ITM's negative pairs that are hard; see `hard_negatives`.
+        hard_share: Share of ITM's negative pairs that are hard; see `sample_hard_negatives`.
     """
 
     def __init__(self, network: KlipNetwork, *, hard_share: float = 1.0) -> None:
@@ -295,9 +295,9 @@ class PretrainLoss(nn.Module):
             text_states_bld=states_bld,
             momentum_image_be=momentum_image_be,
             momentum_text_be=momentum_text_be,
-            all_momentum_image_ae=gathered(momentum_image_be.float()),
-            all_momentum_text_ae=gathered(momentum_text_be.float()),
-            all_ids_a=gathered(batch.tile_ids),
+            all_momentum_image_ae=all_gather(momentum_image_be.float()),
+            all_momentum_text_ae=all_gather(momentum_text_be.float()),
+            all_ids_a=all_gather(batch.tile_ids),
             queue_image_qe=queue_image_qe,
             queue_text_qe=queue_text_qe,
             queue_ids_q=queue_ids_q,
@@ -337,15 +337,15 @@ def _draw_negatives(forward: ForwardPass) -> tuple[Tensor, Tensor]:
     A pair whose texts are equal is not negative, whatever its images.
     """
     batch, temperature = forward.batch, forward.network.temperature
-    image_to_text_ba = similarities(forward.image_be, gathered(forward.text_be)) / temperature
-    text_to_image_ba = similarities(forward.text_be, gathered(forward.image_be)) / temperature
+    image_to_text_ba = cosine_similarities(forward.image_be, all_gather(forward.text_be)) / temperature
+    text_to_image_ba = cosine_similarities(forward.text_be, all_gather(forward.image_be)) / temperature
     key_b = _text_keys(batch.text, batch.text_mask)
-    same_text_ba = key_b[:, None] == gathered(key_b)
+    same_text_ba = key_b[:, None] == all_gather(key_b)
     ids = batch.tile_ids, forward.all_ids_a
     share = forward.hard_share
     return (
-        hard_negatives(image_to_text_ba, *ids, batch.draws[:, 0], same_text_ba, share),
-        hard_negatives(text_to_image_ba, *ids, batch.draws[:, 1], same_text_ba, share),
+        sample_hard_negatives(image_to_text_ba, *ids, batch.draws[:, 0], same_text_ba, share),
+        sample_hard_negatives(text_to_image_ba, *ids, batch.draws[:, 1], same_text_ba, share),
     )
 
 
@@ -359,5 +359,5 @@ def _text_keys(ids_bl: Tensor, mask_bl: Tensor) -> Tensor:
 
 
 def _negative_labels(drawn_b: Tensor) -> Tensor:
-    """Return the labels of drawn pairs: 0, or `IGNORED` where none could be drawn."""
-    return torch.where(drawn_b >= 0, 0, IGNORED)
+    """Return the labels of drawn pairs: 0, or `IGNORE_INDEX` where none could be drawn."""
+    return torch.where(drawn_b >= 0, 0, IGNORE_INDEX)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from fusar_klip.config import Settings
-from fusar_klip.models.losses import TRUE_PAIRS
+from fusar_klip.models.losses import POSITIVE_SHARE
 from fusar_klip.models.settings import MAX_POSITIONS, MODELS, ModelName, ModelSettings
 from fusar_klip.pretrain.tasks.settings import MaeSettings, MocoV3Settings
 
@@ -159,7 +159,7 @@ class ScioSettings(Settings):
             raise ValueError("judge alone asks each segment by itself: use itm=segment or itm=off")
         if self.baseline == "original":
             raise ValueError("judge alone compares no texts: leave baseline out")
-        if self.itm_margin >= TRUE_PAIRS:
+        if self.itm_margin >= POSITIVE_SHARE:
             raise ValueError("with judge alone nothing can be noise by this itm_margin: use less than 1/3")
         return self
 

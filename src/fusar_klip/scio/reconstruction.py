@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fusar_klip.models.losses import TRUE_PAIRS
+from fusar_klip.models.losses import POSITIVE_SHARE
 from fusar_klip.models.masking import name_end
 from fusar_klip.models.tokenizer import CLS, MASK, PAD, UNKNOWN
 from fusar_klip.pretrain.settings import ScioSettings
@@ -59,7 +59,7 @@ class _Draft:
     """Segments of the text as it is now, by place."""
     itc: float = 0.0
     """Loss to beat; with `alone` it stays 0, which is saying nothing."""
-    itm: float = TRUE_PAIRS
+    itm: float = POSITIVE_SHARE
     """Score to beat; with `alone` it stays that of a guess."""
     done: list[Reconstruction] = field(default_factory=list)
 

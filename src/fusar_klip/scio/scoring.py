@@ -175,7 +175,7 @@ class PairScorer:
         answers: list[list[int]] = [[] for _ in texts]
         for places, ids_nl, mask_nl in self._batches(texts):
             memory = self._looked_at([rows[place] for place in places])
-            written = self._network.write(
+            written = self._network.generate(
                 ids_nl, mask_nl, memory, spans=1, max_tokens=max_tokens, beams=beams
             )
             for place, answer in zip(places, written, strict=True):

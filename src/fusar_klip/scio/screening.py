@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fusar_klip.models.losses import TRUE_PAIRS
+from fusar_klip.models.losses import POSITIVE_SHARE
 from fusar_klip.models.tokenizer import Segments
 from fusar_klip.pretrain.settings import ScioSettings
 from fusar_klip.scio.scoring import PairScorer
@@ -161,7 +161,7 @@ def _confirm(
     asked = [shown(scorer, texts[t.row], [p] if alone else _without(t.whole, p)) for t, p in wanted]
     scores = scorer.itm(asked, [trial.row for trial, _ in wanted])
     for (trial, place), score in zip(wanted, scores, strict=True):
-        trial.delta_itm[place] = TRUE_PAIRS - score if trial.itm is None else score - trial.itm
+        trial.delta_itm[place] = POSITIVE_SHARE - score if trial.itm is None else score - trial.itm
     for trial in trials:
         if settings.itm == "segment":
             trial.noise = [p for p in trial.noise if trial.delta_itm[p] > settings.itm_margin]

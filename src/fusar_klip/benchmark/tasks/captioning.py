@@ -23,7 +23,7 @@ from fusar_klip.datasets.label_texts.language_data import LanguageData
 from fusar_klip.finetune.language.decoding import generate_texts
 from fusar_klip.finetune.language.settings import CaptioningSettings
 from fusar_klip.finetune.resized_images import resized_images
-from fusar_klip.models.captioning import Speaks, caption_prompt
+from fusar_klip.models.captioning import GenerationConfig, caption_prompt
 
 _SHOWN = 4
 """Number of test images in the report."""
@@ -41,8 +41,8 @@ def evaluate_captioning(row: CaptioningRow, data: LanguageData, evaluated: Evalu
     """Fine-tune a copy of a model and score its captions of the test part."""
     test = data.part("test")
     with resized_images([image.file for image in data.images], evaluated.model.preprocess) as images_nss:
-        speaks = Speaks("captions", row.tokens, row.beams)
-        trained = language.train_for_row(row, data, evaluated, images_nss, "captions", speaks)
+        generation = GenerationConfig("captions", row.tokens, row.beams)
+        trained = language.train_for_row(row, data, evaluated, images_nss, "captions", generation)
         prompts = [caption_prompt(trained.tokenizer)] * len(test)
         generated = generate_texts(
             trained, images_nss, test.tolist(), prompts, beams=row.beams, max_tokens=row.tokens - 1

@@ -18,7 +18,7 @@ from fusar_klip.finetune.language.settings import LanguageSettings
 from fusar_klip.finetune.language.training import train_language
 from fusar_klip.finetune.resized_images import ResizedImages
 from fusar_klip.models import Klip
-from fusar_klip.models.captioning import Speaks
+from fusar_klip.models.captioning import GenerationConfig
 from fusar_klip.models.checkpoint import save_run
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def train_for_row(
     evaluated: EvaluatedModel,
     images_nss: ResizedImages,
     texts: TextKind,
-    speaks: Speaks | None = None,
+    generation: GenerationConfig | None = None,
 ) -> Klip:
     """Return a copy of the model, fine-tuned on the row's data, and save it where the row sets `save`.
 
@@ -97,7 +97,7 @@ def train_for_row(
         evaluated: The model to fine-tune.
         images_nss: (N, S, S) uint8, all images of `data` at the model's size.
         texts: Whether the model learns the captions or the questions.
-        speaks: What the fine-tuned model generates by `caption` or `ask`.
+        generation: What the fine-tuned model generates by `caption` or `ask`.
 
     Raises:
         CheckpointError: The model has no text side, and the row names none; or the row saves a model that no
@@ -109,7 +109,7 @@ def train_for_row(
             f"{model.title} has another project's image tower, which a RUN cannot hold: set save = false"
         )
     trained = train_language(model, images_nss, data, row, texts)
-    trained.speaks = speaks
+    trained.generation = generation
     if (folder := saved_model(row, evaluated.name)) is not None:
         save_run(trained, evaluated.results / folder)
         logger.warning("the fine-tuned model is %s", evaluated.results / folder)

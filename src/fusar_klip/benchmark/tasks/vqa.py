@@ -25,7 +25,7 @@ from fusar_klip.finetune.language.decoding import generate_texts, rank_answers
 from fusar_klip.finetune.language.examples import answer_ids
 from fusar_klip.finetune.language.settings import VqaSettings
 from fusar_klip.finetune.resized_images import resized_images
-from fusar_klip.models.captioning import Speaks, question_prompt
+from fusar_klip.models.captioning import GenerationConfig, question_prompt
 
 _SHOWN_PER_KIND = 2
 """Number of test questions of each kind in the report."""
@@ -107,8 +107,8 @@ def _checkpoint_answers(
     row: VqaRow, data: LanguageData, evaluated: EvaluatedModel, questions: Sequence[Question]
 ) -> list[str]:
     with resized_images([image.file for image in data.images], evaluated.model.preprocess) as images_nss:
-        speaks = Speaks("questions", row.tokens, row.beams)
-        trained = language.train_for_row(row, data, evaluated, images_nss, "questions", speaks)
+        generation = GenerationConfig("questions", row.tokens, row.beams)
+        trained = language.train_for_row(row, data, evaluated, images_nss, "questions", generation)
         tokenizer = trained.tokenizer
         prompts = [question_prompt(tokenizer, question.text, row.tokens) for question in questions]
         images = [question.image for question in questions]

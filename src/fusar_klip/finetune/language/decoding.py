@@ -44,7 +44,7 @@ def generate_texts(
     for batch in _batches(len(prompts), "Generating texts"):
         ids_bl, mask_bl = _padded(model, [prompts[i] for i in batch])
         image_kv = _image_kv(model, images_nss[[indices[i] for i in batch]])
-        generated = model.network.write(ids_bl, mask_bl, image_kv, max_tokens=max_tokens, beams=beams)
+        generated = model.network.generate(ids_bl, mask_bl, image_kv, max_tokens=max_tokens, beams=beams)
         texts += [model.tokenizer.decode(ids).removesuffix("[SEP]").strip() for ids in generated]
     return texts
 
@@ -64,7 +64,7 @@ def rank_answers(
     for batch in _batches(len(prompts), "Ranking answers"):
         ids_bl, mask_bl = _padded(model, [prompts[i] for i in batch])
         image_kv = _image_kv(model, images_nss[[indices[i] for i in batch]])
-        decoder_kv = network.decoder_memory(network.fuse(ids_bl, mask_bl, image_kv), mask_bl, image_kv)
+        decoder_kv = network.decoder_kv(network.fuse(ids_bl, mask_bl, image_kv), mask_bl, image_kv)
         block = max(1, _ROWS // len(batch))
         parts = [
             _log_likelihood(model, decoder_kv, answers_ct[at : at + block], answer_mask_ct[at : at + block])
@@ -87,7 +87,7 @@ def _log_likelihood(
     states_kd = network.decoder.bert(
         network.decoder.bert.embeddings(input_rt, packing),
         packing,
-        memory=decoder_kv.tiled(len(answers_ct)),
+        cross_kv=decoder_kv.tiled(len(answers_ct)),
         causal=True,
     )
     logits_kv = network.decoder.logits(states_kd).float()

@@ -31,7 +31,7 @@ from fusar_klip.finetune.language.tower_adapter import ImageTowerAdapter
 from fusar_klip.finetune.resized_images import ResizedImages
 from fusar_klip.finetune.training_loop import FinetuneJob, parameter_groups, run_training, seeded
 from fusar_klip.models import Klip, KlipNetwork, Preprocess, Tokenizer, VisionEncoder
-from fusar_klip.models.losses import IGNORED, hard_negatives, itc_loss, itm_loss, mlm_loss
+from fusar_klip.models.losses import IGNORE_INDEX, itc_loss, itm_loss, mlm_loss, sample_hard_negatives
 from fusar_klip.models.network.cross_attention import CrossAttentionCache
 
 logger = logging.getLogger(__name__)
@@ -196,11 +196,12 @@ def _itm_loss(
     ids_b = batch.text_ids_b
     with torch.no_grad():
         similarity_bb = image_be @ text_be.T / network.temperature
-        negative_text_b = hard_negatives(similarity_bb, ids_b, ids_b, batch.draws_b2[:, 0])
-        negative_image_b = hard_negatives(similarity_bb.T, ids_b, ids_b, batch.draws_b2[:, 1])
+        negative_text_b = sample_hard_negatives(similarity_bb, ids_b, ids_b, batch.draws_b2[:, 0])
+        negative_image_b = sample_hard_negatives(similarity_bb.T, ids_b, ids_b, batch.draws_b2[:, 1])
         # Where all texts of a batch mean the same there is no negative pair.
         no_match = [
-            torch.where(negative_b >= 0, 0, IGNORED) for negative_b in (negative_text_b, negative_image_b)
+            torch.where(negative_b >= 0, 0, IGNORE_INDEX)
+            for negative_b in (negative_text_b, negative_image_b)
         ]
         labels_p = torch.cat([torch.ones_like(ids_b), *no_match])
         negative_text_b, negative_image_b = negative_text_b.clamp(min=0), negative_image_b.clamp(min=0)

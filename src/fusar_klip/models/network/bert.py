@@ -1,9 +1,9 @@
-"""The text side's layers: BERT's, with cross-attention to an image, on texts without their padding.
+"""BERT's layers with cross-attention to an image, on texts without their padding.
 
 Texts of unequal length are packed into one row of tokens. Only attention, which is a small part of the
-work, sees them padded; every other layer computes on real tokens alone, and a text's states cannot depend on
-its batch. What the cross-attention looks at, keys and values, comes from outside (`CrossAttentionCache`), computed
-once per image however many texts look at it.
+work, reads them padded; every other layer computes on real tokens only, so a text's states cannot depend on
+its batch. The keys and values of the cross-attention are computed once per image, for any number of texts
+(`CrossAttentionCache`).
 
 Modules and weights are named as in BERT (and BLIP's med.py), so that their files load as they are.
 """
@@ -27,7 +27,7 @@ _LAYER_NORM_EPS = 1e-12  # BERT's
 
 
 class Packing:
-    """Where the tokens of padded texts stand once the padding is left out.
+    """The positions of the tokens of padded texts once the padding is removed.
 
     Args:
         mask_bl: (B, L), nonzero = token. Tokens stand at the front of their row; a row may be empty.
@@ -55,22 +55,22 @@ class Packing:
         return flat.index_copy(0, self.places_k, packed).view(shape)
 
 
-class Cache:
-    """Keys and values of what a self-attention layer of the decoder has read so far, (B, H, T, C)."""
+class KeyValueCache:
+    """Keys and values of the tokens that a self-attention layer of the decoder has read, (B, H, T, C)."""
 
     def __init__(self) -> None:
         self.key: Tensor | None = None
         self.value: Tensor | None = None
 
     def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the newest token's; return all."""
+        """Append the newest token's keys and values; return all."""
         if self.key is not None and self.value is not None:
             key, value = torch.cat([self.key, key], dim=2), torch.cat([self.value, value], dim=2)
         self.key, self.value = key, value
         return key, value
 
-    def keep(self, rows_b: Tensor) -> None:
-        """Go on with these rows."""
+    def reorder(self, rows_b: Tensor) -> None:
+        """Keep these rows, in this order (beam search)."""
         assert self.key is not None
         assert self.value is not None
         self.key, self.value = self.key.index_select(0, rows_b), self.value.index_select(0, rows_b)
@@ -81,8 +81,8 @@ def split_heads(states_bld: Tensor, heads: int) -> Tensor:
     return states_bld.view(*states_bld.shape[:2], heads, states_bld.shape[2] // heads)
 
 
-class Residual(nn.Module):
-    """A matrix, dropout, the sum with what came before, and BERT's norm after it."""
+class BertOutput(nn.Module):
+    """Linear layer, dropout, residual sum and layer norm, in BERT's order."""
 
     def __init__(self, width_in: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -104,12 +104,12 @@ class _Projections(nn.Module):
         self.value = nn.Linear(key_width, width)
 
 
-class Attention(nn.Module):
+class BertAttention(nn.Module):
     """Multi-head attention with its residual.
 
     Args:
         width: D.
-        key_width: Width of what is looked at.
+        key_width: Width of the states that keys and values are computed from.
         heads: H.
         dropout: Of the weights and of the output.
     """
@@ -117,7 +117,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, key_width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.self = _Projections(width, key_width)
-        self.output = Residual(width, width, dropout)
+        self.output = BertOutput(width, width, dropout)
         self.heads = heads
         self.dropout = dropout
 
@@ -126,16 +126,16 @@ class Attention(nn.Module):
         padded_bld = packed_kd[:, None] if packing is None else packing.unpack(packed_kd)
         return split_heads(padded_bld, self.heads)
 
-    def to_itself(
+    def self_attention(
         self,
         states_kd: Tensor,
         packing: Packing,
         *,
         causal: bool = False,
         first_only: bool = False,
-        cache: Cache | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Tensor:
-        """Return the states after looking at their own text; of each text's first token alone if asked."""
+        """Return the states after self-attention; `first_only` returns each text's first token."""
         asking = states_kd.index_select(0, packing.first_b) if first_only else states_kd
         query_kd = self.self.query(asking)
         query = self._split(None if first_only else packing, query_kd)
@@ -147,7 +147,7 @@ class Attention(nn.Module):
             query.transpose(1, 2),
             key,
             value,
-            # Padding stands at the end, where a causal look never reaches.
+            # Padding stands at the end, where causal attention never reaches.
             mask=None if causal or cache is not None else packing.key_mask_b11l,
             causal=causal and cache is None,
             share=self.dropout if self.training else 0.0,
@@ -156,17 +156,17 @@ class Attention(nn.Module):
         output_kd = output_bld[:, 0] if first_only else packing.pack(output_bld)
         return self.output(output_kd, asking)  # type: ignore[no-any-return]
 
-    def to_memory(
-        self, states_kd: Tensor, packing: Packing | None, memory: CrossAttentionCache, layer: int
+    def cross_attention(
+        self, states_kd: Tensor, packing: Packing | None, cross_kv: CrossAttentionCache, layer: int
     ) -> Tensor:
-        """Return the states after looking at the memory; without a packing there is one token per text."""
+        """Return the states after cross-attention; without a packing there is one token per text."""
         query_blhc = self._split(packing, self.self.query(states_kd))
-        output_bld = memory.attend(query_blhc, layer, self.dropout if self.training else 0.0)
+        output_bld = cross_kv.attend(query_blhc, layer, self.dropout if self.training else 0.0)
         output_kd = output_bld[:, 0] if packing is None else packing.pack(output_bld)
         return self.output(output_kd, states_kd)  # type: ignore[no-any-return]
 
     def keys_and_values(self, tokens_mnw: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what this layer looks at of `tokens_mnw`: two tensors (M, H, N, C)."""
+        """Return this layer's keys and values of `tokens_mnw`, each (M, H, N, C)."""
         key, value = self.self.key(tokens_mnw), self.self.value(tokens_mnw)
         return (
             split_heads(key, self.heads).transpose(1, 2),
@@ -180,58 +180,65 @@ class _Dense(nn.Module):
         self.dense = nn.Linear(width_in, width)
 
 
-class TextLayer(nn.Module):
-    """One layer: self-attention, cross-attention where there is one, feed-forward.
+class BertLayer(nn.Module):
+    """One layer: self-attention, optional cross-attention, feed-forward.
 
     Args:
         width: D.
         heads: H.
-        dropout: Everywhere.
-        memory_width: Width of the image tokens; 0 makes a layer without cross-attention.
-        shared: A layer whose cross-attention and feed-forward are used; only self-attention is new.
+        dropout: Probability, in every sublayer.
+        cross_attention_width: Width of the image tokens; 0 makes a layer without cross-attention.
+        shared: A layer whose cross-attention and feed-forward are shared; only self-attention is its own.
     """
 
     def __init__(
-        self, width: int, heads: int, dropout: float, memory_width: int, shared: TextLayer | None = None
+        self,
+        width: int,
+        heads: int,
+        dropout: float,
+        cross_attention_width: int,
+        shared: BertLayer | None = None,
     ) -> None:
         super().__init__()
-        self.attention = Attention(width, width, heads, dropout)
-        if memory_width:
-            self.crossattention: Attention = (
-                shared.crossattention if shared else Attention(width, memory_width, heads, dropout)
+        self.attention = BertAttention(width, width, heads, dropout)
+        if cross_attention_width:
+            self.crossattention: BertAttention = (
+                shared.crossattention
+                if shared
+                else BertAttention(width, cross_attention_width, heads, dropout)
             )
         self.intermediate: _Dense = shared.intermediate if shared else _Dense(width, 4 * width)
-        self.output: Residual = shared.output if shared else Residual(4 * width, width, dropout)
+        self.output: BertOutput = shared.output if shared else BertOutput(4 * width, width, dropout)
 
     def forward(
         self,
         states_kd: Tensor,
         packing: Packing,
-        memory: CrossAttentionCache | None = None,
-        memory_layer: int = 0,
+        cross_kv: CrossAttentionCache | None = None,
+        kv_layer: int = 0,
         causal: bool = False,
         first_only: bool = False,
-        cache: Cache | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Return (K, D), or (B, D) with `first_only`: the states of each text's first token."""
-        states_kd = self.attention.to_itself(
+        states_kd = self.attention.self_attention(
             states_kd, packing, causal=causal, first_only=first_only, cache=cache
         )
-        if memory is not None:
-            states_kd = self.crossattention.to_memory(
-                states_kd, None if first_only else packing, memory, memory_layer
+        if cross_kv is not None:
+            states_kd = self.crossattention.cross_attention(
+                states_kd, None if first_only else packing, cross_kv, kv_layer
             )
         return self.output(_gelu(self.intermediate.dense(states_kd)), states_kd)  # type: ignore[no-any-return]
 
 
-class _Layers(nn.Module):
-    def __init__(self, layers: Sequence[TextLayer]) -> None:
+class _Encoder(nn.Module):
+    def __init__(self, layers: Sequence[BertLayer]) -> None:
         super().__init__()
         self.layer = nn.ModuleList(layers)
 
 
-class Embeddings(nn.Module):
-    """Words and positions."""
+class BertEmbeddings(nn.Module):
+    """Word and position embeddings."""
 
     def __init__(self, vocabulary: int, positions: int, width: int, dropout: float, pad_id: int) -> None:
         super().__init__()
@@ -247,25 +254,27 @@ class Embeddings(nn.Module):
         return dropout(self.LayerNorm(states_kd), self.dropout, self.training)
 
 
-class TextStack(nn.Module):
-    """Embeddings and layers.
+class BertTextModel(nn.Module):
+    """BERT: embeddings and layers, used as encoder and as decoder.
 
     Args:
         embeddings: The embeddings; encoder and decoder share them.
         layers: The layers, those with cross-attention last.
-        memory_layers: How many have cross-attention.
+        cross_attention_layers: How many have cross-attention.
     """
 
-    def __init__(self, embeddings: Embeddings, layers: Sequence[TextLayer], memory_layers: int) -> None:
+    def __init__(
+        self, embeddings: BertEmbeddings, layers: Sequence[BertLayer], cross_attention_layers: int
+    ) -> None:
         super().__init__()
         self.embeddings = embeddings
-        self.encoder = _Layers(layers)
-        self.memory_layers = memory_layers
+        self.encoder = _Encoder(layers)
+        self.cross_attention_layers = cross_attention_layers
         self.checkpointing = False
 
     @property
-    def layers(self) -> list[TextLayer]:
-        """The layers, first one first."""
+    def layers(self) -> list[BertLayer]:
+        """The layers in order."""
         return list(self.encoder.layer)  # type: ignore[arg-type]
 
     def forward(
@@ -273,30 +282,30 @@ class TextStack(nn.Module):
         states_kd: Tensor,
         packing: Packing,
         *,
-        memory: CrossAttentionCache | None = None,
+        cross_kv: CrossAttentionCache | None = None,
         layers: range | None = None,
         causal: bool = False,
         first_only: bool = False,
-        caches: Sequence[Cache] | None = None,
+        caches: Sequence[KeyValueCache] | None = None,
     ) -> Tensor:
         """Return (K, D) after the layers (default: all), or (B, D) of the texts' first tokens.
 
         Args:
-            states_kd: What goes in, such as `embeddings`.
-            packing: Of the texts.
-            memory: What is looked at; None reads the text alone.
-            layers: Which layers.
-            causal: Whether tokens see only what stands before them.
-            first_only: The last layer computes the first token of each text alone.
-            caches: One per layer: the texts are one further token each, and see all that was read before.
+            states_kd: The input of the first layer, such as `embeddings`.
+            packing: Packing of the texts.
+            cross_kv: Keys and values for cross-attention; None reads the text alone.
+            layers: Indices of the layers to run.
+            causal: Whether a token attends only to itself and earlier tokens.
+            first_only: Compute only the first token of each text in the last layer.
+            caches: One per layer; each text is one further token, which attends to all tokens read before.
         """
         layers = range(len(self.layers)) if layers is None else layers
         for number in layers:
-            place = number - (len(self.layers) - self.memory_layers)
+            place = number - (len(self.layers) - self.cross_attention_layers)
             arguments = (
                 states_kd,
                 packing,
-                memory if place >= 0 else None,
+                cross_kv if place >= 0 else None,
                 max(place, 0),
                 causal,
                 first_only and number == layers[-1],
@@ -311,16 +320,16 @@ class TextStack(nn.Module):
 
     def image_kv(self, tokens_mnw: Tensor) -> CrossAttentionCache:
         """Return keys and values of `tokens_mnw` for every layer with cross-attention."""
-        fusion = self.layers[len(self.layers) - self.memory_layers :]
+        fusion = self.layers[len(self.layers) - self.cross_attention_layers :]
         pairs = [layer.crossattention.keys_and_values(tokens_mnw) for layer in fusion]
         return CrossAttentionCache.of([key for key, _ in pairs], [value for _, value in pairs])
 
 
 def _gelu(states_kd: Tensor) -> Tensor:
-    """Return the GELU of (K, D); turned on its side, for memory's sake.
+    """Return the GELU of (K, D), computed on the transpose to save memory.
 
-    On the CPU, oneDNN keeps buffers for every K that it has seen, a thousand of them, which packed texts come
-    to within minutes: gigabytes. It leaves what is not contiguous to torch, which is no slower.
+    On the CPU, oneDNN caches buffers for the last thousand values of K, which packed texts reach within
+    minutes: gigabytes. It leaves tensors that are not contiguous to torch, which is as fast.
     """
     return F.gelu(states_kd.mT).mT
 
@@ -349,13 +358,13 @@ class TextDecoder(nn.Module):
     """Reads causally and predicts the next token; its output matrix is the word embedding (BERT).
 
     Args:
-        stack: Its layers.
+        bert: Its embeddings and layers.
     """
 
-    def __init__(self, stack: TextStack) -> None:
+    def __init__(self, bert: BertTextModel) -> None:
         super().__init__()
-        vocabulary, width = stack.embeddings.word_embeddings.weight.shape
-        self.bert = stack
+        vocabulary, width = bert.embeddings.word_embeddings.weight.shape
+        self.bert = bert
         self.cls = _Head(width, vocabulary)
 
     def logits(self, states_kd: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""What texts look at of an image: keys and values, computed once per image however many texts look at it.
+"""Image keys and values for cross-attention, computed once per image for any number of texts.
 
-In ALBEF's and BLIP's code each pair has its own: three per image for matching, one for the masked text and
-one for the decoder.
+ALBEF's and BLIP's code computes them for each image-text pair: three times per image for matching, once for
+the masked text and once for the decoder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fusar_klip.models.network.dropout import attention
 
 @dataclass(frozen=True)
 class _Part:
-    """Keys and values of M images for each fusion layer, (M, H, N, C); text p of a part looks at p % M."""
+    """Keys and values of M images for each fusion layer, (M, H, N, C); text p attends to image p % M."""
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
@@ -36,10 +36,10 @@ class _Part:
 
 
 class CrossAttentionCache:
-    """What fusion layers and decoder look at: the images' keys and values, computed once per image.
+    """The images' keys and values that fusion layers and decoder attend to.
 
-    A memory is made for a row of texts: `len(memory)` of them, the first looks at the first image and so on.
-    `KlipNetwork.look` makes one text's place per image; `rows`, `tiled` and `+` arrange it for pairs.
+    A cache serves `len(cache)` texts: the first attends to the first image, and so on. `KlipNetwork.image_kv`
+    returns a cache of one text per image; `rows`, `tiled` and `+` arrange it for pairs.
     """
 
     def __init__(self, parts: Sequence[_Part]) -> None:
@@ -49,19 +49,19 @@ class CrossAttentionCache:
     def of(
         cls, keys: Sequence[Tensor], values: Sequence[Tensor], mask_m11n: Tensor | None = None
     ) -> CrossAttentionCache:
-        """Make a memory of (M, H, N, C) keys and values, one pair per fusion layer, first layer first."""
+        """Return a cache of (M, H, N, C) keys and values, one pair per fusion layer in order."""
         return cls([_Part(tuple(keys), tuple(values), mask_m11n, 1)])
 
     def __len__(self) -> int:
-        """Return the number of texts it is made for."""
+        """Return the number of texts that it serves."""
         return sum(part.texts for part in self._parts)
 
     def __add__(self, other: CrossAttentionCache) -> CrossAttentionCache:
-        """Return the memory for this one's texts and then the other's. Nothing is copied."""
+        """Return a cache for these texts followed by the other's. Nothing is copied."""
         return CrossAttentionCache([*self._parts, *other._parts])
 
     def rows(self, rows_b: Tensor) -> CrossAttentionCache:
-        """Return the memory for texts that look at these places, (B,) int64. Keys and values are copied."""
+        """Return a cache whose text b attends to image `rows_b[b]`, (B,). Keys and values are copied."""
         keys, values, mask_m11n = self._plain()
         return CrossAttentionCache.of(
             [key.index_select(0, rows_b) for key in keys],
@@ -70,12 +70,12 @@ class CrossAttentionCache:
         )
 
     def tiled(self, copies: int) -> CrossAttentionCache:
-        """Return the memory for `copies` rows of texts, one row after the other. Nothing is copied."""
+        """Return a cache for `copies` texts per image, in rows of one text per image. Nothing is copied."""
         (part,) = self._parts
         return CrossAttentionCache([_Part(part.keys, part.values, part.mask_m11n, part.copies * copies)])
 
     def with_context(self, context: CrossAttentionCache, mask_bl: Tensor) -> CrossAttentionCache:
-        """Return a memory whose texts look at their image and at `context`, where `mask_bl` is not 0."""
+        """Return a cache whose texts attend to their image and to `context` where `mask_bl` is not 0."""
         keys, values, _ = self._plain()
         context_keys, context_values, _ = context._plain()
         seen_b11n = mask_bl.new_ones((len(mask_bl), keys[0].shape[2])).bool()
@@ -86,12 +86,12 @@ class CrossAttentionCache:
         )
 
     def attend(self, query_blhc: Tensor, layer: int, dropout: float) -> Tensor:
-        """Return the attention's output (B, L, H * C) of one fusion layer."""
-        assert len(self) == len(query_blhc), f"a memory for {len(self)} texts, not {len(query_blhc)}"
+        """Return the output (B, L, H * C) of the cross-attention of one fusion layer."""
+        assert len(self) == len(query_blhc), f"a cache for {len(self)} texts, not {len(query_blhc)}"
         outputs = []
         queries = torch.split(query_blhc, [part.texts for part in self._parts])
         for part, query in zip(self._parts, queries, strict=True):
-            # All texts of one image are one long query: its keys and values are read in place.
+            # All texts of one image form one long query, so its keys and values are not copied.
             length, heads, width = query.shape[1:]
             grouped = query.view(part.copies, part.images, length, heads, width).permute(1, 3, 0, 2, 4)
             output = attention(

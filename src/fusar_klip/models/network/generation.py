@@ -1,7 +1,7 @@
-"""The decoder at work: spans for the holes of texts, token by token (paper eq. 13).
+"""Autoregressive generation of the spans that [MASK]s stand for (paper eq. 13).
 
-Batched over texts and beams, with the keys and values of what has been written kept, and those of image and
-context computed once per text. Greedy is beam search with one beam.
+Batched over texts and beams. The keys and values of generated tokens are cached, and those of image and
+context are computed once per text. Greedy decoding is beam search with one beam.
 """
 
 from collections.abc import Sequence
@@ -9,50 +9,50 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fusar_klip.models.network.bert import Cache, Packing, TextDecoder
+from fusar_klip.models.network.bert import KeyValueCache, Packing, TextDecoder
 from fusar_klip.models.network.cross_attention import CrossAttentionCache
 from fusar_klip.models.tokenizer import SpecialTokens
 
-# B texts, M beams, V vocabulary, T tokens written so far; rows run over beams, then texts: row m * B + b
+# B texts, M beams, V vocabulary, T tokens generated so far; rows run over beams, then texts: row m * B + b
 
 
-def write_spans(
+def generate_spans(
     decoder: TextDecoder,
-    memory: CrossAttentionCache,
+    decoder_kv: CrossAttentionCache,
     special: SpecialTokens,
     spans: Sequence[int],
     *,
     max_tokens: int,
     beams: int,
 ) -> list[list[int]]:
-    """Return the likeliest answer of each text that was found: `spans` spans, each ended by [SEP].
+    """Return the best answer of each text: `spans` spans, each ended by [SEP].
 
-    Answers compare by their mean log-probability per token, the last [SEP] counted. Special tokens other than
-    [SEP] are never written. Call it with the decoder in evaluation mode.
+    Answers are ranked by their mean log-probability per token, the last [SEP] counted. Special tokens other
+    than [SEP] are never generated. Call it with the decoder in evaluation mode.
 
     Args:
         decoder: The decoder.
-        memory: What it looks at, one place per text.
+        decoder_kv: Its keys and values for cross-attention, one place per text.
         special: Ids of the special tokens.
-        spans: How many spans each text wants; 0 gives an empty answer.
+        spans: Number of spans of each text; 0 gives an empty answer.
         max_tokens: Longest answer.
-        beams: Answers kept in play per text.
+        beams: Answers kept per text.
     """
-    texts = len(memory)
+    texts = len(decoder_kv)
     if not texts or not max_tokens or not any(spans):
         return [[] for _ in range(texts)]
     device = decoder.cls.predictions.bias.device
     wanted_b = torch.tensor(list(spans), device=device)
-    caches = [Cache() for _ in decoder.bert.layers]
-    beam_memory = memory.tiled(beams)
-    search = _Search(texts, beams, wanted_b, special.sep_id, max_tokens)
+    caches = [KeyValueCache() for _ in decoder.bert.layers]
+    beam_kv = decoder_kv.tiled(beams)
+    search = _BeamSearch(texts, beams, wanted_b, special.sep_id, max_tokens)
     tokens = torch.full((beams * texts,), special.cls_id, device=device)
     for place in range(max_tokens):
         packing = Packing(torch.ones_like(tokens)[:, None])
         states = decoder.bert(
             decoder.bert.embeddings(tokens[:, None], packing, place),
             packing,
-            memory=beam_memory,
+            cross_kv=beam_kv,
             caches=caches,
         )
         logits = decoder.logits(states).float()
@@ -62,12 +62,12 @@ def write_spans(
             break
         if beams > 1:
             for cache in caches:
-                cache.keep(rows)
+                cache.reorder(rows)
     return search.best()
 
 
-class _Search:
-    """The answers in play: (M, B) of each. A finished one stays in play as it is."""
+class _BeamSearch:
+    """The partial answers of all beams, (M, B). A finished one stays unchanged."""
 
     def __init__(self, texts: int, beams: int, wanted_b: Tensor, sep_id: int, max_tokens: int) -> None:
         self._wanted_b, self._sep_id = wanted_b, sep_id
@@ -76,7 +76,7 @@ class _Search:
         self._length = torch.zeros(beams, texts, dtype=torch.int64, device=device)
         self._left = wanted_b.expand(beams, texts).clone()
         self._total = torch.zeros(beams, texts, device=device)
-        # At the start all beams are the same: only the first one counts.
+        # At the start all beams are equal: only the first one counts.
         self._total[1:] = -torch.inf
         self._text_b = torch.arange(texts, device=device)
 
@@ -103,11 +103,11 @@ class _Search:
         return token_mb.flatten(), (parent_mb * texts + self._text_b).flatten()
 
     def all_done(self) -> bool:
-        """Whether nothing is left to write."""
+        """Whether all answers are finished."""
         return bool((self._left == 0).all())
 
     def best(self) -> list[list[int]]:
-        """Return the best answer of each text; one that ended goes before one that did not."""
+        """Return the best answer of each text; a finished one precedes an unfinished one."""
         score_mb = self._total / self._length.clamp(min=1)
         finished_mb = (self._left == 0) & self._total.isfinite()
         score_mb = score_mb.masked_fill(finished_mb.any(0) & ~finished_mb, -torch.inf)

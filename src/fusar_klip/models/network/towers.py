@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fusar_klip.models.network.bert import Embeddings, TextDecoder, TextLayer, TextStack, split_heads
+from fusar_klip.models.network.bert import BertEmbeddings, BertLayer, BertTextModel, TextDecoder, split_heads
 from fusar_klip.models.settings import MAX_POSITIONS, ModelSettings
 from fusar_klip.models.tokenizer import Tokenizer
 
@@ -144,21 +144,21 @@ def _init_std(width: int) -> float:
     return _INIT_STD * math.sqrt(_INIT_WIDTH / width)
 
 
-def text_towers(settings: ModelSettings, tokenizer: Tokenizer) -> tuple[TextStack, TextDecoder]:
+def text_towers(settings: ModelSettings, tokenizer: Tokenizer) -> tuple[BertTextModel, TextDecoder]:
     """Return encoder and decoder. They share all weights but self-attention and the decoder's head (BLIP).
 
     The encoder reads a text alone, or together with an image in the layers that have a cross-attention: all
     of them, or the last `fusion_layers`.
     """
-    embeddings = Embeddings(
+    embeddings = BertEmbeddings(
         len(tokenizer), MAX_POSITIONS, settings.text_width, settings.text_dropout, tokenizer.pad_id
     )
-    layers = [_text_layer(settings, number) for number in range(settings.text_depth)]
-    encoder = TextStack(embeddings, layers, settings.memory_layers)
-    own = [_text_layer(settings, number, layer) for number, layer in enumerate(layers)]
-    decoder = TextDecoder(TextStack(embeddings, own, settings.memory_layers))
+    layers = [_bert_layer(settings, number) for number in range(settings.text_depth)]
+    encoder = BertTextModel(embeddings, layers, settings.cross_attention_layers)
+    own = [_bert_layer(settings, number, layer) for number, layer in enumerate(layers)]
+    decoder = TextDecoder(BertTextModel(embeddings, own, settings.cross_attention_layers))
     for module in (encoder, decoder):
-        _draw_fresh(module, settings.text_width)
+        _initialise(module, settings.text_width)
     with torch.no_grad():
         embeddings.position_embeddings.weight.mul_(_POSITION_GAIN)
         for layer in (*layers, *own):
@@ -167,18 +167,18 @@ def text_towers(settings: ModelSettings, tokenizer: Tokenizer) -> tuple[TextStac
     return encoder, decoder
 
 
-def text_only_tower(encoder: TextStack, settings: ModelSettings) -> TextStack:
+def text_only_tower(encoder: BertTextModel, settings: ModelSettings) -> BertTextModel:
     """Return a copy of what a text alone passes: it has no cross-attention, nor layers for fusion alone."""
     old = encoder.embeddings
     words, width = old.word_embeddings.weight.shape
     pad_id = old.word_embeddings.padding_idx
     assert pad_id is not None
-    embeddings = Embeddings(words, MAX_POSITIONS, width, settings.text_dropout, pad_id)
+    embeddings = BertEmbeddings(words, MAX_POSITIONS, width, settings.text_dropout, pad_id)
     layers = [
-        TextLayer(width, settings.text_heads, settings.text_dropout, 0)
+        BertLayer(width, settings.text_heads, settings.text_dropout, 0)
         for _ in range(settings.text_only_layers)
     ]
-    copy = TextStack(embeddings, layers, 0).to(old.word_embeddings.weight.device)
+    copy = BertTextModel(embeddings, layers, 0).to(old.word_embeddings.weight.device)
     state = encoder.state_dict()
     with torch.no_grad():
         for name, parameter in copy.named_parameters():
@@ -186,9 +186,9 @@ def text_only_tower(encoder: TextStack, settings: ModelSettings) -> TextStack:
     return copy
 
 
-def _text_layer(settings: ModelSettings, number: int, shared: TextLayer | None = None) -> TextLayer:
-    fuses = number >= settings.text_depth - settings.memory_layers
-    return TextLayer(
+def _bert_layer(settings: ModelSettings, number: int, shared: BertLayer | None = None) -> BertLayer:
+    fuses = number >= settings.text_depth - settings.cross_attention_layers
+    return BertLayer(
         settings.text_width,
         settings.text_heads,
         settings.text_dropout,
@@ -197,7 +197,7 @@ def _text_layer(settings: ModelSettings, number: int, shared: TextLayer | None =
     )
 
 
-def _draw_fresh(module: nn.Module, width: int) -> None:
+def _initialise(module: nn.Module, width: int) -> None:
     """Draw BERT's fresh weights; what two modules share is drawn with each, which changes nothing."""
     for part in module.modules():
         if isinstance(part, nn.Linear):

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import BertModel
 
 from fusar_klip.errors import CheckpointError
-from fusar_klip.models.network.bert import TextDecoder, TextStack
+from fusar_klip.models.network.bert import BertTextModel, TextDecoder
 from fusar_klip.models.network.towers import ImageTower
 from fusar_klip.models.state_dict import fill
 
@@ -75,7 +75,7 @@ def load_image_weights(tower: ImageTower, source: str) -> None:
     )
 
 
-def load_text_weights(encoder: TextStack, decoder: TextDecoder, source: str) -> None:
+def load_text_weights(encoder: BertTextModel, decoder: TextDecoder, source: str) -> None:
     """Start encoder and decoder from a file, a folder, or a name such as bert-base-uncased.
 
     BERT adds `token_type_embeddings[0]` to every position; here it goes into the position embeddings. The

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fusar_klip.catalog import FIELDS
 from fusar_klip.models import Preprocess, Tokenizer
-from fusar_klip.models.losses import IGNORED
+from fusar_klip.models.losses import IGNORE_INDEX
 from fusar_klip.models.masking import mask_text
 from fusar_klip.models.tokenizer import Segments
 from fusar_klip.pretrain.data.dataset import ImageTextTiles, gsd_m_or_hidden
@@ -32,7 +32,7 @@ class Batch(TensorBatch):
         masked: (B, M) int64 ids of the same text with masked spans; noise is left out of it.
         masked_mask: (B, M) int64, 1 = token.
         decoder_input: (B, T) int64, [CLS] and the masked spans without their last token.
-        decoder_labels: (B, T) int64, the masked spans; `losses.IGNORED` elsewhere.
+        decoder_labels: (B, T) int64, the masked spans; `losses.IGNORE_INDEX` elsewhere.
     """
 
     images: Tensor
@@ -138,7 +138,7 @@ class Batches(StepBatches[Batch]):
             *self._tokenizer.pad(texts),
             *self._tokenizer.pad(masked),
             decoder_input,
-            labels.masked_fill((label_mask == 0) | nothing[:, None], IGNORED),
+            labels.masked_fill((label_mask == 0) | nothing[:, None], IGNORE_INDEX),
         )
 
     def _segments_shown(self, step: int) -> int | None:

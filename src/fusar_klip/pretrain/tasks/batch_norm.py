@@ -7,7 +7,7 @@ in pretraining only, always on a whole batch.
 import torch
 from torch import Tensor, nn
 
-from fusar_klip.models.distributed import gathered_with_gradient
+from fusar_klip.models.distributed import all_gather_with_gradient
 
 # B rows of this process, D width
 
@@ -40,4 +40,4 @@ class CrossRankBatchNorm(nn.Module):
 
 def _mean(rows_bd: Tensor) -> Tensor:
     """Return the mean over the rows of all processes, (D,)."""
-    return gathered_with_gradient(rows_bd.mean(0, keepdim=True)).mean(0)
+    return all_gather_with_gradient(rows_bd.mean(0, keepdim=True)).mean(0)

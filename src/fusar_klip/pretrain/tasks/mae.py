@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fusar_klip.models import ModelSettings
-from fusar_klip.models.distributed import mean_of_all
+from fusar_klip.models.distributed import all_reduce_mean
 from fusar_klip.models.network.towers import ImageTower
 from fusar_klip.pretrain.data.image_batches import MaskedBatch
 from fusar_klip.pretrain.tasks.positions import sincos_positions
@@ -112,7 +112,7 @@ def mae_loss(
     target_bpq = standardised_patches(pixels_bpq, valid_bpq) if normalise else pixels_bpq
     counts_bpq = masked_bp[:, :, None] & valid_bpq
     squares = (predicted_bpq - target_bpq).square().masked_fill(~counts_bpq, 0.0).sum()
-    return squares / mean_of_all(counts_bpq.sum().float()).clamp(min=1)
+    return squares / all_reduce_mean(counts_bpq.sum().float()).clamp(min=1)
 
 
 def standardised_patches(pixels_bpq: Tensor, valid_bpq: Tensor) -> Tensor:

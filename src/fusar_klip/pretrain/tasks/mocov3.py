@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusar_klip.models import ModelSettings
-from fusar_klip.models.distributed import gathered, own_rows
+from fusar_klip.models.distributed import all_gather, local_rows
 from fusar_klip.models.network.towers import ImageTower
 from fusar_klip.pretrain.data.image_batches import ViewsBatch
 from fusar_klip.pretrain.tasks.batch_norm import CrossRankBatchNorm
@@ -52,7 +52,7 @@ class MocoV3(nn.Module):
             keys_2be: `MomentumEncoder.features` of `batch`.
         """
         first_be, second_be = (self.predictor(rows) for rows in _projected(self, batch))
-        keys_2ae = [gathered(keys_be.float()) for keys_be in keys_2be]
+        keys_2ae = [all_gather(keys_be.float()) for keys_be in keys_2be]
         # Each view is contrasted with the other: ctr(q1, k2) + ctr(q2, k1) of Algorithm 1.
         found = [
             contrast(query_be, keys_ae, self._temperature)
@@ -101,10 +101,10 @@ def contrast(query_be: Tensor, keys_ae: Tensor, temperature: float) -> tuple[Ten
 
     Args:
         query_be: This process's predictions, normalised here.
-        keys_ae: The keys of all processes, normalised; key `own_rows(B).start + i` is the one of query i.
+        keys_ae: The keys of all processes, normalised; key `local_rows(B).start + i` is the one of query i.
         temperature: tau.
     """
-    own = own_rows(len(query_be))
+    own = local_rows(len(query_be))
     own_b = torch.arange(own.start, own.stop, device=query_be.device)
     # bfloat16 has three digits, too few for logits of similarities.
     with torch.autocast(query_be.device.type, enabled=False):
