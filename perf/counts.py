@@ -65,9 +65,9 @@ def judged_fields(tile: MeasuredTile, ships: Sequence[Annotation]) -> dict[str, 
 
 def _sizes_right(text: str, lengths: Sequence[float], gsd_m: float) -> bool:
     """Least and greatest length are within a quarter or two pixels of the true ones."""
-    said = [float(n) for n in re.findall(r"\d+", text.partition(" long")[0])]
-    pairs = ((said[0], min(lengths)), (said[-1], max(lengths)))
-    return all(abs(told - true) <= max(0.25 * true, 2 * gsd_m) for told, true in pairs)
+    stated = [float(n) for n in re.findall(r"\d+", text.partition(" long")[0])]
+    pairs = ((stated[0], min(lengths)), (stated[-1], max(lengths)))
+    return all(abs(length - true) <= max(0.25 * true, 2 * gsd_m) for length, true in pairs)
 
 
 def _class(length_m: float) -> str:
@@ -83,7 +83,7 @@ def _layout(text: str) -> int:
     return 1 if text.startswith("single") else 2 if text.startswith("a pair") else 3
 
 
-def said_share(text: str, cover: str) -> float:
+def stated_share(text: str, cover: str) -> float:
     """Return the share of a class of cover that a Terrain or Environment field gives."""
     if re.search(rf"\b{cover} throughout", text.lower()):
         return 1.0
@@ -115,9 +115,9 @@ def measured_against_truth(
         free = [a for a in ships if a.state in FREE]
         count = 0
         if tile.task == "marine_target":
-            said = counted_in(tile.fields["Count"])
-            assert said is not None, "what is measured begins with a number"
-            count = said
+            stated = counted_in(tile.fields["Count"])
+            assert stated is not None, "a measured Count begins with a number"
+            count = stated
             found["free ships, tiles described as marine"].append(count - len(free))
             found["all ships, tiles described as marine"].append(count - len(ships))
             for field, right in judged_fields(tile, free).items():
@@ -138,9 +138,9 @@ def _judge_cover(truth: Path, tile: MeasuredTile, found: dict[str, list[float]])
         "ground_target": "Environment",
     }
     field = field_of[tile.task]
-    said = said_share(tile.fields[field], "open water")
-    # Shares are said in steps of 10 %, and left out under 5 %.
-    found[f"field:{tile.task}:{field} (water within 15 %)"].append(abs(said - water) <= 0.15)
+    stated = stated_share(tile.fields[field], "open water")
+    # Texts give shares in steps of 10 %, and omit those under 5 %.
+    found[f"field:{tile.task}:{field} (water within 15 %)"].append(abs(stated - water) <= 0.15)
     if tile.task == "terrain":
         says_some = not tile.fields["Water"].lower().startswith("no open water")
         if not 0 < water < 0.05:

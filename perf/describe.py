@@ -138,11 +138,11 @@ def plain(dataset: Path, url: str, tiles: int) -> float:
 
     client = openai.OpenAI(base_url=url, api_key="none")
     store = ensure_evidence(dataset)
-    said: dict[str, dict[str, str]] = {}
+    answers: dict[str, dict[str, str]] = {}
     started = time.perf_counter()
     for _, (tile_id, parent_id) in zip(range(tiles), store.graph(), strict=False):
         context = store.context(tile_id)
-        turn = first_turn(context, "single", said.get(parent_id or ""))
+        turn = first_turn(context, "single", answers.get(parent_id or ""))
         png = base64.b64encode(tile_png(dataset / context.path, SIDE_PX, False, context.gsd_m)).decode()
         picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png}"}}
         messages: list[Any] = [
@@ -153,7 +153,7 @@ def plain(dataset: Path, url: str, tiles: int) -> float:
         reply = client.chat.completions.create(model="m", messages=messages, response_format=wanted)
         answer = read_answer(reply.choices[0].message.content or "", context)
         assert isinstance(answer, Answer)
-        said[tile_id] = answer.fields
+        answers[tile_id] = answer.fields
     seconds = time.perf_counter() - started
     store.close()
     client.close()

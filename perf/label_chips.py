@@ -25,7 +25,7 @@ from fusar_klip.catalog import TEXT_SCHEMA, TILE_SCHEMA, write_manifest, write_t
 from fusar_klip.datasets.registry import ClassificationReader
 from fusar_klip.finetune.resized_images import central_part
 
-# By length, a class is told apart from another one if they differ by so much.
+# Relative difference of length from which a stated length contradicts the class.
 _LENGTH_OFF = 0.15
 SETS: Sequence[tuple[ClassificationReader, str, Sequence[str]]] = (
     ("sar_acd", "cls_sar_acd", ("grouped", "paper")),
@@ -40,14 +40,14 @@ _JET, _TANK = "two engines under swept wings", "tracked, with a turret and a lon
 
 @dataclass(frozen=True)
 class Facts:
-    """What a class's texts say.
+    """The content of a class's texts.
 
     Attributes:
         category: The type.
         length_m: Its length.
-        feature: What is to be seen of it.
-        environment: Where it stands.
-        count: How many there are.
+        feature: Its visible features.
+        environment: Its surroundings.
+        count: The number of targets.
     """
 
     category: str
@@ -68,7 +68,7 @@ class Facts:
         }
 
     def denies(self, field: str, task: str, text: str) -> bool | None:
-        """Tell whether a sentence of that field is false; None where it cannot be told."""
+        """Return whether a sentence of that field is false; None where the label cannot decide."""
         agrees = _letters(text) == _letters(self.sentences[field])
         if agrees or field != "Size":
             return not agrees
@@ -79,7 +79,7 @@ class Facts:
 
 
 def _letters(text: str) -> str:
-    """Return letters and digits alone, small: all that a decoder tells apart."""
+    """Return lower-case letters and digits alone: a decoder distinguishes nothing else."""
     return "".join(letter for letter in text.lower() if letter.isalnum())
 
 
@@ -112,10 +112,10 @@ FACTS: Mapping[str, Facts] = {
 
 
 def write_label_chips(dataset: Path, data: Path) -> Mapping[str, Facts]:
-    """Write the data set with its texts, v000, where it is not there yet; return each tile's facts.
+    """Write the data set with its texts, v000, if it does not exist; return each tile's facts.
 
     Args:
-        dataset: Where to; its tiles are the chips, MSTAR's cut to their centre.
+        dataset: Folder to write; its tiles are the chips, MSTAR's cropped to their centre.
         data: The data folder with `cls_sar_acd` and `cls_mstar`.
 
     Raises:

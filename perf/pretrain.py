@@ -188,8 +188,8 @@ def one_step(way: Ours | Plain, batch: "Batch", after: Callable[[], None] | None
 def check(model: str, size: int) -> dict[str, float]:
     """Assert that losses and gradients of both ways are equal in float64; return the largest differences.
 
-    In float32 the gradients of a fresh attention's queries and keys, 1e-6 in size, are lost in rounding. Both
-    ways cast to float32 by name: here that is float64, too, for the rest of the process.
+    In float32 the gradients of a newly initialised attention's queries and keys, about 1e-6, are lost in
+    rounding. Both ways cast to float32 by name: here that is float64, too, for the rest of the process.
     """
     import torch
 
@@ -250,19 +250,19 @@ def run_way(name: str, model: str, size: int, steps: int, device_name: str, prof
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated() / 2**20
-    said: dict[str, Any] = {
+    result: dict[str, Any] = {
         "step_s": sorted(wall)[len(wall) // 2],
         "processor_s": sorted(processor)[len(processor) // 2],
         "peak_mib": peak,
         "text_tokens": float(sum(int(b.text_mask.sum()) for b in batches[1:]) / steps / size),
         "target_tokens": float(sum(int((b.decoder_labels >= 0).sum()) for b in batches[1:]) / steps / size),
     }
-    said["samples_per_s"] = size / said["step_s"]
-    said["flops"] = counted(lambda: one_step(way, batches[1]))
-    said["flops_per_s"] = said["flops"] / said["step_s"]
+    result["samples_per_s"] = size / result["step_s"]
+    result["flops"] = counted(lambda: one_step(way, batches[1]))
+    result["flops_per_s"] = result["flops"] / result["step_s"]
     if profile:
-        said["profile"] = profiled(lambda: one_step(way, batches[1]), device.type)
-    return said
+        result["profile"] = profiled(lambda: one_step(way, batches[1]), device.type)
+    return result
 
 
 def counted(work: Callable[[], object]) -> int:

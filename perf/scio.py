@@ -152,14 +152,14 @@ def compare(
 ) -> dict[str, float]:
     """Screen `count` tiles both ways, against `pairs` negatives; return what was measured."""
     klip = load(run, device)
-    said = segments_by_tile(read_texts(dataset))
+    segments_of = segments_by_tile(read_texts(dataset))
     cache = open_tile_cache(dataset, klip.preprocess.size)
-    tiles = [t for t in read_tiles(dataset, ["tile_id"])["tile_id"] if t in said and t in cache.rows]
+    tiles = [t for t in read_tiles(dataset, ["tile_id"])["tile_id"] if t in segments_of and t in cache.rows]
     rows = [cache.rows[t] for t in tiles]
     longest = klip.network.settings.max_tokens
     texts = [
         ImageText(cut, (True,) * len(cut))
-        for cut in (klip.tokenizer.segments(said[t], longest) for t in tiles)
+        for cut in (klip.tokenizer.segments(segments_of[t], longest) for t in tiles)
     ]
     images = klip.preprocess.standardise(cache.images[rows]).to(klip.device)
 

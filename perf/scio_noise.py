@@ -130,9 +130,9 @@ def corrupt(
     if kind == "hard":
         keys += " " + texts["tile_id"].map(tiles["scene_type"]).fillna("none")
     donors = {key: np.flatnonzero(keys == key) for key in keys.unique()}
-    tasks, fields, said, ids = (texts[name].tolist() for name in ("task", "field", "text", "tile_id"))
+    tasks, fields, sentences, ids = (texts[name].tolist() for name in ("task", "field", "text", "tile_id"))
     wanted = round(share * len(texts))
-    new, done, of_tile = list(said), np.zeros(len(texts), bool), dict.fromkeys(ids, 0)
+    new, done, of_tile = list(sentences), np.zeros(len(texts), bool), dict.fromkeys(ids, 0)
     for row in rng.permutation(len(texts)):
         tile_id = ids[row]
         if done.sum() == wanted:
@@ -140,8 +140,8 @@ def corrupt(
         if of_tile[tile_id] == _MOST_A_TILE or tile_id not in truth:
             continue
         for donor in rng.choice(donors[keys[row]], _TRIES):
-            if truth[tile_id].denies(fields[row], tasks[row], said[donor]):
-                new[row], done[row] = said[donor], True
+            if truth[tile_id].denies(fields[row], tasks[row], sentences[donor]):
+                new[row], done[row] = sentences[donor], True
                 of_tile[tile_id] += 1
                 break
     return version_of(dataset, texts.assign(text=new), "v000", about), pd.Series(done, index=texts.index)
@@ -191,7 +191,7 @@ class Experiment:
     recipe: Sequence[str]
 
     def trained(self, name: str, version: str) -> Path:
-        """Return the run of a `tiny` that learns from a text version; what is there is gone on with."""
+        """Return the run of a `tiny` that is trained on a text version; an existing run is resumed."""
         run = self.folder / f"{self.kind}_{self.seed}_{name}"
         own = [f"max_steps={self.steps}", f"seed={self.seed}", f"texts.version={version}"]
         settings = load_settings(PretrainSettings, None, [*RECIPE, *self.recipe, *own])
@@ -252,14 +252,14 @@ def with_intervals(rows: pd.DataFrame, seed: int = 0) -> dict[str, list[float]]:
 
 
 def reconstructions(dataset: Path, version: str, truth: Mapping[str, Truth]) -> dict[str, int]:
-    """Count reconstructed sentences by what the truth says of them."""
+    """Count the reconstructed sentences that are false, not false and unknown by the truth."""
     rows = read_texts(dataset, version)
-    said = judge_texts(rows[rows["verdict"] == "reconstructed"], truth)
+    false = judge_texts(rows[rows["verdict"] == "reconstructed"], truth)
     return {
-        "written": len(said),
-        "false": sum(x is True for x in said),
-        "not false": sum(x is False for x in said),
-        "not to be told": sum(x is None for x in said),
+        "written": len(false),
+        "false": sum(x is True for x in false),
+        "not false": sum(x is False for x in false),
+        "unknown": sum(x is None for x in false),
     }
 
 
@@ -274,8 +274,8 @@ def held_out(dataset: Path, klip: Klip) -> tuple[np.ndarray, list[list[str]]]:
     tiles = read_tiles(dataset, ["tile_id", "split", "kept"])
     held = tiles.loc[tiles["kept"] & (tiles["split"] == "test"), "tile_id"]
     cache = open_tile_cache(dataset, klip.preprocess.size)
-    said = segments_by_tile(read_texts(dataset))
-    return klip.embed_image([cache.images[cache.rows[t]] for t in held]), [said[t] for t in held]
+    segments_of = segments_by_tile(read_texts(dataset))
+    return klip.embed_image([cache.images[cache.rows[t]] for t in held]), [segments_of[t] for t in held]
 
 
 def right_class(dataset: Path, run: Path) -> np.ndarray:
@@ -305,7 +305,7 @@ def find_noise(experiment: Experiment, share: float) -> tuple[pd.DataFrame, Path
     dataset, truth, seed = experiment.material.dataset, experiment.material.truth, experiment.seed
     noisy, false = corrupt(dataset, truth, experiment.kind, share, seed)
     before = judge_texts(read_texts(dataset), truth)
-    known = false | pd.Series([said is not True for said in before])
+    known = false | pd.Series([judged is not True for judged in before])
     run = experiment.trained("all", noisy)
     judged = {judge: refine(dataset, run, noisy, reconstruct=False, **how) for judge, how in JUDGES.items()}
     rows = [found(dataset, judged[judge], false, known).assign(judge=judge) for judge in JUDGES]
@@ -321,7 +321,7 @@ def find_noise(experiment: Experiment, share: float) -> tuple[pd.DataFrame, Path
 def rebuild(
     experiment: Experiment, all_run: Path, screened: str, margin: float
 ) -> tuple[dict[str, int], dict[str, np.ndarray]]:
-    """Write the noise anew; return what the truth says of it, and table 8's rows."""
+    """Rewrite the noise; return how many of the new sentences are true, and table 8's rows."""
     material = experiment.material
     writer = experiment.trained("screened", screened)
     how = {**JUDGES["alone"], "reconstruction_margin": margin}

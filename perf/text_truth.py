@@ -22,7 +22,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 import pandas as pd
 import rasterio
-from counts import FREE, counted_in, said_share
+from counts import FREE, counted_in, stated_share
 from rasterio.windows import from_bounds
 
 from fusar_klip.catalog import read_texts, read_tiles
@@ -33,7 +33,7 @@ from fusar_klip.texts.wording import region_name, region_of
 CODES = {name: code for code, name in LAND_COVER.items()}
 # A share that is off by this much is false: `measure` itself is mostly within half of it.
 _SHARE_OFF = 0.35
-# There is some from here on; and there is next to none below.
+# Shares from which a class counts as present, and below which it counts as absent.
 _SOME, _NONE = 0.15, 0.01
 _PLACE = re.compile(
     r"(?:port of |ground of |area of )?((?:[A-ZÀ-Þ][\w'ʻ-]*)(?: (?:[A-ZÀ-Þ][\w'ʻ-]*|de|of|la|el))*)"
@@ -43,22 +43,22 @@ _KINDS = {"Airport", "Air", "Base", "International", "SAR"}
 
 
 class Truth(Protocol):
-    """What is known of a tile."""
+    """The truth about a tile."""
 
     def denies(self, field: str, task: str, text: str) -> bool | None:
-        """Tell whether a sentence of that field is false; None where it cannot be told."""
+        """Return whether a sentence of that field is false; None where the truth cannot decide."""
 
 
 @dataclass(frozen=True)
 class TileTruth:
-    """What is there.
+    """The truth about a tile of a simulated scene.
 
     Attributes:
         height: Pixels.
         width: Pixels.
         gsd_m: Ground spacing in metres.
         targets: Ships or aircraft whose centre lies in the tile, whatever their state.
-        shares: Share of the tile's ground by class of the simulator's land cover.
+        shares: Share of the tile's area by class of the simulator's land cover.
         places: Words of the names that the texts of its scene use.
     """
 
@@ -70,7 +70,7 @@ class TileTruth:
     places: Collection[str]
 
     def denies(self, field: str, task: str, text: str) -> bool | None:
-        """Tell whether a sentence is false; None where the truth cannot tell."""
+        """Return whether a sentence is false; None where the truth cannot decide."""
         if named_places(text) - set(self.places):
             return True
         if task == "terrain":
@@ -79,7 +79,7 @@ class TileTruth:
 
 
 def read_truth(dataset: Path, truth: Path) -> dict[str, TileTruth]:
-    """Return what is there in each kept tile that lies in its scene's mask."""
+    """Return the truth about each kept tile that lies in its scene's mask."""
     frames = {frame.tile_id: frame for frame in kept_tiles(dataset)}
     shown = annotations_by_tile(dataset, list(frames.values()), truth)
     tiles = read_tiles(dataset, ["tile_id", "scene_id", "transform", "width", "height", "gsd_m", "kept"])
@@ -114,7 +114,7 @@ def named_places(text: str) -> set[str]:
 def _target(field: str, task: str, text: str, truth: TileTruth) -> bool | None:
     kind = "ship" if task == "marine_target" else "aircraft"
     every = [t for t in truth.targets if t.category == kind]
-    # What `measure` says that it counts, and what a reader may: false is what fits neither.
+    # `measure` counts free ships only; a reader may count all. A count is false if it fits neither.
     readings = [every, [t for t in every if t.state in FREE]] if kind == "ship" else [every]
     readings = [reading for reading in readings if reading]
     if field == "Environment":
@@ -122,21 +122,21 @@ def _target(field: str, task: str, text: str, truth: TileTruth) -> bool | None:
     if not readings:
         return None
     if field == "Count":
-        said = counted_in(text)
-        if said is None:
+        stated = counted_in(text)
+        if stated is None:
             return None
-        return all(abs(said - len(reading)) > max(1, 0.3 * len(reading)) for reading in readings)
+        return all(abs(stated - len(reading)) > max(1, 0.3 * len(reading)) for reading in readings)
     if field == "Location":
-        said_regions = _regions(text)
+        named_regions = _regions(text)
         there = {region_name(region_of(t.row, t.col, truth.height, truth.width)) for t in every}
-        return not said_regions & there if said_regions else None
+        return not named_regions & there if named_regions else None
     lengths = sorted(t.length_m for t in every if t.length_m)
     if field == "Size" and lengths:
         numbers = [float(n) for n in re.findall(r"\d+", text.partition(" long")[0])]
         return not any(abs(n - m) <= max(0.4 * m, 3 * truth.gsd_m) for n in numbers for m in lengths)
     if field == "Category" and kind == "ship" and lengths:
-        said_sizes = {s for s in ("small", "medium", "large") if s in text.lower().partition(" vessel")[0]}
-        return not said_sizes & {_size(m) for m in lengths} if said_sizes else None
+        named_sizes = {s for s in ("small", "medium", "large") if s in text.lower().partition(" vessel")[0]}
+        return not named_sizes & {_size(m) for m in lengths} if named_sizes else None
     if field == "Distribution":
         layout = {"Single": 1, "A pair": 2}.get(
             next((w for w in ("Single", "A pair") if text.startswith(w)), ""), 3
@@ -167,9 +167,9 @@ def _regions(text: str) -> set[str]:
 
 
 def _cover(text: str, truth: TileTruth) -> bool | None:
-    water = abs(said_share(text, "open water") - truth.shares["water"]) > _SHARE_OFF
-    built = abs(said_share(text, "built-up") - _built(truth)) > _SHARE_OFF
-    # Forest and rough ground pass for built-up; what is called built-up may be them.
+    water = abs(stated_share(text, "open water") - truth.shares["water"]) > _SHARE_OFF
+    built = abs(stated_share(text, "built-up") - _built(truth)) > _SHARE_OFF
+    # Forest and rough terrain look like built-up land, so a text may call them built-up.
     rugged = "rugged" in text or truth.shares["forest"] > _SOME
     return water or (built and not rugged)
 
@@ -231,7 +231,7 @@ def _shares(mask: Path, transform: Sequence[float], width: int, height: int) -> 
 
 
 def judge_texts(texts: pd.DataFrame, truth: Mapping[str, Truth]) -> list[bool | None]:
-    """Return of each row of a text version whether it is false; None where nothing can be told."""
+    """Return for each row of a text version whether it is false; None where the truth cannot decide."""
     rows = zip(texts["tile_id"], texts["field"], texts["task"], texts["text"], strict=True)
     return [
         truth[tile_id].denies(field, task, text) if tile_id in truth else None

@@ -128,11 +128,11 @@ def values(outcome: object) -> dict[str, float]:
 
 
 def test_captions_are_learnt_and_the_model_stays_as_it_was(patches: Path, learner: str) -> None:
-    data, subject = data_of(patches), EvaluatedModel(ModelRef.parse(learner), "m")
-    model = subject.model
+    data, evaluated = data_of(patches), EvaluatedModel(ModelRef.parse(learner), "m")
+    model = evaluated.model
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
     state = torch.random.get_rng_state()
-    outcome = evaluate_captioning(captioning(beams=2), data, subject)
+    outcome = evaluate_captioning(captioning(beams=2), data, evaluated)
     said = values(outcome)
     assert said["bleu4"] > 0.9
     assert said["cider"] > 4
@@ -144,8 +144,8 @@ def test_captions_are_learnt_and_the_model_stays_as_it_was(patches: Path, learne
 
 
 def test_questions_are_learnt_by_ranking_and_by_writing(patches: Path, learner: str) -> None:
-    data, subject = data_of(patches), EvaluatedModel(ModelRef.parse(learner), "m")
-    ranked = evaluate_vqa(vqa(), data, subject)
+    data, evaluated = data_of(patches), EvaluatedModel(ModelRef.parse(learner), "m")
+    ranked = evaluate_vqa(vqa(), data, evaluated)
     scores = {score.metric: score for score in ranked.scores}
     assert list(scores) == ["overall_accuracy", "main_land", "all_land", "regional_land"]
     assert scores["overall_accuracy"].n == len(data.asked("test")) == 8 * 6
@@ -156,7 +156,7 @@ def test_questions_are_learnt_by_ranking_and_by_writing(patches: Path, learner: 
     assert scores["regional_land"].chance == pytest.approx(0.625)
     assert scores["regional_land"].ci_unit == "image"
     assert [drawing.name for drawing in ranked.drawings] == ["questions", "heat-maps"]
-    written = evaluate_vqa(vqa(answer_by="write", questions_per_kind=5), data, subject)
+    written = evaluate_vqa(vqa(answer_by="write", questions_per_kind=5), data, evaluated)
     assert {score.metric: score.n for score in written.scores}["regional_land"] == 5
     assert values(written)["main_land"] > 0.9
 

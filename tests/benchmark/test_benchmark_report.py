@@ -32,7 +32,7 @@ def score(metric: str, value: float) -> Score:
 
 def section(outcomes: Mapping[str, RowResult], dataset: str = "Set", **values: object) -> ReportSection:
     known = {"task": "captioning", "dataset": dataset, "path": "p", "split": "given", "reader": "hrsid"}
-    return ReportSection(CaptioningRow.model_validate(known | values), "4 images", [], outcomes)
+    return ReportSection(CaptioningRow.model_validate(known | values), "4 images", [], dict(outcomes))
 
 
 def png(grey: int = 0) -> str:

@@ -8,14 +8,12 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import pytest
 
 from fusar_klip.benchmark import benchmark
 from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.tasks.registry import TASKS
-from fusar_klip.benchmark.tasks.task import BenchmarkTask
 from fusar_klip.errors import CheckpointError, DatasetError, FusarKlipError, SettingsError
 
 Make = Callable[..., Path]
@@ -118,9 +116,7 @@ def test_a_killed_benchmark_goes_on_at_its_row(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setitem(
-            cast(dict[str, BenchmarkTask], TASKS), "finetune", dataclasses.replace(finetune, evaluate=killed)
-        )
+        patch.setitem(TASKS, "finetune", dataclasses.replace(finetune, evaluate=killed))
         with pytest.raises(KeyboardInterrupt):
             benchmark([run], out, suite=suite, data=data_folder)
     assert not (out / "results.json").exists()

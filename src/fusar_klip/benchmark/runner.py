@@ -98,18 +98,13 @@ def benchmark(
     digests = [ref.digest() for ref in refs]
     _warn_of_equal_models(names, digests)
     plan, skipped = _read_data(loaded, data_folder(data))
-    results: list[list[RowResult]] = [[] for _ in plan]
+    sections = [ReportSection(p.row, p.data.size_summary, p.data.notes, {}) for p in plan]
     rows_run = 0
     for ref, name, digest in zip(refs, names, digests, strict=True):
         evaluated = EvaluatedModel(ref, name, out, base_url)
-        for planned, of_row in zip(plan, results, strict=True):
-            result, is_new = _row_result(planned, evaluated, digest)
+        for planned, section in zip(plan, sections, strict=True):
+            section.results[name], is_new = _row_result(planned, evaluated, digest)
             rows_run += is_new
-            of_row.append(result)
-    sections = [
-        ReportSection(p.row, p.data.size_summary, p.data.notes, dict(zip(names, of_row, strict=True)))
-        for p, of_row in zip(plan, results, strict=True)
-    ]
     _write_splits(out, plan)
     markdown, html = write_report(out, loaded.name, sections, skipped)
     _write_results(out, sections)

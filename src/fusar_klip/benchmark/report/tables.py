@@ -45,7 +45,7 @@ class ReportSection:
     """The data set's sizes, in one line."""
     notes: Sequence[str]
     """Remarks on the data set."""
-    results: Mapping[str, RowResult]
+    results: dict[str, RowResult]
     """By the name of the model."""
 
     @property

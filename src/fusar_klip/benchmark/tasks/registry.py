@@ -4,7 +4,6 @@ A new task is a module beside this one and an entry here. `suite.py` validates r
 reads data and evaluates models by it, and the report takes its titles from it.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from fusar_klip.benchmark.tasks import (
@@ -18,7 +17,7 @@ from fusar_klip.benchmark.tasks import (
 )
 from fusar_klip.benchmark.tasks.task import BenchmarkTask
 
-TASKS: Mapping[str, BenchmarkTask[Any, Any]] = {
+TASKS: dict[str, BenchmarkTask[Any, Any]] = {
     "linear_probe": classification.LINEAR_PROBE,
     "knn": classification.KNN,
     "finetune": classification.FINETUNE,
