@@ -127,7 +127,7 @@ def _section_context(section: ReportSection, number: int, figures: _FigureFolder
         "number": number,
         "title": f"{section.task_title} on {row.dataset}",
         "split": row.split,
-        "facts": section.facts,
+        "size_summary": section.size_summary,
         "preset": row.preset_label,
         "n": scores[0].n,
         "unit": "groups of images" if units == {"group"} else "images",

@@ -41,7 +41,7 @@ class ReportSection:
     """One row of the suite with its result for each model."""
 
     row: Row
-    facts: str
+    size_summary: str
     """The data set's sizes, in one line."""
     notes: Sequence[str]
     """Remarks on the data set."""
