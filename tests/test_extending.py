@@ -11,6 +11,10 @@ import torch
 
 from fusar_klip.models import KlipNetwork, ModelSettings, Preprocess, Tokenizer
 from fusar_klip.models.checkpoint import save_weights
+from fusar_klip.simulate import simulate
+from fusar_klip.texts import describe
+from fusar_klip.tiles import BuildSettings, build
+from fusar_klip.tiles.settings import SplitSettings
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 TINY = ModelSettings(
@@ -27,6 +31,7 @@ TINY = ModelSettings(
     max_tokens=64,
 )
 REGISTRIES = {
+    "a SAR product": ("fusar_klip.tiles.scene.products", "PRODUCTS"),
     "a labelled data set": ("fusar_klip.datasets.registry", "DATASETS"),
     "a published model": ("fusar_klip.models.pretrained.registry", "ZOO"),
     "a benchmark task": ("fusar_klip.benchmark.tasks.registry", "TASKS"),
@@ -54,9 +59,21 @@ def registry(recipe: str) -> Iterator[dict[str, Any]]:
     entries.update(before)
 
 
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of one simulated scene with texts; tests only read it."""
+    folder = tmp_path_factory.mktemp("extending")
+    simulate(folder, scenes=1, size=1024, seed=3, platforms=["Gaofen-3"])
+    split = SplitSettings(val=0.0, test=0.0)
+    build(sorted(folder.glob("*.tif")), folder / "DATASET", BuildSettings(split=split))
+    describe(folder / "DATASET")
+    return folder / "DATASET"
+
+
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with the tiny model RUN."""
+def workplace(tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with the tiny model RUN and the data set DATASET."""
+    (tmp_path / "DATASET").symlink_to(dataset)
     run = tmp_path / "RUN"
     run.mkdir()
     tokenizer = Tokenizer.train(["Count: 3 ships. Location: in the top left."], 300)

@@ -1,19 +1,44 @@
-"""SAR products on disk: what the path that a user names holds, and what its metadata says.
+"""The registry of SAR products: which rasters a path holds, and what their metadata states.
 
-Opens rasters only to learn their bands; reads no pixels. `find_sources` is the whole interface.
+`find_sources` is the interface. It opens rasters only to list their bands, and reads no pixels.
+
+A product family is a module beside this one with a function `sources`, and an entry of `PRODUCTS`.
 """
 
 from pathlib import Path
+from typing import Protocol
 
 from fusar_klip.errors import SceneError
-from fusar_klip.tiles.scene.products import gaofen3 as level1a
-from fusar_klip.tiles.scene.products import gdal_folder, rpc, sicd
-from fusar_klip.tiles.scene.products import sentinel1 as safe
+from fusar_klip.tiles.scene.products import gaofen3, gdal_folder, sentinel1, sicd
 from fusar_klip.tiles.scene.products.plain import plain_source
 from fusar_klip.tiles.scene.products.source import SceneFacts, Source
 from fusar_klip.tiles.settings import SceneSettings
 
-__all__ = ["SceneFacts", "Source", "find_sources"]
+__all__ = ["PRODUCTS", "ProductReader", "SceneFacts", "Source", "find_sources"]
+
+
+class ProductReader(Protocol):
+    """Reads the metadata of one product family."""
+
+    def __call__(self, path: Path, *, calibrated: bool) -> list[Source] | None:
+        """Return the rasters of a product, one per polarization; None where `path` is no such product.
+
+        Args:
+            path: An absolute path that exists: a folder, an archive, a raster or a metadata file.
+            calibrated: Also read the look-up tables to sigma0, where products have them.
+
+        Raises:
+            SceneError: `path` is such a product, and it is damaged or incomplete.
+        """
+
+
+PRODUCTS: dict[str, ProductReader] = {
+    "sentinel1": sentinel1.sources,
+    "sicd": sicd.sources,
+    "gaofen3": gaofen3.sources,
+}
+"""The product families; the first that knows a path reads it. `gdal_folder` reads all other folders, and
+`plain` all other files."""
 
 
 def find_sources(path: Path, settings: SceneSettings) -> list[Source]:
@@ -21,18 +46,18 @@ def find_sources(path: Path, settings: SceneSettings) -> list[Source]:
 
     Args:
         path: A raster; a product's folder, zip or metadata file.
-        settings: `polarization` chooses among several, `calibration` asks for look-up tables.
+        settings: `polarization` chooses one of several, `calibration` requests look-up tables.
 
     Raises:
-        SceneError: There is nothing, nothing that is known, damaged metadata, no such polarization, or no
-            look-up table though calibration is wanted.
+        SceneError: The path does not exist or holds no known product, its metadata is damaged, it has no such
+            polarization, or it has no look-up table although calibration is requested.
     """
     calibrated = settings.calibration == "sigma0"
     try:
         if not path.exists():
             raise SceneError(f"no such file or folder: {path}")
-        path = path.absolute()  # a product's name is its folder's, which "." does not tell
-        found = _of_folder(path, calibrated) if path.is_dir() else _of_file(path, calibrated)
+        path = path.absolute()  # the name of a product is that of its folder, which "." hides
+        found = _read(path, calibrated)
     except OSError as error:
         raise SceneError(f"{path} cannot be read ({error.strerror}): correct its permissions") from error
     sources = _wanted(found, path, settings.polarization)
@@ -44,35 +69,15 @@ def find_sources(path: Path, settings: SceneSettings) -> list[Source]:
     return sources
 
 
-def _of_folder(folder: Path, calibrated: bool) -> list[Source]:
-    names = {file.name for file in folder.iterdir()}
-    if safe.MANIFEST in names or safe.PRODUCT_INFO in names:
-        return safe.folder_sources(folder, folder, calibrated=calibrated)
-    if any(name.lower().endswith((level1a.META, *rpc.SUFFIXES)) for name in names):
-        return level1a.folder_sources(folder, folder)
-    return gdal_folder.folder_sources(folder)
-
-
-def _of_file(path: Path, calibrated: bool) -> list[Source]:
-    if path.name in (safe.MANIFEST, safe.PRODUCT_INFO):
-        return safe.folder_sources(path.parent, path, calibrated=calibrated)
-    if path.name.lower().endswith(level1a.META):
-        return level1a.folder_sources(path.parent, path)
-    if path.suffix.lower() == ".zip":
-        return safe.zip_sources(path, calibrated=calibrated)
-    if folder := safe.product_folder_of(path):
-        whole = safe.folder_sources(folder, path, calibrated=calibrated)
-        if own := [source for source in whole if Path(source.raster) == path]:
-            return own
-    if images := sicd.sources(path):
-        return images
-    if rpc.find_rpc_file(path) or level1a.find_meta(path):
-        return [level1a.raster_source(path, path)]
-    return [plain_source(path)]
+def _read(path: Path, calibrated: bool) -> list[Source]:
+    for sources_of in PRODUCTS.values():
+        if sources := sources_of(path, calibrated=calibrated):
+            return sources
+    return gdal_folder.folder_sources(path) if path.is_dir() else [plain_source(path)]
 
 
 def _wanted(found: list[Source], path: Path, polarization: str | None) -> list[Source]:
-    # What only a file's name says may be told otherwise; a product's metadata is not wrong about itself.
+    # The setting may contradict a polarization that only a file's name states, but not a product's metadata.
     by_name_only = len(found) == 1 and found[0].kind is None
     if polarization is None or by_name_only or found[0].facts.polarization is None:
         return found

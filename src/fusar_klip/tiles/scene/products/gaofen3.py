@@ -24,7 +24,7 @@ from fusar_klip.tiles.scene.products.metadata import (
     text_of,
     time_of,
 )
-from fusar_klip.tiles.scene.products.rpc import find_rpc_file, read_rpc
+from fusar_klip.tiles.scene.products.rpc import SUFFIXES, find_rpc_file, read_rpc
 from fusar_klip.tiles.scene.products.source import SceneFacts, Source
 
 META = ".meta.xml"
@@ -32,6 +32,24 @@ _IMAGE_SUFFIXES = (".tif", ".tiff")
 _NOT_SCENES = re.compile(r"(thumb|browse|quick|preview|mask|incidence)", re.IGNORECASE)
 _FAR_DEG = 2.0
 """No scene of these platforms is that far from its own centre: an RPC beyond is another scene's."""
+
+
+def sources(path: Path, *, calibrated: bool) -> list[Source] | None:
+    """Return the TIFFs of a product's folder or meta.xml, or a single one; None for any other path.
+
+    They have no look-up tables.
+
+    Raises:
+        SceneError: There is no TIFF, or RPC or metadata are damaged or another scene's.
+    """
+    if path.is_dir():
+        is_product = any(file.name.lower().endswith((META, *SUFFIXES)) for file in path.iterdir())
+        return folder_sources(path, path) if is_product else None
+    if path.name.lower().endswith(META):
+        return folder_sources(path.parent, path)
+    if find_rpc_file(path) or find_meta(path):
+        return [raster_source(path, path)]
+    return None
 
 
 def folder_sources(folder: Path, path: Path) -> list[Source]:

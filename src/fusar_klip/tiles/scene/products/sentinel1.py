@@ -99,6 +99,21 @@ class _Product:
         return re.sub(r"\.(safe|zip)$", "", folder, flags=re.IGNORECASE)
 
 
+def sources(path: Path, *, calibrated: bool) -> list[Source] | None:
+    """Return the measurements of a product's folder, zip, manifest or single raster; see `ProductReader`."""
+    if path.is_dir():
+        is_product = any((path / name).exists() for name in (MANIFEST, PRODUCT_INFO))
+        return folder_sources(path, path, calibrated=calibrated) if is_product else None
+    if path.name in (MANIFEST, PRODUCT_INFO):
+        return folder_sources(path.parent, path, calibrated=calibrated)
+    if path.suffix.lower() == ".zip":
+        return zip_sources(path, calibrated=calibrated)
+    if folder := product_folder_of(path):
+        whole = folder_sources(folder, path, calibrated=calibrated)
+        return [source for source in whole if Path(source.raster) == path] or None
+    return None
+
+
 def zip_sources(path: Path, *, calibrated: bool) -> list[Source]:
     """Return the measurements of a zipped SAFE product, without unpacking it.
 

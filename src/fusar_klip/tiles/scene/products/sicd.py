@@ -41,13 +41,13 @@ _GRID = 7
 _log = logging.getLogger(__name__)
 
 
-def sources(path: Path) -> list[Source] | None:
-    """Return the image of a SICD or SIDD file; None for a file that is neither.
+def sources(path: Path, *, calibrated: bool) -> list[Source] | None:
+    """Return the image of a SICD or SIDD file; None for any other path. They have no look-up tables.
 
     Raises:
         SceneError: The file or its metadata is damaged, the extra is missing, or it has several images.
     """
-    nitf = read_nitf(path)
+    nitf = None if path.is_dir() else read_nitf(path)
     named = [document for document in (nitf.extensions if nitf else ()) if _ROOT.search(document)]
     if nitf is None or not named:
         return None
