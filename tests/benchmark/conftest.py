@@ -1,6 +1,5 @@
 """A tiny run, a class-folder data set that a probe can learn, and a data set of tiles with texts."""
 
-import csv
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,28 +8,10 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from PIL import Image
 from shapely.geometry import box
 
 from fusar_klip.catalog import FIELDS, TEXT_SCHEMA, TILE_SCHEMA, write_manifest, write_texts, write_tiles
-from fusar_klip.models import KlipNetwork, ModelSettings, Preprocess, Tokenizer
-from fusar_klip.models.checkpoint import save_weights
-
-SETTINGS = ModelSettings(
-    image_size=32,
-    patch_size=8,
-    image_width=32,
-    image_depth=2,
-    image_heads=2,
-    text_width=32,
-    text_depth=1,
-    text_heads=2,
-    text_dropout=0.0,
-    embed_dim=16,
-    max_tokens=64,
-)
-CLASSES = ("left", "right", "top")
+from small_run import CLASSES, chip, write_chips, write_run
 
 
 @pytest.fixture
@@ -49,17 +30,10 @@ def _without_java(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture(scope="session")
 def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Return a function that makes a RUN folder with random weights of a seed."""
+    """Return a function that writes a RUN folder with random weights of a seed."""
 
     def make(seed: int = 1, name: str = "run") -> str:
-        run = tmp_path_factory.mktemp("runs") / name
-        run.mkdir()
-        tokenizer = Tokenizer.train(["Count: 3 ships. Location: in the top left."], 300)
-        torch.manual_seed(seed)
-        save_weights(KlipNetwork(SETTINGS, tokenizer), run / "model.safetensors")
-        Preprocess(SETTINGS.image_size).save(run / "preprocess.json")
-        tokenizer.save(run / "tokenizer.json")
-        return str(run)
+        return write_run(tmp_path_factory.mktemp("runs") / name, seed)
 
     return make
 
@@ -70,30 +44,10 @@ def run(make_run: Callable[..., str]) -> str:
     return make_run()
 
 
-def chip(label: str, rng: np.random.Generator) -> Image.Image:
-    """Speckle with a bright patch where the class says."""
-    pixels = rng.rayleigh(20, (40, 40))
-    window = {"left": np.s_[15:25, 2:10], "right": np.s_[15:25, 30:38], "top": np.s_[2:10, 15:25]}[label]
-    pixels[window] += 180
-    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-
-
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with `chips`: 3 classes, 12 training and 6 test images each, in groups of two."""
-    data = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    with (data / "split.tmp").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["file", "class", "group", "split"])
-        for c, label in enumerate(CLASSES):
-            (data / "chips" / label).mkdir(parents=True)
-            for number in range(18):
-                name = f"{label}/{number:03d}.png"
-                chip(label, rng).save(data / "chips" / name)
-                table.writerow([name, label, 100 * c + number // 2, "train" if number < 12 else "test"])
-    (data / "split.tmp").rename(data / "chips" / "split.csv")
-    return data
+    return write_chips(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="session")

@@ -14,18 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-import fusar_klip.models as models
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.metrics import bootstrap
 from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.tasks.detection import DetectionRow, evaluate_detection, read_boxes, training_subset
 from fusar_klip.config import validate_settings
-from fusar_klip.datasets.labelled_data import Box, ImageWithBoxes
 from fusar_klip.errors import DatasetError, SettingsError
-from fusar_klip.finetune.detection.detector import Detector
-from fusar_klip.finetune.detection.heads import Proposals
-from fusar_klip.finetune.detection.inputs import letterboxed, training_input
-from fusar_klip.finetune.detection.pyramid import SimpleFeaturePyramid
 from fusar_klip.finetune.detection.settings import DETECTION_PRESETS
 from fusar_klip.models import ModelRef
 
@@ -97,15 +91,6 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap, "RESAMPLES", 40)
 
 
-@pytest.mark.parametrize("patch", [8, 16, 32])
-def test_the_pyramid_has_strides_of_4_to_64(patch: int) -> None:
-    grid = 128 // patch
-    maps = SimpleFeaturePyramid(32, patch, 24)(torch.randn(2, 32, grid, grid))
-    assert {name: tuple(level.shape) for name, level in maps.items()} == {
-        str(stride): (2, 24, 128 // stride, 128 // stride) for stride in (4, 8, 16, 32, 64)
-    }
-
-
 @pytest.mark.parametrize("head", ["faster", "cascade"])
 def test_a_detector_learns_one_image_by_heart(
     tmp_path: Path, run: str, head: str, few_resamples: None
@@ -163,77 +148,6 @@ def test_fewer_training_images_are_among_more() -> None:
     assert all(few < more or more == set(train.tolist()) for few, more in itertools.pairwise(drawn))
     assert set(training_subset(train, row(train_share=0.125)).tolist()) == drawn[1]
     assert set(training_subset(train, row(shots=5, seed=1)).tolist()) != drawn[1]
-
-
-def test_nothing_is_learnt_in_ignored_boxes(run: str) -> None:
-    detector = Detector(models.load(run), 1, row())
-    assert isinstance(detector.proposals, Proposals)
-    target = {
-        "boxes": torch.tensor([[0.0, 0, 10, 10]]),
-        "labels": torch.tensor([1]),
-        "ignored": torch.tensor([[30.0, 30, 60, 60]]),
-    }
-    # An object, background, within the ignored box, a third within it.
-    boxes = torch.tensor([[0.0, 0, 10, 10], [15, 15, 25, 25], [35, 35, 45, 45], [20, 40, 35, 50]])
-    (labels,), _ = detector.proposals.assign_targets_to_anchors([boxes], [target])
-    assert labels.tolist() == [1, 0, -1, 0]
-    detector.heads._ignored = [target["ignored"]]
-    _, (labels,) = detector.heads.assign_targets_to_proposals([boxes], [target["boxes"]], [target["labels"]])
-    assert labels.tolist() == [1, 0, -1, 0]
-
-
-@pytest.mark.parametrize("flips", ["none", "horizontal", "all"])
-def test_boxes_move_with_their_image(tmp_path: Path, flips: Any) -> None:
-    boat(tmp_path / "a.png", [(60, 10, 24, 8)], 0, size=(96, 48))
-    image = ImageWithBoxes(tmp_path / "a.png", "a.png", (Box("boat", 60, 10, 24, 8),), 96, 48, "train")
-    turns = set()
-    for seed in range(40):
-        rng = np.random.default_rng(seed)
-        view = training_input(image, ("boat",), 64, scales=(0.5, 1.0), gain=0.0, flips=flips, rng=rng)
-        rows, columns = np.nonzero(view.square > 120)
-        bright = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-        assert view.boxes[0] == pytest.approx(bright, abs=1.1)
-        assert view.labels.tolist() == [1]
-        turns.add((view.size[0] > view.size[1], bool(view.boxes[0, 0] < view.size[1] / 3)))
-    # Wide or tall, and the boat in the left third or not.
-    assert len(turns) == {"none": 1, "horizontal": 2, "all": 4}[flips]
-
-
-def test_a_crop_ignores_what_it_cuts_away(tmp_path: Path) -> None:
-    boat(tmp_path / "a.png", [], 0)
-    boxes = (
-        Box("boat", 0, 0, 8, 8),
-        Box("boat", 40, 40, 20, 20),
-        Box("boat", 2, 2, 0.3, 8),
-        Box("boat", 10, 10, 9, 9, difficult=True),
-    )
-    image = ImageWithBoxes(tmp_path / "a.png", "a.png", boxes, 64, 64, "train")
-    rng = np.random.default_rng(0)
-    view, scale = letterboxed(image, ("boat",), 128)
-    assert scale == 2
-    assert view.boxes.tolist() == [[0, 0, 16, 16], [80, 80, 120, 120]]
-    assert view.ignored.tolist() == [[4, 4, 4.6, 20], [20, 20, 38, 38]]
-    shown = [
-        training_input(image, ("boat",), 32, scales=(2.0, 2.0), gain=0, flips="none", rng=rng)
-        for _ in range(40)
-    ]
-    for view in shown:
-        for left, top, right, bottom in (*view.boxes, *view.ignored):
-            assert 0 <= left < right <= 32
-            assert 0 <= top < bottom <= 32
-    # A box is learnt whole or for the most part, and otherwise ignored.
-    assert {len(view.boxes) for view in shown} >= {0, 1}
-    cut = [b for view in shown for b in view.ignored if b[2] - b[0] < 6 or b[3] - b[1] < 6]
-    assert cut
-
-
-def test_tall_and_wide_images_keep_their_aspect(tmp_path: Path) -> None:
-    boat(tmp_path / "a.png", [(10, 20, 4, 8)], 0, size=(40, 80))
-    image = ImageWithBoxes(tmp_path / "a.png", "a.png", (Box("boat", 10, 20, 4, 8),), 40, 80, "test")
-    view, scale = letterboxed(image, ("boat",), 64)
-    assert (view.size, scale) == ((64, 32), 0.8)
-    assert not view.square[:, 32:].any()
-    assert view.boxes[0].tolist() == pytest.approx([8, 16, 11.2, 22.4])
 
 
 def test_a_split_file_gives_the_parts(boats: Path, tmp_path: Path) -> None:

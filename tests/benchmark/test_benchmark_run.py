@@ -231,3 +231,17 @@ def test_no_data_at_all_names_the_variable(tmp_path: Path, run: str, monkeypatch
     monkeypatch.setenv("FUSAR_KLIP_DATA", str(tmp_path / "nothing"))
     with pytest.raises(DatasetError, match="FUSAR_KLIP_DATA"):
         benchmark([run], tmp_path / "out")
+
+
+def test_every_row_writes_its_split(data_folder: Path, tmp_path: Path, run: str) -> None:
+    suite = tmp_path / "suite.toml"
+    rows = "".join(
+        f'[[row]]\ntask = "knn"\ndataset = "Chips"\nreader = "class_folders"\npath = "chips"\n'
+        f'split = "{split}"\n'
+        for split in ("paper", "grouped")
+    )
+    suite.write_text(f'name = "splits"\n{rows}')
+    summary = benchmark([run], tmp_path / "out", suite=suite, data=data_folder)
+    assert summary.rows_run == 2
+    names = sorted(file.name.rpartition("-")[0] for file in (tmp_path / "out" / "splits").iterdir())
+    assert names == ["chips-grouped", "chips-paper"]

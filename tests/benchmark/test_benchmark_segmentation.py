@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from sklearn.metrics import accuracy_score, jaccard_score
 
-import fusar_klip.models as models
 from fusar_klip.benchmark import benchmark
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
 from fusar_klip.benchmark.metrics import bootstrap
@@ -23,9 +22,7 @@ from fusar_klip.benchmark.tasks.segmentation import SegmentationRow, evaluate_se
 from fusar_klip.config import validate_settings
 from fusar_klip.datasets.labelled_data import IGNORED
 from fusar_klip.errors import CheckpointError, DatasetError, SettingsError
-from fusar_klip.finetune.segmentation.segmenter import Segmenter
 from fusar_klip.finetune.segmentation.settings import SEGMENTATION_PRESETS
-from fusar_klip.finetune.segmentation.windows import starts, training_window, whole_logits
 from fusar_klip.models import ModelRef
 
 SMALL: dict[str, Any] = {
@@ -210,60 +207,6 @@ def test_change_needs_the_image_before(tmp_path: Path, run: str) -> None:
 def test_before_without_an_image_before_is_refused(fields: Path) -> None:
     with pytest.raises(DatasetError, match=r"Fields has no image before train/images/0\.png"):
         read_masks(row(before=True), fields)
-
-
-@torch.no_grad()
-def test_the_decoder_reads_the_difference(run: str) -> None:
-    model = models.load(run)
-    torch.manual_seed(0)
-    segmenter = Segmenter(model, 3, row(before=True)).eval()
-    images = torch.randn(2, 2, 32, 32)
-    assert segmenter(images).shape == (2, 3, 32, 32)
-    read: list[torch.Tensor] = []
-    segmenter.decoder.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
-    segmenter(images)
-    after, before = (segmenter.backbone(images[:, n : n + 1]) for n in (0, 1))
-    torch.testing.assert_close(read[0], torch.cat([after, after - before], dim=1))
-
-
-@pytest.mark.parametrize(
-    ("length", "expected"), [(32, [0]), (20, [0]), (48, [0, 16]), (50, [0, 9, 18]), (64, [0, 16, 32])]
-)
-def test_windows_cover_and_end_with_the_image(length: int, expected: list[int]) -> None:
-    assert starts(length, 32, 0.5) == expected
-
-
-@pytest.mark.parametrize("zoom", [0.5, 1.0, 2.0])
-def test_windows_are_put_back_where_they_were(zoom: float) -> None:
-    image = np.random.default_rng(0).integers(0, 255, (1, 50, 70), dtype=np.uint8)
-    smooth = np.asarray(Image.fromarray(image[0]).resize((7, 5)).resize((70, 50)))[None]
-
-    def logits(windows: np.ndarray) -> torch.Tensor:
-        shown = torch.from_numpy(windows[:, 0].astype(np.float32))
-        return torch.stack([shown, -shown], dim=1)
-
-    whole = whole_logits(smooth, 32, zoom, 0.5, logits)
-    assert whole.shape == (2, 50, 70)
-    assert (whole[0].numpy() - smooth[0]).std() < (1e-4 if zoom == 1 else 4)
-    torch.testing.assert_close(whole[1], -whole[0])
-
-
-@pytest.mark.parametrize("flips", ["none", "horizontal", "all"])
-def test_mask_and_images_move_together(flips: Any) -> None:
-    rng = np.random.default_rng(0)
-    mask = np.kron(rng.integers(0, 2, (3, 5)), np.ones((8, 8), dtype=int)).astype(np.uint8)
-    images = np.stack([200 * mask, 200 - 200 * mask]).astype(np.uint8)
-    for seed in range(12):
-        rng = np.random.default_rng(seed)
-        windows, window = training_window(
-            images, mask, 32, zoom=2.0, scales=(0.5, 1.0), gain=0.0, flips=flips, rng=rng
-        )
-        assert windows.shape == (2, 32, 32)
-        known = window != IGNORED
-        # Bilinear edges apart.
-        assert ((windows[0] > 100) == (window == 1))[known].mean() > 0.95
-        assert ((windows[1] < 100) == (window == 1))[known].mean() > 0.95
-        assert not windows[:, ~known].any()
 
 
 def test_wrong_sizes_are_refused(fields: Path, run: str, tmp_path: Path) -> None:

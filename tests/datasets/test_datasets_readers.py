@@ -1,6 +1,5 @@
 """Every reader on a small made copy of its layout, and on real files where they are."""
 
-import io
 import json
 import re
 from collections.abc import Callable
@@ -12,8 +11,6 @@ import pytest
 import tifffile
 from PIL import Image
 
-from fusar_klip.benchmark.report.thumbnails import decode, thumbnail
-from fusar_klip.benchmark.tasks.llm_vqa import picture_of
 from fusar_klip.datasets.box_formats import rotated_corners
 from fusar_klip.datasets.labelled_data import IGNORED, DatasetNotFoundError, read_mask
 from fusar_klip.datasets.registry import (
@@ -457,24 +454,6 @@ def test_the_docs_list_every_reader() -> None:
     page = DOCS.read_text()
     for task in get_args(Task):
         assert markdown_table(task) in page, markdown_table(task)
-
-
-def test_pictures_of_any_depth(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    amplitude = rng.rayleigh(300, (30, 20))
-    tifffile.imwrite(tmp_path / "uint16.tif", amplitude.astype(np.uint16))
-    tifffile.imwrite(tmp_path / "db.tif", np.stack([20 * np.log10(amplitude / 1e4)] * 2).astype(np.float32))
-    tifffile.imwrite(tmp_path / "complex.tif", (amplitude * 1j).astype(np.complex64))
-    Image.fromarray(amplitude.astype(np.uint16)).save(tmp_path / "uint16.png")
-    grey = read_image(tmp_path / "uint16.tif")
-    # Rayleigh amplitudes: a third of 255 on average, a little less for what is cut off.
-    assert 75 < grey.mean() < 87
-    # Pictures for reports and language models are mapped alike: converted as they are they would be white.
-    for file in ("uint16.tif", "db.tif", "complex.tif", "uint16.png"):
-        shown = np.asarray(decode(thumbnail(tmp_path / file)))
-        assert np.abs(shown.astype(int) - grey.astype(int)).max() <= 1
-        asked = Image.open(io.BytesIO(picture_of(tmp_path / file, 512).png))
-        assert np.array_equal(np.asarray(asked), shown)
 
 
 @pytest.mark.real_data

@@ -1,8 +1,7 @@
-"""The leak finder on planted copies, and the splits that it makes."""
+"""Near-duplicate detection on planted copies, and the splits that keep near-duplicates together."""
 
 import csv
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from fusar_klip.benchmark import benchmark
-from fusar_klip.benchmark.tasks.classification import read_classification
-from fusar_klip.benchmark.tasks.probes import LinearProbeRow
 from fusar_klip.datasets.classification_sets import read_split_file
 from fusar_klip.datasets.labelled_data import ClassificationData, ImageWithBoxes, ImageWithLabel
+from fusar_klip.datasets.loading import load_classification
 from fusar_klip.datasets.near_duplicates import SYMMETRIES, Match, find_near_duplicates, group_ids, leakage
 from fusar_klip.datasets.near_duplicates.matching import transformed
-from fusar_klip.datasets.splits import near_duplicate_groups, split_images, write_split
+from fusar_klip.datasets.splits import SplitSettings, near_duplicate_groups, split_images, write_split
 from fusar_klip.errors import DatasetError
 
 Chip = NDArray[np.float64]
@@ -153,8 +150,7 @@ def expanded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(path: Path, **values: object) -> ClassificationData:
-    row = {"task": "linear_probe", "dataset": "D", "path": ".", "reader": "class_folders", **values}
-    return read_classification(LinearProbeRow.model_validate(row), path)
+    return load_classification("class_folders", path, SplitSettings.model_validate(values), "D")
 
 
 def test_paper_is_random_and_grouped_keeps_copies_together(expanded: Path) -> None:
@@ -175,7 +171,6 @@ def test_paper_is_random_and_grouped_keeps_copies_together(expanded: Path) -> No
 def test_splits_follow_their_seed_alone(expanded: Path) -> None:
     digests = {read(expanded, split="paper", split_seed=seed).digest for seed in (0, 1, 2)}
     assert len(digests) == 3
-    assert read(expanded, split="paper", seed=5).digest == read(expanded, split="paper").digest
     assert read(expanded, split="mine", split_by="paper").digest == read(expanded, split="paper").digest
 
 
@@ -223,21 +218,6 @@ def test_boxes_are_split_too_and_small_sets_are_refused(tmp_path: Path) -> None:
     assert (parts.count("train"), parts.count("test")) == (8, 2)
     with pytest.raises(DatasetError, match="too few images"):
         split_images(boxed[:4], "paper", 0, "D")
-
-
-def test_the_benchmark_writes_a_split_for_each_row(
-    expanded: Path, tmp_path: Path, make_run: Callable[..., str]
-) -> None:
-    suite = tmp_path / "suite.toml"
-    rows = "".join(
-        f'[[row]]\ntask = "knn"\ndataset = "Chips"\nreader = "class_folders"\npath = "."\nsplit = "{split}"\n'
-        for split in ("paper", "grouped")
-    )
-    suite.write_text(f'name = "splits"\n{rows}')
-    summary = benchmark([make_run()], tmp_path / "out", suite=suite, data=expanded)
-    assert summary.rows_run == 2
-    names = sorted(file.name.rpartition("-")[0] for file in (tmp_path / "out" / "splits").iterdir())
-    assert names == ["chips-grouped", "chips-paper"]
 
 
 @pytest.mark.real_data

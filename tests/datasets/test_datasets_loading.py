@@ -1,19 +1,20 @@
+"""Loading of classification sets: split files, folders of parts, leakage notes, and what is refused."""
+
 import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from fusar_klip.benchmark.tasks.classification import read_classification
-from fusar_klip.benchmark.tasks.probes import LinearProbeRow
 from fusar_klip.datasets.classification_sets import MSTAR_CLASSES
 from fusar_klip.datasets.labelled_data import ClassificationData, DatasetNotFoundError
+from fusar_klip.datasets.loading import load_classification
+from fusar_klip.datasets.splits import SplitSettings
 from fusar_klip.errors import DatasetError
 
 
 def read(path: Path, reader: str = "class_folders") -> ClassificationData:
-    row = {"task": "linear_probe", "dataset": "D", "path": ".", "split": "given", "reader": reader}
-    return read_classification(LinearProbeRow.model_validate(row), path)
+    return load_classification(reader, path, SplitSettings(split="given"), "D")
 
 
 def lay(path: Path, files: dict[str, int], split: str | None = None) -> Path:
