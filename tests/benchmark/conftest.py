@@ -52,7 +52,7 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tile_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of 12 test tiles on 6 grounds; two pairs of tiles have one text each."""
+    """A data set of 12 test tiles of 6 areas; two pairs of tiles have one text each."""
     dataset = tmp_path_factory.mktemp("tiles") / "dataset"
     (dataset / "tiles" / "s").mkdir(parents=True)
     rng = np.random.default_rng(1)

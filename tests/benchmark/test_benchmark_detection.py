@@ -92,9 +92,7 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("head", ["faster", "cascade"])
-def test_a_detector_learns_one_image_by_heart(
-    tmp_path: Path, run: str, head: str, few_resamples: None
-) -> None:
+def test_a_detector_memorises_one_image(tmp_path: Path, run: str, head: str, few_resamples: None) -> None:
     boxes = [(8, 10, 20, 12), (36, 34, 14, 20)]
     images = []
     for part in ("train", "test"):
@@ -103,11 +101,13 @@ def test_a_detector_learns_one_image_by_heart(
         annotations = [{"image_id": part, "category_id": 1, "bbox": box} for box in boxes]
         table = {"images": images[-1:], "annotations": annotations, "categories": [{"id": 1, "name": "boat"}]}
         (tmp_path / f"{part}.json").write_text(json.dumps(table))
-    wishes = row(head=head, epochs=45, batch_size=1, learning_rate=3e-3, layer_decay=1.0, channels=32, seed=1)
-    outcome = evaluate_detection(
-        wishes, read_boxes(wishes, tmp_path), EvaluatedModel(ModelRef.parse(run), "run")
+    suite_row = row(
+        head=head, epochs=45, batch_size=1, learning_rate=3e-3, layer_decay=1.0, channels=32, seed=1
     )
-    scores = {score.metric: score.value for score in outcome.scores}
+    result = evaluate_detection(
+        suite_row, read_boxes(suite_row, tmp_path), EvaluatedModel(ModelRef.parse(run), "run")
+    )
+    scores = {score.metric: score.value for score in result.scores}
     assert scores["ap50"] == pytest.approx(1.0)
     assert scores["ap"] > 0.5
     assert "ap_large" not in scores
@@ -116,28 +116,28 @@ def test_a_detector_learns_one_image_by_heart(
 def test_a_row_is_the_same_alone_and_after_another_model(
     boats: Path, run: str, make_run: Callable[..., str], few_resamples: None
 ) -> None:
-    wishes = row(shots=3, scales=(0.7, 1.4), gain=0.2, flips="all", head="cascade")
-    data = read_boxes(wishes, boats / "boats")
+    suite_row = row(shots=3, scales=(0.7, 1.4), gain=0.2, flips="all", head="cascade")
+    data = read_boxes(suite_row, boats / "boats")
     second = EvaluatedModel(ModelRef.parse(make_run(7, "other")), "other")
     state = torch.random.get_rng_state()
-    alone = evaluate_detection(wishes, data, EvaluatedModel(ModelRef.parse(run), "run"))
-    other = evaluate_detection(wishes, data, second)
-    assert evaluate_detection(wishes, data, EvaluatedModel(ModelRef.parse(run), "run")) == alone
+    alone = evaluate_detection(suite_row, data, EvaluatedModel(ModelRef.parse(run), "run"))
+    other = evaluate_detection(suite_row, data, second)
+    assert evaluate_detection(suite_row, data, EvaluatedModel(ModelRef.parse(run), "run")) == alone
     assert other.scores != alone.scores or other.drawings != alone.drawings
     assert torch.equal(state, torch.random.get_rng_state())
-    check_outcome(alone)
+    check_result(alone)
 
 
-def check_outcome(outcome: RowResult) -> None:
-    assert [score.metric for score in outcome.scores][:2] == ["ap50", "ap"]
-    for score in outcome.scores:
+def check_result(result: RowResult) -> None:
+    assert [score.metric for score in result.scores][:2] == ["ap50", "ap"]
+    for score in result.scores:
         assert score.n == 4
         assert score.ci_low is not None
         assert 0 <= score.ci_low <= score.ci_high <= 1  # type: ignore[operator]
-    assert "6 boxes in 4 test images." in outcome.notes
-    assert any("Trained on 3 of 10 training images" in note for note in outcome.notes)
-    assert [drawing.name for drawing in outcome.drawings] == ["detections", "heat-maps"]
-    for drawing in outcome.drawings:
+    assert "6 boxes in 4 test images." in result.notes
+    assert any("Trained on 3 of 10 training images" in note for note in result.notes)
+    assert [drawing.name for drawing in result.drawings] == ["detections", "heat-maps"]
+    for drawing in result.drawings:
         assert Image.open(io.BytesIO(base64.b64decode(drawing.content))).format == "PNG"
 
 

@@ -27,14 +27,14 @@ def random_images(seed: int, count: int) -> tuple[list[GroundTruth], list[Detect
         labels = rng.integers(0, CLASSES, len(boxes))
         truths.append(GroundTruth(boxes.astype(float), labels, rng.random(len(boxes)) < 0.2))
         near = np.concatenate([boxes, boxes]) + rng.integers(-12, 13, (2 * len(boxes), 4))
-        guesses = np.concatenate([near, strays]).astype(float)
-        guesses[:, 2:] = np.maximum(guesses[:, 2:], guesses[:, :2] + 1)
+        candidates = np.concatenate([near, strays]).astype(float)
+        candidates[:, 2:] = np.maximum(candidates[:, 2:], candidates[:, :2] + 1)
         named = np.concatenate([labels, labels, rng.integers(0, CLASSES, len(strays))])
-        found.append(Detections(guesses, np.round(rng.random(len(guesses)), 1), named))
+        found.append(Detections(candidates, np.round(rng.random(len(candidates)), 1), named))
     return truths, found
 
 
-def coco_says(truths: list[GroundTruth], found: list[Detections]) -> dict[str, float]:
+def coco_scores(truths: list[GroundTruth], found: list[Detections]) -> dict[str, float]:
     def bbox(box: np.ndarray) -> list[float]:
         return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
 
@@ -80,7 +80,7 @@ def test_average_precision_is_pycocotools(seed: int) -> None:
     truths, found = random_images(seed, 3 + seed)
     ours = {score.metric: score.value for score in detection_scores(truths, found, CLASSES, None, 0)}
     # It says -1 of sizes of which there is no box.
-    theirs = {name: value for name, value in coco_says(truths, found).items() if value >= 0}
+    theirs = {name: value for name, value in coco_scores(truths, found).items() if value >= 0}
     assert ours == pytest.approx(theirs, abs=1e-9)
 
 

@@ -88,7 +88,7 @@ def test_checkpoints_of_one_content_have_one_s_figures_and_a_warning(
     assert values["first", "top1"] == values["copy", "top1"]
 
 
-def test_an_outcome_is_known_by_the_text_side_s_content_not_its_path() -> None:
+def test_a_result_is_identified_by_the_text_side_s_content_not_its_path() -> None:
     known = {"task": "vqa", "reader": "ombria", **COMMON}
     plain, here, there = (
         VqaRow.model_validate(known | more)

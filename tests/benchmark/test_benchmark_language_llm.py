@@ -57,8 +57,8 @@ def ask(data: Path, server: Server) -> Callable[..., dict[str, float]]:
     return run
 
 
-def answering(said: str) -> Callable[[str], str]:
-    return lambda _text: json.dumps({"answer": said})
+def answering(answer: str) -> Callable[[str], str]:
+    return lambda _text: json.dumps({"answer": answer})
 
 
 def test_a_language_model_is_asked_and_scored(

@@ -1,4 +1,4 @@
-"""Captioning, questions and retrieval of captions on a tiny data set that can be learnt by heart."""
+"""Captioning, questions and retrieval of captions on a tiny data set that can be memorised."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -94,9 +94,9 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def learner(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A RUN with fresh weights whose vocabulary knows the texts."""
-    run = tmp_path_factory.mktemp("runs") / "learner"
+def base_run(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A randomly initialised RUN whose vocabulary knows the texts."""
+    run = tmp_path_factory.mktemp("runs") / "base_run"
     run.mkdir()
     texts = [c for image in data_of(patches).images for c in image.captions]
     tokenizer = Tokenizer.train(
@@ -123,28 +123,28 @@ def vqa(**changes: object) -> VqaRow:
     return VqaRow.model_validate(known | changes)
 
 
-def values(outcome: object) -> dict[str, float]:
-    return {score.metric: score.value for score in outcome.scores}  # type: ignore[attr-defined]
+def values(result: object) -> dict[str, float]:
+    return {score.metric: score.value for score in result.scores}  # type: ignore[attr-defined]
 
 
-def test_captions_are_learnt_and_the_model_stays_as_it_was(patches: Path, learner: str) -> None:
-    data, evaluated = data_of(patches), EvaluatedModel(ModelRef.parse(learner), "m")
+def test_captions_are_learnt_and_the_model_stays_as_it_was(patches: Path, base_run: str) -> None:
+    data, evaluated = data_of(patches), EvaluatedModel(ModelRef.parse(base_run), "m")
     model = evaluated.model
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
     state = torch.random.get_rng_state()
-    outcome = evaluate_captioning(captioning(beams=2), data, evaluated)
-    said = values(outcome)
-    assert said["bleu4"] > 0.9
-    assert said["cider"] > 4
-    assert outcome.notes[0] == "wrote 4 different captions for 8 images."
-    assert any("METEOR and SPICE are skipped" in note for note in outcome.notes)
+    result = evaluate_captioning(captioning(beams=2), data, evaluated)
+    scores = values(result)
+    assert scores["bleu4"] > 0.9
+    assert scores["cider"] > 4
+    assert result.notes[0] == "wrote 4 different captions for 8 images."
+    assert any("METEOR and SPICE are skipped" in note for note in result.notes)
     assert all(torch.equal(before[name], value) for name, value in model.network.state_dict().items())
     assert torch.equal(state, torch.random.get_rng_state())
-    assert outcome.drawings[0].name == "captions"
+    assert result.drawings[0].name == "captions"
 
 
-def test_questions_are_learnt_by_ranking_and_by_writing(patches: Path, learner: str) -> None:
-    data, evaluated = data_of(patches), EvaluatedModel(ModelRef.parse(learner), "m")
+def test_questions_are_learnt_by_ranking_and_by_writing(patches: Path, base_run: str) -> None:
+    data, evaluated = data_of(patches), EvaluatedModel(ModelRef.parse(base_run), "m")
     ranked = evaluate_vqa(vqa(), data, evaluated)
     scores = {score.metric: score for score in ranked.scores}
     assert list(scores) == ["overall_accuracy", "main_land", "all_land", "regional_land"]
@@ -161,24 +161,24 @@ def test_questions_are_learnt_by_ranking_and_by_writing(patches: Path, learner: 
     assert values(written)["main_land"] > 0.9
 
 
-def test_captions_are_retrieved_after_tuning(patches: Path, learner: str) -> None:
+def test_captions_are_retrieved_after_tuning(patches: Path, base_run: str) -> None:
     data = data_of(patches)
     row = LabelRetrievalRow.model_validate(
         {"task": "label_retrieval", "epochs": 60, "learning_rate": 2e-3, "shortlist": 12, **COMMON}
     )
-    outcome = evaluate_label_retrieval(row, data, EvaluatedModel(ModelRef.parse(learner), "m"))
-    scores = {score.metric: score for score in outcome.scores}
-    # Two test images of each kind share all texts: strict recall cannot tell them apart.
+    result = evaluate_label_retrieval(row, data, EvaluatedModel(ModelRef.parse(base_run), "m"))
+    scores = {score.metric: score for score in result.scores}
+    # Two test images of each kind share all texts: strict recall cannot distinguish them.
     assert scores["text_to_image_r1"].value == pytest.approx(0.5, abs=0.13)
     assert scores["mean_recall_duplicates"].value > 0.9
     assert scores["mean_recall_reranked_duplicates"].value > 0.8
     assert scores["text_to_image_r1_duplicates"].chance == pytest.approx(0.25)
     assert scores["image_to_text_r1"].n == 8
-    assert len(outcome.queries) == 4
+    assert len(result.queries) == 4
 
 
-def test_the_paper_s_losses_run_and_the_same_seed_gives_the_same(patches: Path, learner: str) -> None:
-    data, model = data_of(patches), models.load(learner)
+def test_the_paper_s_losses_run_and_the_same_seed_gives_the_same(patches: Path, base_run: str) -> None:
+    data, model = data_of(patches), models.load(base_run)
     images = np.stack([model.preprocess.resize(image.file) for image in data.images])
     row = captioning(preset="paper", epochs=2)
     assert row.losses == ("itc", "itm", "mlm")
@@ -191,8 +191,8 @@ def test_the_paper_s_losses_run_and_the_same_seed_gives_the_same(patches: Path, 
         assert not torch.equal(start[name], weights[0][name])
 
 
-def test_late_fusion_is_tuned_too(patches: Path, learner: str) -> None:
-    data, model = data_of(patches), models.load(learner)
+def test_late_fusion_is_tuned_too(patches: Path, base_run: str) -> None:
+    data, model = data_of(patches), models.load(base_run)
     late = SETTINGS.model_copy(update={"text_depth": 2, "fusion_layers": 1})
     fast = models.Klip(KlipNetwork(late, model.tokenizer), model.preprocess, model.tokenizer)
     images = np.stack([model.preprocess.resize(image.file) for image in data.images])
@@ -201,8 +201,8 @@ def test_late_fusion_is_tuned_too(patches: Path, learner: str) -> None:
     assert not torch.equal(learnt.network.matching_head.weight, fast.network.matching_head.weight)
 
 
-def test_an_epoch_asks_each_question_once_and_shows_no_image_twice(patches: Path, learner: str) -> None:
-    data, model = data_of(patches), models.load(learner)
+def test_an_epoch_asks_each_question_once_and_shows_no_image_twice(patches: Path, base_run: str) -> None:
+    data, model = data_of(patches), models.load(base_run)
     examples, steps = question_examples(data, model.tokenizer, vqa(batch_size=6))
     batches = list(examples(0))
     assert len(batches) == steps
@@ -213,8 +213,8 @@ def test_an_epoch_asks_each_question_once_and_shows_no_image_twice(patches: Path
     assert next(iter(examples(0))) == batches[0]
 
 
-def test_ranking_takes_the_answer_that_is_likeliest(patches: Path, learner: str) -> None:
-    data, model = data_of(patches), models.load(learner)
+def test_ranking_takes_the_answer_that_is_likeliest(patches: Path, base_run: str) -> None:
+    data, model = data_of(patches), models.load(base_run)
     tokenizer, network = model.tokenizer, model.network
     texts = ["dry", "flooded", "dry, flooded", "the main landform"]
     candidates = [answer_ids(tokenizer, text, 32) for text in texts]
@@ -230,19 +230,19 @@ def test_ranking_takes_the_answer_that_is_likeliest(patches: Path, learner: str)
             context = network.fuse(ids_bl, mask_bl, memory)
             likelihoods = []
             for answer in candidates:
-                said = torch.tensor([[network.special.cls_id, *answer[:-1]]])
-                logits = network.decode(said, context, mask_bl, memory)[0].log_softmax(1)
+                tokens = torch.tensor([[network.special.cls_id, *answer[:-1]]])
+                logits = network.decode(tokens, context, mask_bl, memory)[0].log_softmax(1)
                 likelihoods.append(sum(logits[t, token].item() for t, token in enumerate(answer)))
             plain.append(int(np.argmax(likelihoods)))
     assert rank_answers(model, images, [0, 1], prompts, candidates) == plain
 
 
-def test_a_model_without_decoder_gets_a_fresh_text_side(patches: Path, learner: str) -> None:
-    data, own = data_of(patches), models.load(learner)
-    tower = models.load(f"untrained:{learner}").network.image_tower
+def test_a_model_without_decoder_gets_a_random_text_side(patches: Path, base_run: str) -> None:
+    data, own = data_of(patches), models.load(base_run)
+    tower = models.load(f"untrained:{base_run}").network.image_tower
     preprocess = Preprocess(32, 0.4, 0.3)
     zoo = PretrainedEncoder(ZOO["mae"], PretrainedNetwork(tower, None, None), preprocess, "mae:weights.pth")
-    row = captioning(text_side=learner, epochs=1, tokens=40)
+    row = captioning(text_side=base_run, epochs=1, tokens=40)
     copy = copy_with_text_side(zoo, row)
     assert isinstance(copy.network.image_tower, ImageTowerAdapter)
     assert copy.preprocess == preprocess
@@ -282,7 +282,7 @@ def test_a_part_without_questions_says_so(patches: Path, tmp_path: Path) -> None
     assert read_language(captioning(reader="label_texts"), texts).images == read_records(texts, "T").images
 
 
-def test_the_usual_answer_is_that_of_the_same_question(patches: Path) -> None:
+def test_the_most_frequent_answer_is_that_of_the_same_question(patches: Path) -> None:
     usual = MostFrequentAnswers(data_of(patches).asked("train"))
     questions = data_of(patches).asked("test")
     assert {usual.answer(q) for q in questions if q.kind == "all_land"} == {"dry, flooded"}
@@ -344,9 +344,9 @@ def random_captions(seed: int, images: int) -> tuple[list[str], list[list[str]]]
 
     written = [words(0) for _ in range(images)]
     references = [[words(1) for _ in range(rng.integers(1, 5))] for _ in range(images)]
-    for said, truths in zip(written, references, strict=True):
-        if said and rng.random() < 0.2:
-            truths.append(said)
+    for caption, truths in zip(written, references, strict=True):
+        if caption and rng.random() < 0.2:
+            truths.append(caption)
     return written, references
 
 
@@ -416,15 +416,15 @@ def test_a_perfect_caption_and_an_empty_one() -> None:
     scores, missing = caption_scores(
         ["one ship in the centre", ""], [["one ship in the centre"]] * 2, None, 0, "one"
     )
-    said = {score.metric: score.value for score in scores}
-    assert said["cider"] == pytest.approx(0)  # both images have the same words, which tell nothing apart
+    of_metric = {score.metric: score.value for score in scores}
+    assert of_metric["cider"] == pytest.approx(0)  # both images have the same words: no IDF weight
     perfect, _ = caption_scores(list(WRITTEN), [[t] for t in WRITTEN], None, 0, WRITTEN[0])
     assert {s.metric: s.value for s in perfect}["bleu4"] == pytest.approx(1)
     assert {s.metric: s.value for s in perfect}["cider"] == pytest.approx(10)
-    guessed = {s.metric: s.chance for s in perfect}
-    assert guessed["cider"] == pytest.approx(2.5, abs=0.5)  # the first of four is right
-    assert 0 < guessed["bleu4"] < 0.5
-    assert bool(missing) == (not {"meteor", "spice"} <= said.keys())
+    chance_levels = {s.metric: s.chance for s in perfect}
+    assert chance_levels["cider"] == pytest.approx(2.5, abs=0.5)  # the first of four is right
+    assert 0 < chance_levels["bleu4"] < 0.5
+    assert bool(missing) == (not {"meteor", "spice"} <= of_metric.keys())
 
 
 def test_missing_java_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -480,10 +480,10 @@ def suite(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 
 
 def test_a_suite_of_language_rows_is_reported(
-    patches: Path, learner: str, suite: Callable[..., Path], tmp_path: Path
+    patches: Path, base_run: str, suite: Callable[..., Path], tmp_path: Path
 ) -> None:
     file = suite("label_retrieval", "captioning", "vqa")
-    summary = benchmark([learner], tmp_path / "out", suite=file, data=patches)
+    summary = benchmark([base_run], tmp_path / "out", suite=file, data=patches)
     metrics = {h["task"]: h["metric"] for h in summary.headlines}
     assert metrics == {"label_retrieval": "mean_recall", "captioning": "bleu4", "vqa": "overall_accuracy"}
     report = Path(summary.report_md).read_text()
@@ -496,7 +496,7 @@ def test_a_suite_of_language_rows_is_reported(
     ):
         assert words in report
     assert len(list((tmp_path / "out" / "splits").glob("patches-given-*.csv"))) == 1
-    again = benchmark([learner], tmp_path / "out", suite=file, data=patches)
+    again = benchmark([base_run], tmp_path / "out", suite=file, data=patches)
     assert (again.rows_run, again.rows_reused) == (0, 3)
     entries = json.loads(Path(summary.results).read_text())
     assert {entry["preset"] for entry in entries} == {"recommended+batch_size=8+epochs=1"}
@@ -518,21 +518,21 @@ def test_language_rows_name_unknown_keys(suite: Callable[..., Path]) -> None:
 
 
 def test_a_kept_model_writes_and_answers_from_the_command_line(
-    patches: Path, learner: str, suite: Callable[..., Path], tmp_path: Path
+    patches: Path, base_run: str, suite: Callable[..., Path], tmp_path: Path
 ) -> None:
     file = suite("captioning", "vqa", more="save = true\n")
-    benchmark([learner], tmp_path / "out", suite=file, data=patches)
+    benchmark([base_run], tmp_path / "out", suite=file, data=patches)
     image = str(patches / "patches" / "test" / "images" / "00.png")
-    kept = [tmp_path / "out" / "models" / f"learner-{task}-patches" for task in ("captioning", "vqa")]
-    said = CliRunner().invoke(cli.app, ["caption", image, "--checkpoint", str(kept[0]), "--json"])
-    assert said.exit_code == 0
-    assert set(json.loads(said.stdout)["captions"]) == {image}
+    kept = [tmp_path / "out" / "models" / f"base-run-{task}-patches" for task in ("captioning", "vqa")]
+    run = CliRunner().invoke(cli.app, ["caption", image, "--checkpoint", str(kept[0]), "--json"])
+    assert run.exit_code == 0
+    assert set(json.loads(run.stdout)["captions"]) == {image}
     question = "What is the main landform in this SAR image?"
-    said = CliRunner().invoke(cli.app, ["ask", image, question, "--checkpoint", str(kept[1])])
-    assert said.exit_code == 0
-    assert said.stdout == models.load(kept[1]).ask(image, question) + "\n"
-    said = CliRunner().invoke(cli.app, ["ask", image, question, "--checkpoint", learner])
-    assert isinstance(said.exception, CheckpointError)
+    run = CliRunner().invoke(cli.app, ["ask", image, question, "--checkpoint", str(kept[1])])
+    assert run.exit_code == 0
+    assert run.stdout == models.load(kept[1]).ask(image, question) + "\n"
+    run = CliRunner().invoke(cli.app, ["ask", image, question, "--checkpoint", base_run])
+    assert isinstance(run.exception, CheckpointError)
 
 
 def test_an_encoder_without_text_side_is_refused_before_anything_runs(

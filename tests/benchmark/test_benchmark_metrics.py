@@ -53,11 +53,11 @@ def test_one_group_has_no_interval() -> None:
     assert (score.value, score.ci_low, score.ci_high) == (1.0, None, None)
 
 
-def test_chance_levels_are_what_guessing_gives() -> None:
+def test_chance_levels_are_what_random_predictions_give() -> None:
     rng = np.random.default_rng(0)
     labels = rng.choice(4, p=[0.5, 0.3, 0.15, 0.05], size=40_000)
-    guesses = rng.random((40_000, 4))
-    for score in classification_scores(guesses, labels, None, ("top1", "top3", "macro_f1"), 0):
+    random_predictions = rng.random((40_000, 4))
+    for score in classification_scores(random_predictions, labels, None, ("top1", "top3", "macro_f1"), 0):
         assert score.value == pytest.approx(score.chance, abs=0.01)
 
 

@@ -30,24 +30,24 @@ def score(metric: str, value: float) -> Score:
     return Score(metric, value, 7, value - 0.05, value + 0.05, "group", 0.1)
 
 
-def section(outcomes: Mapping[str, RowResult], dataset: str = "Set", **values: object) -> ReportSection:
+def section(results: Mapping[str, RowResult], dataset: str = "Set", **values: object) -> ReportSection:
     known = {"task": "captioning", "dataset": dataset, "path": "p", "split": "given", "reader": "hrsid"}
-    return ReportSection(CaptioningRow.model_validate(known | values), "4 images", [], dict(outcomes))
+    return ReportSection(CaptioningRow.model_validate(known | values), "4 images", [], dict(results))
 
 
-def png(grey: int = 0) -> str:
+def png(level: int = 0) -> str:
     buffer = io.BytesIO()
-    Image.new("L", (8, 8), grey).save(buffer, format="PNG")
+    Image.new("L", (8, 8), level).save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def outcome(value: float, *more: Score) -> RowResult:
+def result(value: float, *more: Score) -> RowResult:
     return RowResult([score("bleu4", value), *more])
 
 
 def test_the_best_is_bold_the_second_underlined_and_each_has_its_interval(tmp_path: Path) -> None:
     values = {"third": 0.2, "best": 0.61, "second": 0.5, "as_good": 0.61}
-    write_report(tmp_path, "suite", [section({name: outcome(v) for name, v in values.items()})], [])
+    write_report(tmp_path, "suite", [section({name: result(v) for name, v in values.items()})], [])
     markdown = (tmp_path / "report.md").read_text()
     assert "| best | **61.0** (56.0 to 66.0) |" in markdown
     assert "| as_good | **61.0** (56.0 to 66.0) |" in markdown
@@ -65,14 +65,14 @@ def test_the_best_is_bold_the_second_underlined_and_each_has_its_interval(tmp_pa
 
 
 def test_one_model_alone_is_neither_best_nor_second(tmp_path: Path) -> None:
-    write_report(tmp_path, "suite", [section({"run": outcome(0.3)})], [])
+    write_report(tmp_path, "suite", [section({"run": result(0.3)})], [])
     assert "| run | 30.0 (25.0 to 35.0) |" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.parametrize("order", [("old", "new"), ("new", "old")])
 def test_a_metric_that_one_model_lacks_is_an_empty_cell(tmp_path: Path, order: tuple[str, str]) -> None:
-    # An outcome from before there was a Java has no METEOR.
-    known = {"old": outcome(0.3), "new": outcome(0.2, score("meteor", 0.4))}
+    # An result from before there was a Java has no METEOR.
+    known = {"old": result(0.3), "new": result(0.2, score("meteor", 0.4))}
     write_report(tmp_path, "suite", [section({name: known[name] for name in order})], [])
     markdown = (tmp_path / "report.md").read_text()
     assert "| Model | BLEU-4 | METEOR |" in markdown
@@ -82,8 +82,8 @@ def test_a_metric_that_one_model_lacks_is_an_empty_cell(tmp_path: Path, order: t
 
 def test_figures_of_models_with_like_names_are_files_of_their_own(tmp_path: Path) -> None:
     drawn = {
-        name: RowResult([score("bleu4", 0.3)], drawings=[ReportFigure("sheet", png(grey), "alt", "caption")])
-        for name, grey in (("run_1", 10), ("run-1", 90), ("RUN 1", 200))
+        name: RowResult([score("bleu4", 0.3)], drawings=[ReportFigure("sheet", png(level), "alt", "caption")])
+        for name, level in (("run_1", 10), ("run-1", 90), ("RUN 1", 200))
     }
     write_report(tmp_path, "suite", [section(drawn)], [])
     files = sorted((tmp_path / "figures").glob("01-*"))
@@ -97,19 +97,21 @@ def test_figures_of_models_with_like_names_are_files_of_their_own(tmp_path: Path
     assert all(f"(figures/{file.name})" in markdown for file in files)
 
 
-def test_rows_of_one_task_on_one_set_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_one_task_on_one_set_have_distinct_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn: list[str] = []
     overview = charts.overview
     monkeypatch.setattr(
         charts, "overview", lambda bars, names: drawn.extend(b.label for b in bars) or overview(bars, names)
     )
     values = [{"split": "paper"}, {"split": "grouped"}, {"split": "grouped", "seed": 1}, {"dataset": "Other"}]
-    sections = [section({"run": outcome(0.3)}, **{"dataset": "Set", **v}) for v in values]  # type: ignore[arg-type]
+    sections = [section({"run": result(0.3)}, **{"dataset": "Set", **v}) for v in values]  # type: ignore[arg-type]
     write_report(tmp_path, "suite", sections, [])
-    told = ["Set (paper)", "Set (grouped) seed 0", "Set (grouped) seed 1", "Other"]
-    assert drawn == [f"{name}\nCaptioning, BLEU-4" for name in told]
-    told[-1] = "Other (given)"
-    columns = " | ".join(f"{name}, captioning, BLEU-4" for name in told)
+    labels = ["Set (paper)", "Set (grouped) seed 0", "Set (grouped) seed 1", "Other"]
+    assert drawn == [f"{name}\nCaptioning, BLEU-4" for name in labels]
+    labels[-1] = "Other (given)"
+    columns = " | ".join(f"{name}, captioning, BLEU-4" for name in labels)
     assert f"| Model | {columns} |" in (tmp_path / "report.md").read_text()
 
 
@@ -117,8 +119,8 @@ def test_rows_of_one_task_on_one_set_are_told_apart(tmp_path: Path, monkeypatch:
 def test_the_radar_chart_needs_three_rows_and_two_models(
     tmp_path: Path, rows: int, models: int, there: bool
 ) -> None:
-    outcomes = {f"model{m}": outcome(0.3 + m / 10) for m in range(models)}
-    write_report(tmp_path, "suite", [section(outcomes, f"Set {row}") for row in range(rows)], [])
+    results = {f"model{m}": result(0.3 + m / 10) for m in range(models)}
+    write_report(tmp_path, "suite", [section(results, f"Set {row}") for row in range(rows)], [])
     assert (tmp_path / "figures" / "radar.png").is_file() == there
     assert ("figures/radar.png" in (tmp_path / "report.md").read_text()) == there
 

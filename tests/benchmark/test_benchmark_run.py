@@ -60,7 +60,7 @@ def test_two_models_end_to_end(
         assert 0 <= entry["ci_low"] <= entry["value"] <= entry["ci_high"] <= 1, entry
         assert entry["n"] == (12 if entry["task"] == "retrieval" else 18)
         assert entry["ci_unit"] == "group"
-    # A bright patch's place tells the classes apart, even for random weights.
+    # A bright patch's place distinguishes the classes, even for random weights.
     probes = [e["value"] for e in results if e["task"] == "linear_probe" and e["metric"] == "top1"]
     assert min(probes) >= 0.9
     assert {e["preset"] for e in results if e["task"] == "finetune"} == {
@@ -106,7 +106,7 @@ def test_two_models_end_to_end(
     assert contents(out) == before
 
 
-def test_a_killed_benchmark_goes_on_at_its_row(
+def test_an_interrupted_benchmark_resumes_at_its_row(
     tmp_path: Path, data_folder: Path, write_suite: Make, run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suite, out = write_suite(), tmp_path / "out"
@@ -154,9 +154,9 @@ def test_leakage_is_reported(tmp_path: Path, data_folder: Path, write_suite: Mak
     split = data / "chips/split.csv"
     split.write_text(split.read_text().replace("left/012.png,left,6,", "left/012.png,left,0,"))
     summary = benchmark([run], tmp_path / "out", suite=write_suite(), data=data, tasks=["knn"])
-    said = "Leakage: 1 groups are in both parts of the split, so 1 of its test images"
-    assert said in Path(summary.report_md).read_text()
-    assert said in Path(summary.report_html).read_text()
+    note = "Leakage: 1 groups are in both parts of the split, so 1 of its test images"
+    assert note in Path(summary.report_md).read_text()
+    assert note in Path(summary.report_html).read_text()
 
 
 @pytest.mark.parametrize("path", ["gone", "${NOT_SET}"])

@@ -50,7 +50,7 @@ def save(pixels: np.ndarray, path: Path) -> None:
 
 
 def write_fields(root: Path, counts: dict[str, int], size: tuple[int, int] = (32, 32)) -> None:
-    """Dark and bright ground on patches of 8 pixels, a strip of the mask without a class."""
+    """Dark and bright land on patches of 8 pixels, a strip of the mask without a class."""
     rng = np.random.default_rng(0)
     (root / "classes.csv").parent.mkdir(parents=True, exist_ok=True)
     (root / "classes.csv").write_text("value,name\n0,dark\n1,bright land\n2,never\n9,ignored\n")
@@ -95,10 +95,10 @@ def test_oa_and_iou_are_scikit_learns(seed: int) -> None:
         assert score.ci_low <= score.value <= score.ci_high  # type: ignore[operator]
 
 
-def test_a_class_without_pixels_has_no_iou_and_chance_is_a_uniform_guess() -> None:
+def test_a_class_without_pixels_has_no_iou_and_chance_is_a_uniform_prediction() -> None:
     truth = np.repeat(np.array([0, 1], dtype=np.uint8), [30_000, 10_000])
-    guess = np.random.default_rng(0).integers(0, 3, len(truth)).astype(np.uint8)
-    counts = confusion_counts(truth, guess, 3)[None]
+    predicted = np.random.default_rng(0).integers(0, 3, len(truth)).astype(np.uint8)
+    counts = confusion_counts(truth, predicted, 3)[None]
     scores = {score.metric: score for score in segmentation_scores(counts, ("a", "b", "c"), None, 0)}
     assert set(scores) == {"oa", "miou", "iou_a", "iou_b"}
     for score in scores.values():
@@ -112,31 +112,31 @@ def test_pixels_without_a_class_do_not_count() -> None:
     assert counts.tolist() == [[1, 0], [1, 0]]
 
 
-def test_segmenter_learns_one_image_by_heart(tmp_path: Path, run: str) -> None:
+def test_segmenter_memorises_one_image(tmp_path: Path, run: str) -> None:
     write_fields(tmp_path, {"train": 1})
     shutil.copytree(tmp_path / "train", tmp_path / "test")
-    wishes = row(epochs=60, batch_size=1, learning_rate=3e-3, layer_decay=1.0)
-    outcome = evaluate_segmentation(
-        wishes, read_masks(wishes, tmp_path), EvaluatedModel(ModelRef.parse(run), "run")
+    suite_row = row(epochs=60, batch_size=1, learning_rate=3e-3, layer_decay=1.0)
+    result = evaluate_segmentation(
+        suite_row, read_masks(suite_row, tmp_path), EvaluatedModel(ModelRef.parse(run), "run")
     )
-    scores = {score.metric: score.value for score in outcome.scores}
+    scores = {score.metric: score.value for score in result.scores}
     # A patch is as wide as a cell, and bilinear masks round the corners.
     assert scores["oa"] > 0.9
     assert scores["miou"] > 0.8
     assert set(scores) == {"oa", "miou", "iou_dark", "iou_bright_land"}
-    assert "Predicting" in outcome.notes[0]
+    assert "Predicting" in result.notes[0]
 
 
 def test_a_row_is_the_same_alone_and_after_another_model(
     fields: Path, run: str, make_run: Callable[..., str]
 ) -> None:
-    wishes = row(epochs=2, scales=(0.5, 2.0), gain=0.2, flips="all")
-    data = read_masks(wishes, fields)
+    suite_row = row(epochs=2, scales=(0.5, 2.0), gain=0.2, flips="all")
+    data = read_masks(suite_row, fields)
     second = EvaluatedModel(ModelRef.parse(make_run(7, "other")), "other")
     state = torch.random.get_rng_state()
-    alone = evaluate_segmentation(wishes, data, EvaluatedModel(ModelRef.parse(run), "run"))
-    other = evaluate_segmentation(wishes, data, second)
-    assert evaluate_segmentation(wishes, data, EvaluatedModel(ModelRef.parse(run), "run")) == alone
+    alone = evaluate_segmentation(suite_row, data, EvaluatedModel(ModelRef.parse(run), "run"))
+    other = evaluate_segmentation(suite_row, data, second)
+    assert evaluate_segmentation(suite_row, data, EvaluatedModel(ModelRef.parse(run), "run")) == alone
     assert other != alone
     assert torch.equal(state, torch.random.get_rng_state())
     assert [drawing.name for drawing in alone.drawings] == ["masks", "heat-maps"]
@@ -194,13 +194,13 @@ def test_change_needs_the_image_before(tmp_path: Path, run: str) -> None:
     change_set(tmp_path)
     reached = {}
     for before in (False, True):
-        wishes = row(
+        suite_row = row(
             reader="ombria", before=before, epochs=12, batch_size=4, learning_rate=3e-3, layer_decay=1.0
         )
-        outcome = evaluate_segmentation(
-            wishes, read_masks(wishes, tmp_path), EvaluatedModel(ModelRef.parse(run), "run")
+        result = evaluate_segmentation(
+            suite_row, read_masks(suite_row, tmp_path), EvaluatedModel(ModelRef.parse(run), "run")
         )
-        reached[before] = outcome.scores[0].value
+        reached[before] = result.scores[0].value
     assert reached[True] > reached[False] + 0.05
 
 
