@@ -99,9 +99,9 @@ def test_patches_are_those_of_the_image() -> None:
     assert patches[1, 5].tolist() == images[1, 0, 2:4, 4:6].flatten().tolist()
 
 
-def make_batches(folder: Path, changes: bool = False) -> MaskedBatches:
+def make_batches(folder: Path, augment: bool = False) -> MaskedBatches:
     tiles = read_image_tiles(write_stripes(folder, 12), "train", 32)
-    return MaskedBatches(tiles, Preprocess(32), MaeSettings(), 16, batch_size=4, seed=1, changes=changes)
+    return MaskedBatches(tiles, Preprocess(32), MaeSettings(), 16, batch_size=4, seed=1, augment=augment)
 
 
 def test_one_tile_in_ten_hides_its_spacing_in_training_alone(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_a_run_that_ended_is_left_alone(
     summary = pretrain(blobs, run, settings, resume=True)
     assert replace(summary, run="") == replace(whole[1], run="")
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
-    with pytest.raises(SettingsError, match="exists already: go on with --resume"):
+    with pytest.raises(SettingsError, match="exists already: continue with --resume"):
         pretrain(blobs, run, settings)
     np.testing.assert_array_equal(load(run).embed_text(["sea"]), load(whole[0]).embed_text(["sea"]))
 
@@ -299,17 +299,17 @@ def test_weights_to_start_from_and_broken_tiles_are_not_asked_for_or_told_twice(
     init = shutil.copy(first / "model.safetensors", tmp_path / "init.safetensors")
     settings = nano_settings(epochs=8, objective=objective, init={"image": str(init)})
     pretrain(data, tmp_path / "plain", settings)
-    run, take = tmp_path / "run", OptimizerStep.take
+    run, apply = tmp_path / "run", OptimizerStep.apply
 
     for at in (1, 5):
 
         def crash(self: OptimizerStep, step: int, *arguments: Any, at: int = at) -> Any:
             if step == at:
                 raise PowerCutError
-            return take(self, step, *arguments)
+            return apply(self, step, *arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(OptimizerStep, "take", crash)
+            patch.setattr(OptimizerStep, "apply", crash)
             with pytest.raises(PowerCutError):
                 pretrain(data, run, settings, resume=True)
     init.unlink()
@@ -338,7 +338,7 @@ def test_a_full_disk_ends_the_run_and_leaves_no_half_file(
     said = failed.stderr.strip().splitlines()[-1]
     assert "CheckpointError: cannot write" in said
     assert "training.pt" in said
-    assert "make room, and go on with --resume" in said
+    assert "free disk space, and continue with --resume" in said
     assert not [*run.glob(".*"), *(run / "state").glob(".*")]
     pretrain(blobs, run, settings, resume=True)
     assert_equal_runs(run, whole[0])
@@ -363,7 +363,9 @@ def test_a_full_disk_after_a_good_state(
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
-        with pytest.raises(CheckpointError, match=r"training\.pt \(No space left on device\).*make room"):
+        with pytest.raises(
+            CheckpointError, match=r"training\.pt \(No space left on device\).*free disk space"
+        ):
             pretrain(blobs, run, settings)
     assert torch.load(run / "state" / "training.pt", weights_only=True)["step"] == 8
     assert {path.name for path in (run / "state").iterdir()} == {"data.json", "training.pt"}

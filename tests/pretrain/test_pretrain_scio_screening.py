@@ -138,7 +138,7 @@ def test_decisions_are_those_of_the_literal_algorithm(fusion_layers: int | None)
 def test_an_image_is_encoded_and_looked_at_once_whatever_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     network, tokenizer = make_network(seed=0)
     calls: list[str] = []
-    for name in ("image_tokens", "look"):
+    for name in ("image_tokens", "image_kv"):
         work = getattr(KlipNetwork, name)
 
         def counted(*arguments: object, name: str = name, work: Callable[..., object] = work) -> object:
@@ -151,7 +151,7 @@ def test_an_image_is_encoded_and_looked_at_once_whatever_is_asked(monkeypatch: p
     scorer = PairScorer(network, tokenizer, ImageBlock(images, range(6)), references, texts_per_batch=5)
     refined = refine_block(scorer, texts, ScioSettings(max_new_tokens=6))
     assert any(one.attempts for one in refined)
-    assert calls == ["image_tokens", "look"]
+    assert calls == ["image_tokens", "image_kv"]
 
 
 def test_a_pair_depends_on_nothing_else() -> None:

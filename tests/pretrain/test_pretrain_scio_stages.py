@@ -203,7 +203,7 @@ def test_texts_that_changed_under_a_run_are_refused(
     shutil.copytree(whole[1], run)
     (run / "model.safetensors").unlink()
     (data / "texts" / "v003.parquet").unlink()
-    with pytest.raises(CheckpointError, match=r"v003 .*have changed: bring them back"):
+    with pytest.raises(CheckpointError, match=r"v003 .*have changed: restore them"):
         pretrain(data, run, settings, resume=True)
 
 

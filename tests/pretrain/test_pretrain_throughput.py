@@ -25,7 +25,7 @@ def test_the_matrix_rate_is_measured_in_less_than_a_second() -> None:
 
 
 def test_the_clock_stands_still_between_steps() -> None:
-    pace = Throughput(CPU, samples=10, flops=1000, rate=1e6)
+    pace = Throughput(CPU, samples=10, flops=1000, peak_flops=1e6)
     assert str(pace) == ""
     for _ in range(3):
         with pace:

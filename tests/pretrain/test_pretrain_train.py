@@ -111,7 +111,9 @@ def test_data_that_cannot_be_learnt_from(
     with pytest.raises(DatasetError, match="has no texts v007"):
         pretrain(blobs, run, nano_settings(texts={"version": "v007"}))
     one = write_blobs(tmp_path / "one", 1)
-    with pytest.raises(DatasetError, match="has 1 kept training tiles with a text, and contrast needs two"):
+    with pytest.raises(
+        DatasetError, match="has 1 kept training tiles with a text, and a contrastive loss needs two"
+    ):
         pretrain(one, run, nano_settings())
     silent = write_blobs(tmp_path / "silent", 3)
     (silent / "texts" / "v000.parquet").unlink()
@@ -127,13 +129,13 @@ def test_few_tiles_make_a_smaller_batch_and_no_validation(
     few = write_blobs(tmp_path / "few", 4)
     with caplog.at_level(logging.WARNING):
         summary = pretrain(few, tmp_path / "run", nano_settings(max_steps=2))
-    assert "only 4 training tiles: every step takes 4" in caplog.text
+    assert "only 4 training tiles: every step uses 4" in caplog.text
     assert summary.validation == {}
     assert summary.best_step == 2
     run = tmp_path / "run"
     assert (run / "best.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
     (run / "metrics.jsonl").unlink()
-    with pytest.raises(CheckpointError, match=r"metrics\.jsonl tells nothing of it: bring that file back"):
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl has no training line: restore that file"):
         pretrain(few, run, nano_settings(max_steps=2), resume=True)
 
 
@@ -162,7 +164,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_then_ends_the_run(
     assert lines[3]["temperature"] == pytest.approx(0.07)
     assert math.isfinite(summary.validation["val_loss_itc"])
     calls.update(count=0, bad_until=1000)
-    with pytest.raises(SettingsError, match=r"10 steps in a row were left out.*is nan.*optimizer\.lr"):
+    with pytest.raises(SettingsError, match=r"10 steps in a row were skipped.*is nan.*optimizer\.lr"):
         pretrain(blobs, tmp_path / "bad", nano_settings(validate_every=100))
 
 
@@ -176,7 +178,7 @@ def test_a_run_that_the_guard_ended_goes_on_as_its_message_says(
         return nano_settings(epochs=4, save_every=1, validate_every=100, optimizer=still, guard=guard)
 
     run, touchy = tmp_path / "run", {"spike": 1e-9, "window": 10, "patience": 1}
-    with pytest.raises(SettingsError, match=r"is a spike.*go on with --resume and a higher guard\.spike"):
+    with pytest.raises(SettingsError, match=r"is a spike.*continue with --resume and a higher guard\.spike"):
         pretrain(blobs, run, settings(**touchy))
     assert 10 <= RunFolder(run).read_metrics()[-1]["step"] < 24
     with pytest.raises(SettingsError, match=r"guard\.window: 10 there, 20 here"):
@@ -217,16 +219,16 @@ def test_accumulating_is_the_mean_of_the_parts(
     parts = loaders.train.at(0)
     assert [len(part.tile_ids) for part in parts] == [8, 8]
 
-    def step(batches: list[Batch]) -> tuple[train_state.StepReport, train_state.KlipTrainState]:
+    def step(batches: list[Batch]) -> tuple[dict[str, float], train_state.KlipTrainState]:
         with torch.random.fork_rng():
             one = train_state.KlipTrainState(settings, loaders.tokenizer, Ranks.alone())
             return one.step(batches, 0, 3), one
 
     (both, after), (first, _), (second, _) = step(parts), step(parts[:1]), step(parts[1:])
     for name in ("loss", "loss_itc", "loss_itm", "loss_mlm"):
-        mean = (getattr(first, name) + getattr(second, name)) / 2
-        assert getattr(both, name) == pytest.approx(mean, rel=1e-6)
-    assert both.gradient_norm < (first.gradient_norm + second.gradient_norm) / 2
+        mean = (first[name] + second[name]) / 2
+        assert both[name] == pytest.approx(mean, rel=1e-6)
+    assert both["gradient_norm"] < (first["gradient_norm"] + second["gradient_norm"]) / 2
     assert after.queue.ids_q.tolist() == torch.cat([part.tile_ids for part in parts]).tolist()
 
 

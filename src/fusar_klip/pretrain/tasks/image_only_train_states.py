@@ -172,7 +172,7 @@ class MocoV3TrainState(_ImageOnlyTrainState[MocoV3, ViewsBatch]):
     def _build_model(self, tower: ImageTower) -> MocoV3:
         return MocoV3(tower, self.settings.architecture, self.settings.mocov3)
 
-    def _followers(self) -> dict[str, nn.Module]:
+    def _momentum_modules(self) -> dict[str, nn.Module]:
         self.momentum = MomentumEncoder(self.model)
         return {"momentum": self.momentum}
 
