@@ -52,6 +52,7 @@ REPLACEMENTS = {
 # The paper's words, generated sentences that data sets contain, and error messages of other programs.
 LEGITIMATE = re.compile(
     r"type not told at"  # a sentence of the rule-based texts
+    r"|your best guess where you are not sure"  # the prompt of vqa by language models
 )
 
 OLD_NAMES = re.compile(
