@@ -51,11 +51,12 @@ TERRAIN_FIELDS = (
     "Road",
     "Water",
 )
-FIELDS: Mapping[Task, tuple[str, ...]] = {
+FIELDS: dict[Task, tuple[str, ...]] = {
     "ground_target": TARGET_FIELDS,
     "marine_target": TARGET_FIELDS,
     "terrain": TERRAIN_FIELDS,
 }
+"""The fields of a text by its task, in their order. Prompts, rules and checks take names and number from it."""
 
 FEATURES = (
     "mean",

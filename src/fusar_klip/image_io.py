@@ -1,8 +1,8 @@
 """Reads image files of any bit depth as single-channel uint8 arrays.
 
 8-bit images are returned unchanged. The first band of 16-bit, float, complex and decibel images is mapped to
-8 bits as `build` maps scenes (docs/decisions.md, "8-bit mapping"), each image by itself: amplitude is scaled so
-that `MEAN_MULTIPLE` times its mean becomes 255; 0 is no data.
+8 bits as `build` maps scenes (decisions.md, "8-bit mapping"), each image by itself: amplitude is scaled so that
+`MEAN_MULTIPLE` times its mean becomes 255; 0 is no data.
 """
 
 from collections.abc import Callable, Iterator

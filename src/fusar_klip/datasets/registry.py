@@ -31,7 +31,7 @@ from fusar_klip.datasets.specs import (
 )
 from fusar_klip.errors import DatasetError, SettingsError
 
-DATASETS: Mapping[str, DatasetSpec] = {**CLASSIFICATION_SETS, **DETECTION_SETS, **SEGMENTATION_SETS}
+DATASETS: dict[str, DatasetSpec] = {**CLASSIFICATION_SETS, **DETECTION_SETS, **SEGMENTATION_SETS}
 
 LABELS: Mapping[Task, str] = {"classification": "class labels", "detection": "boxes", "segmentation": "masks"}
 """The labels that a task's readers read."""

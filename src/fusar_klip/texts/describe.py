@@ -78,12 +78,12 @@ def _written(
             outcomes.receive(text)
         maker = {"verb": "describe", "provider": provider, "prompt_version": prompt_version}
         version = outcomes.write(dataset, source=provider, prompt_version=prompt_version, maker=maker)
-        tiles, by_task = outcomes.counts.described, dict(sorted(outcomes.counts.by_task.items()))
+        counts = outcomes.counts
     return DescribeSummary(
         dataset=str(dataset),
         version=version,
         path=str(dataset / "texts" / f"{version}.parquet"),
-        tiles=tiles,
-        texts=8 * tiles,
-        by_task=by_task,
+        tiles=counts.described,
+        texts=counts.texts,
+        by_task=dict(sorted(counts.by_task.items())),
     )

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fusar_klip.catalog import TEXT_SCHEMA, read_text_metadata, text_versions, write_texts
+from fusar_klip.catalog import FIELDS, TEXT_SCHEMA, Task, read_text_metadata, text_versions, write_texts
 from fusar_klip.errors import ProviderError
 from fusar_klip.files import replaced
 
@@ -39,7 +39,7 @@ class Described:
     """
 
     tile_id: str
-    task: str
+    task: Task
     fields: Mapping[str, str]
     flags: tuple[str, ...]
 
@@ -88,7 +88,7 @@ class Counts:
         reason: Why the first of them has none, if there is a reason.
     """
 
-    by_task: dict[str, int] = field(default_factory=dict)
+    by_task: dict[Task, int] = field(default_factory=dict)
     rejected: int = 0
     flagged: int = 0
     unanswered: int = 0
@@ -98,6 +98,11 @@ class Counts:
     def described(self) -> int:
         """Tiles with a text."""
         return sum(self.by_task.values())
+
+    @property
+    def texts(self) -> int:
+        """Texts of single fields: the rows of the text version."""
+        return sum(len(FIELDS[task]) * tiles for task, tiles in self.by_task.items())
 
 
 class Outcomes:

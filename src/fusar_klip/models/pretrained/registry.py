@@ -75,7 +75,7 @@ class ZooModel:
         return "as it is" if self.channels == 1 else f"repeated {self.channels} times"
 
 
-ZOO: Mapping[str, ZooModel] = {
+ZOO: dict[str, ZooModel] = {
     "clip": ZooModel(
         title="CLIP",
         publication="ICML 2021",

@@ -183,7 +183,7 @@ def _summary(
         version=version,
         path=str(dataset / "texts" / f"{version}.parquet"),
         tiles=counts.described,
-        texts=8 * counts.described,
+        texts=counts.texts,
         by_task=dict(sorted(counts.by_task.items())),
         rejected=counts.rejected,
         flagged=counts.flagged,

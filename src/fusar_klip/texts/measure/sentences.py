@@ -1,14 +1,26 @@
-"""Evidence and geography into the eight fields of a text, one sentence each (the schemata of paper figure 8).
+"""Composes the rule-based text of a tile: one sentence a field (the schemata of paper figure 8).
 
-Every statement rests on a measured value or on the gazetteer; what neither tells is said not to be told. The
-same evidence gives the same words.
+Every statement comes from a measured value or from the gazetteer; what neither gives is named as unknown. The
+same evidence gives the same words. `RULES` has the rules of each task.
 """
+
+from collections.abc import Callable
 
 from fusar_klip.catalog import FIELDS, Task
 from fusar_klip.texts.measure.evidence import Evidence
 from fusar_klip.texts.measure.geography import Geography
 from fusar_klip.texts.measure.target_fields import ground_target_fields, marine_target_fields
 from fusar_klip.texts.measure.terrain_fields import terrain_fields
+
+FieldRules = Callable[[Evidence, Geography, Evidence | None], dict[str, str]]
+"""From the evidence of a tile, its place, and the evidence of the next larger tile: a clause a field."""
+
+RULES: dict[Task, FieldRules] = {
+    "marine_target": marine_target_fields,
+    "ground_target": ground_target_fields,
+    "terrain": terrain_fields,
+}
+"""The rules of each task; their fields are those of `catalog.FIELDS`."""
 
 _MARINE_WATER = 0.35
 _AIRFIELD_DARK = 0.03
@@ -28,7 +40,7 @@ def choose_task(evidence: Evidence, geography: Geography) -> Task:
 def compose(
     evidence: Evidence, geography: Geography, parent: Evidence | None = None
 ) -> tuple[Task, dict[str, str]]:
-    """Return the task of a tile and its eight fields, in the order of `catalog.FIELDS`.
+    """Return the task of a tile and its fields, in the order of `catalog.FIELDS`.
 
     Args:
         evidence: Measured from the tile.
@@ -36,13 +48,7 @@ def compose(
         parent: Evidence of the next larger tile, which Environment and Region keep to (paper eqs. 2 and 3).
     """
     task = choose_task(evidence, geography)
-    match task:
-        case "marine_target":
-            fields = marine_target_fields(evidence, geography, parent)
-        case "ground_target":
-            fields = ground_target_fields(evidence, geography, parent)
-        case "terrain":
-            fields = terrain_fields(evidence, geography, parent)
+    fields = RULES[task](evidence, geography, parent)
     return task, {field: _sentence(fields[field]) for field in FIELDS[task]}
 
 
