@@ -11,7 +11,7 @@ import fusar_klip.models as models
 from fusar_klip.datasets.labelled_data import IGNORED
 from fusar_klip.finetune.segmentation.segmenter import Segmenter
 from fusar_klip.finetune.segmentation.settings import SegmentationSettings
-from fusar_klip.finetune.segmentation.windows import starts, training_window, whole_logits
+from fusar_klip.finetune.segmentation.windows import sliding_window_logits, training_window, window_starts
 
 
 def test_segmenters_learn_under_bfloat16(run: str) -> None:
@@ -44,7 +44,7 @@ def test_the_decoder_reads_the_difference(run: str) -> None:
     ("length", "expected"), [(32, [0]), (20, [0]), (48, [0, 16]), (50, [0, 9, 18]), (64, [0, 16, 32])]
 )
 def test_windows_cover_and_end_with_the_image(length: int, expected: list[int]) -> None:
-    assert starts(length, 32, 0.5) == expected
+    assert window_starts(length, 32, 0.5) == expected
 
 
 @pytest.mark.parametrize("zoom", [0.5, 1.0, 2.0])
@@ -56,7 +56,7 @@ def test_windows_are_put_back_where_they_were(zoom: float) -> None:
         shown = torch.from_numpy(windows[:, 0].astype(np.float32))
         return torch.stack([shown, -shown], dim=1)
 
-    whole = whole_logits(smooth, 32, zoom, 0.5, logits)
+    whole = sliding_window_logits(smooth, 32, zoom, 0.5, logits)
     assert whole.shape == (2, 50, 70)
     assert (whole[0].numpy() - smooth[0]).std() < (1e-4 if zoom == 1 else 4)
     torch.testing.assert_close(whole[1], -whole[0])

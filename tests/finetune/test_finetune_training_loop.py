@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from fusar_klip.finetune.settings import ClassificationSettings
-from fusar_klip.finetune.training_loop import FinetuneJob, prefetch, rate_share, run_training, seeded
+from fusar_klip.finetune.training_loop import FinetuneJob, lr_factor, prefetch, run_training, seeded
 
 
 def test_the_multistep_rate_falls_at_epochs_27_and_33_of_36() -> None:
-    shares = [rate_share(step, 360, 10, "multistep") for step in range(360)]
+    shares = [lr_factor(step, 360, 10, "multistep") for step in range(360)]
     assert shares[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert set(shares[10:270]) == {1.0}
     assert shares[270:330] == pytest.approx([0.1] * 60)
@@ -20,9 +20,9 @@ def test_the_multistep_rate_falls_at_epochs_27_and_33_of_36() -> None:
 
 
 def test_the_poly_rate_is_segmenters() -> None:
-    assert rate_share(0, 100, 0, "poly") == 1
-    assert rate_share(50, 100, 0, "poly") == pytest.approx(0.5**0.9)
-    assert 0 < rate_share(99, 100, 0, "poly") < 0.02
+    assert lr_factor(0, 100, 0, "poly") == 1
+    assert lr_factor(50, 100, 0, "poly") == pytest.approx(0.5**0.9)
+    assert 0 < lr_factor(99, 100, 0, "poly") < 0.02
 
 
 def test_draws_within_a_seed_leave_nothing_behind() -> None:
@@ -51,7 +51,7 @@ def test_batches_come_in_order_while_the_next_is_made() -> None:
 
 
 def test_the_rate_warms_up_and_decays() -> None:
-    shares = [rate_share(step, 100, 10) for step in range(100)]
+    shares = [lr_factor(step, 100, 10) for step in range(100)]
     assert shares[9] == shares[10] == 1.0
     assert shares[:10] == pytest.approx(np.arange(1, 11) / 10)
     assert all(later <= earlier for earlier, later in itertools.pairwise(shares[10:]))

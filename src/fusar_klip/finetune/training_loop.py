@@ -1,7 +1,7 @@
-"""The one fine-tuning loop of all benchmark tasks: AdamW, linear warm-up, decay, layer-wise rates.
+"""The fine-tuning loop of all tasks: AdamW, linear warm-up, decay, layer-wise learning rates.
 
-It knows neither tasks nor data: a task hands over a module, the batches of an epoch and a loss. It computes
-in float32; on a GPU, the losses in bfloat16 (autocast).
+The loop is independent of task and data: a `FinetuneJob` gives it a module, the batches of an epoch and a
+loss. Weights are float32; on a GPU the loss is computed under bfloat16 autocast.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ MILESTONES = (3 / 4, 11 / 12)
 POLY_POWER = 0.9
 
 GRADIENT_NORM = 1.0
-"""Gradients are clipped to this norm: a ViT at the paper's rate of 0.003 else leaves its start at once."""
+"""Gradients are clipped to this norm: a ViT at the paper's rate of 0.003 diverges without it."""
 
 
 @dataclass(frozen=True)
 class FinetuneJob(Generic[Batch]):
-    """What a task hands to the loop."""
+    """What the loop trains, on which batches, and by which loss."""
 
     module: nn.Module
     groups: Sequence[dict[str, Any]]
@@ -44,7 +44,13 @@ class FinetuneJob(Generic[Batch]):
 
 
 def run_training(job: FinetuneJob[Batch], settings: TrainingSettings, description: str) -> list[float]:
-    """Train `job.module` in place, and return the mean loss of each epoch."""
+    """Train `job.module` in place, and return the mean loss of each epoch.
+
+    Args:
+        job: The module, its batches and its loss.
+        settings: The schedule.
+        description: The text of the progress bar.
+    """
     optimizer = torch.optim.AdamW(list(job.groups), lr=settings.learning_rate)
     scales = [float(group.get("lr_scale", 1.0)) for group in job.groups]
     steps = settings.epochs * job.steps_per_epoch
@@ -56,7 +62,7 @@ def run_training(job: FinetuneJob[Batch], settings: TrainingSettings, descriptio
     for epoch in track(range(settings.epochs), description):
         total, batches = 0.0, 0
         for batch in job.batches(epoch):
-            rate = settings.learning_rate * rate_share(step, steps, warmup, job.decay)
+            rate = settings.learning_rate * lr_factor(step, steps, warmup, job.decay)
             for group, scale in zip(optimizer.param_groups, scales, strict=True):
                 group["lr"] = rate * scale
             with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
@@ -72,8 +78,8 @@ def run_training(job: FinetuneJob[Batch], settings: TrainingSettings, descriptio
     return losses
 
 
-def rate_share(step: int, steps: int, warmup: int, decay: Decay = "cosine") -> float:
-    """Return the share of the rate at a step: linear up over `warmup` steps, then down as `decay` says."""
+def lr_factor(step: int, steps: int, warmup: int, decay: Decay = "cosine") -> float:
+    """Return the factor of the learning rate at a step: a linear warm-up of `warmup` steps, then the decay."""
     if step < warmup:
         return (step + 1) / warmup
     match decay:
@@ -88,37 +94,37 @@ def rate_share(step: int, steps: int, warmup: int, decay: Decay = "cosine") -> f
 def parameter_groups(
     tower: nn.Module, heads: Sequence[nn.Module], weight_decay: float, layer_decay: float
 ) -> list[dict[str, Any]]:
-    """Return AdamW's groups: a timm tower's by layer, each lower one slower; the heads' at the full rate.
+    """Return AdamW's parameter groups: a timm tower's by layer, and the heads' at the full learning rate.
 
-    As for ViTDet, the last block learns at `layer_decay` of the heads' rate, and so on down. Biases, norms
-    and what the tower names are not decayed.
+    As in ViTDet, the last block has `layer_decay` times the heads' rate, the block below `layer_decay` times
+    that, and so on. Biases, norms and the tower's `no_weight_decay` parameters have no weight decay.
     """
     named: Any = tower
     groups: list[dict[str, Any]] = param_groups_layer_decay(
         tower, weight_decay, tuple(named.no_weight_decay()), layer_decay=layer_decay
     )
-    # timm counts from a classifier, which the tower has not: its last block stands one layer below the heads.
+    # timm counts from a classifier, which the tower lacks: its last block is one layer below the heads.
     groups = [{**group, "lr_scale": layer_decay * group["lr_scale"]} for group in groups]
-    learnt = [p for head in heads for p in head.parameters() if p.requires_grad]
-    plain = {"params": [p for p in learnt if p.ndim > 1], "weight_decay": weight_decay}
-    undecayed = {"params": [p for p in learnt if p.ndim <= 1], "weight_decay": 0.0}
-    return [*groups, plain, undecayed]
+    parameters = [p for head in heads for p in head.parameters() if p.requires_grad]
+    decayed = {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay}
+    undecayed = {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}
+    return [*groups, decayed, undecayed]
 
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's draws within the block, and leave its random state as it was."""
+    """Seed torch's random numbers within the block, and restore their state after it."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 
 
-def prefetch(make: Callable[[Key], Batch], keys: Iterable[Key]) -> Iterator[Batch]:
-    """Yield `make` of each key, in order; a thread makes the next one while this one is used."""
+def prefetch(make_batch: Callable[[Key], Batch], keys: Iterable[Key]) -> Iterator[Batch]:
+    """Yield `make_batch(key)` of each key, in order; a thread prepares the next batch meanwhile."""
     with ThreadPoolExecutor(1) as thread:
         pending = None
         for key in keys:
-            following = thread.submit(make, key)
+            following = thread.submit(make_batch, key)
             if pending is not None:
                 yield pending.result()
             pending = following

@@ -21,12 +21,12 @@ _RATIOS = (0.5, 1.0, 2.0)
 
 
 class Detector(nn.Module):
-    """Boxes on square images.
+    """Detects boxes in square images.
 
     Args:
-        model: The model under test, whose image tower is copied.
-        classes: Classes, the background not counted.
-        settings: Sizes and kinds of the parts.
+        model: The pretrained model, whose image tower is copied.
+        classes: Number of classes without the background.
+        settings: Sizes and types of the parts.
 
     Raises:
         CheckpointError: The model's tower is no plain ViT.
@@ -58,19 +58,19 @@ class Detector(nn.Module):
     def forward(
         self, images_b1ss: Tensor, sizes: Sequence[tuple[int, int]], targets: Sequence[DetectionTarget]
     ) -> Tensor:
-        """Return the sum of the losses, a scalar; `sizes` are height and width of what the squares hold."""
+        """Return the sum of the losses, a scalar; `sizes` are the images' height and width in the squares."""
         features, images = self._features(images_b1ss, sizes)
-        boxes, proposing = self.proposals(images, features, list(targets))
-        _, deciding = self.heads(features, boxes, images.image_sizes, list(targets))
-        return torch.stack([*proposing.values(), *deciding.values()]).sum()
+        boxes, proposal_losses = self.proposals(images, features, list(targets))
+        _, head_losses = self.heads(features, boxes, images.image_sizes, list(targets))
+        return torch.stack([*proposal_losses.values(), *head_losses.values()]).sum()
 
     @torch.inference_mode()
     def detect(self, images_b1ss: Tensor, sizes: Sequence[tuple[int, int]]) -> DetectorOutput:
-        """Return each image's `boxes` (N, 4), `scores` (N,), likeliest first, and `labels` (N,) from 1."""
+        """Return each image's `boxes` (N, 4), `scores` (N,), descending, and `labels` (N,) from 1."""
         features, images = self._features(images_b1ss, sizes)
         boxes, _ = self.proposals(images, features)
-        found: DetectorOutput = self.heads(features, boxes, images.image_sizes)[0]
-        return found
+        detections: DetectorOutput = self.heads(features, boxes, images.image_sizes)[0]
+        return detections
 
     def groups(self, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
         """Return AdamW's parameter groups."""

@@ -1,7 +1,7 @@
-"""torchvision's proposals and box heads, with two things added: regions to ignore, and the cascade.
+"""torchvision's proposals and box heads, extended by ignored boxes and by the cascade.
 
-An anchor or region that lies by half or more in an ignored box (crowd, difficult) and meets no object is
-neither right nor wrong: nothing is learnt from it.
+An anchor or region of which at least half lies in an ignored box (crowd, difficult), and which matches no
+object, does not enter the loss.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,12 +32,12 @@ CASCADE = ((0.5, (10.0, 10.0, 5.0, 5.0)), (0.6, (20.0, 20.0, 10.0, 10.0)), (0.7,
 
 
 class Proposals(RegionProposalNetwork):  # type: ignore[misc]
-    """torchvision's RPN, which learns nothing from ignored boxes."""
+    """torchvision's RPN, whose loss excludes ignored boxes."""
 
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: Sequence[DetectionTarget]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return labels (1 object, 0 background, -1 neither) and matched boxes of each image's anchors."""
+        """Return labels (1 object, 0 background, -1 ignored) and matched boxes of each image's anchors."""
         labels, matched = super().assign_targets_to_anchors(anchors, targets)
         for label, boxes, target in zip(labels, anchors, targets, strict=True):
             label[_within(boxes, target["ignored"]) & (label == 0)] = -1
@@ -45,7 +45,7 @@ class Proposals(RegionProposalNetwork):  # type: ignore[misc]
 
 
 class FloatRpnHead(RPNHead):  # type: ignore[misc]
-    """torchvision's RPN head, whose answers are float32 under autocast too: boxes need the digits."""
+    """torchvision's RPN head with float32 outputs under autocast too: boxes need the precision."""
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Return logits and regressions of each level."""
@@ -54,7 +54,7 @@ class FloatRpnHead(RPNHead):  # type: ignore[misc]
 
 
 class BoxHeads(RoIHeads):  # type: ignore[misc]
-    """torchvision's box heads (Faster R-CNN), which learn nothing from ignored boxes."""
+    """torchvision's box heads (Faster R-CNN), whose loss excludes ignored boxes."""
 
     _ignored: Sequence[Tensor] = ()
 
@@ -84,7 +84,7 @@ class BoxHeads(RoIHeads):  # type: ignore[misc]
     def assign_targets_to_proposals(
         self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return which box each region is matched to, and its class: 0 background, -1 neither."""
+        """Return the index of each region's matched box, and its class: 0 background, -1 ignored."""
         matched, labels = super().assign_targets_to_proposals(proposals, gt_boxes, gt_labels)
         for label, boxes, ignored in zip(labels, proposals, self._ignored, strict=True):
             label[_within(boxes, ignored) & (label == 0)] = -1
@@ -92,10 +92,10 @@ class BoxHeads(RoIHeads):  # type: ignore[misc]
 
 
 class CascadeHeads(BoxHeads):
-    """Cascade R-CNN (Cai & Vasconcelos 2018): three stages, each on the boxes that the one before has moved.
+    """Cascade R-CNN (Cai & Vasconcelos 2018): three stages, each on the refined boxes of the one before.
 
-    As in Detectron2: one regression for all classes, no new sampling after the first stage, gradients into
-    the pyramid a third of each stage's, class probabilities the mean of the stages'.
+    As in Detectron2: class-agnostic regression, no sampling after the first stage, a third of each stage's
+    gradient flows into the pyramid, and class probabilities are the mean over the stages.
 
     Args:
         stages: Box head and predictor of each stage.
@@ -145,11 +145,11 @@ class CascadeHeads(BoxHeads):
                 parts = _losses(logits_rk, regression_r4, labels, self.box_coder.encode(matched, proposals))
                 losses |= {f"{name}_{number}": loss for name, loss in parts.items()}
             probabilities.append(logits_rk.softmax(dim=1))
-            moved = self.box_coder.decode(regression_r4.detach(), proposals)[:, 0]
+            refined = self.box_coder.decode(regression_r4.detach(), proposals)[:, 0]
             counts = [len(boxes) for boxes in proposals]
             proposals = [
                 clip_boxes_to_image(boxes, shape)
-                for boxes, shape in zip(moved.split(counts), image_shapes, strict=True)
+                for boxes, shape in zip(refined.split(counts), image_shapes, strict=True)
             ]
         if targets is not None:
             return [], losses
@@ -158,10 +158,12 @@ class CascadeHeads(BoxHeads):
     def _detections(
         self, probabilities_rk: Tensor, boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> DetectorOutput:
-        """Return what torchvision keeps of boxes that move no further."""
-        still_r = torch.zeros(len(probabilities_rk), 4 * probabilities_rk.shape[1], device=boxes[0].device)
-        # Its softmax of the logarithm gives the probabilities back.
-        kept = self.postprocess_detections(probabilities_rk.log(), still_r, boxes, image_shapes)
+        """Return torchvision's final detections from the refined boxes and their class probabilities."""
+        no_offsets_r = torch.zeros(
+            len(probabilities_rk), 4 * probabilities_rk.shape[1], device=boxes[0].device
+        )
+        # torchvision applies a softmax, which recovers the probabilities from their logarithms.
+        kept = self.postprocess_detections(probabilities_rk.log(), no_offsets_r, boxes, image_shapes)
         return [{"boxes": b, "scores": s, "labels": n} for b, s, n in zip(*kept, strict=True)]
 
 
@@ -192,16 +194,16 @@ def make_heads(
         "nms_thresh": 0.5,
         "detections_per_img": 100,
     }
-    wide = 4 * channels
+    width = 4 * channels
     if cascade:
         stages = [
-            (_box_head(channels, wide, box_head), _Predictor(wide, classes + 1, boxes=1)) for _ in CASCADE
+            (_box_head(channels, width, box_head), _Predictor(width, classes + 1, boxes=1)) for _ in CASCADE
         ]
         return CascadeHeads(stages, **shared)
     (iou, weights), *_ = CASCADE
     return BoxHeads(
-        box_head=_box_head(channels, wide, box_head),
-        box_predictor=_Predictor(wide, classes + 1, boxes=classes + 1),
+        box_head=_box_head(channels, width, box_head),
+        box_predictor=_Predictor(width, classes + 1, boxes=classes + 1),
         fg_iou_thresh=iou,
         bg_iou_thresh=iou,
         bbox_reg_weights=weights,
@@ -210,12 +212,12 @@ def make_heads(
 
 
 class _Predictor(FastRCNNPredictor):  # type: ignore[misc]
-    """torchvision's predictor with a number of regressions of its own; answers in float32."""
+    """torchvision's predictor with a given number of box regressions, and float32 outputs."""
 
     def __init__(self, width: int, classes: int, boxes: int) -> None:
         super().__init__(width, classes)
         self.bbox_pred = nn.Linear(width, 4 * boxes)
-        # Detectron2's spreads: fresh boxes hardly move, fresh classes are all alike.
+        # Detectron2's initial standard deviations: small box offsets and nearly equal class scores.
         nn.init.normal_(self.cls_score.weight, std=0.01)
         nn.init.normal_(self.bbox_pred.weight, std=0.001)
         for layer in (self.cls_score, self.bbox_pred):
@@ -227,7 +229,7 @@ class _Predictor(FastRCNNPredictor):  # type: ignore[misc]
 
 
 class _LayerNormOfMaps(nn.GroupNorm):
-    """Layer norm over channels of (R, C, 7, 7): each pixel by itself, as ViTDet's."""
+    """Layer norm over the channels of (R, C, 7, 7) at each pixel, as in ViTDet."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(1, channels, eps=1e-6)
@@ -239,34 +241,34 @@ class _LayerNormOfMaps(nn.GroupNorm):
         return normed.permute(0, 3, 1, 2)
 
 
-def _box_head(channels: int, wide: int, kind: BoxHead) -> Any:
+def _box_head(channels: int, width: int, kind: BoxHead) -> Any:
     if kind == "linear":
-        return TwoMLPHead(channels * ROI_SIDE**2, wide)
+        return TwoMLPHead(channels * ROI_SIDE**2, width)
     return FastRCNNConvFCHead(
-        (channels, ROI_SIDE, ROI_SIDE), [channels] * 4, [wide], norm_layer=_LayerNormOfMaps
+        (channels, ROI_SIDE, ROI_SIDE), [channels] * 4, [width], norm_layer=_LayerNormOfMaps
     )
 
 
 def _losses(
     logits_rk: Tensor, regression_r4: Tensor, labels: list[Tensor], targets: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """Return the losses of one cascade stage; regions with the label -1 are left out."""
+    """Return the losses of one cascade stage, without regions of the label -1."""
     label_r, target_r4 = torch.cat(labels), torch.cat(list(targets))
-    right_r = label_r > 0
+    positive_r = label_r > 0
     counted = (label_r >= 0).sum().clamp(min=1)
-    box = F.smooth_l1_loss(regression_r4[right_r], target_r4[right_r], beta=1 / 9, reduction="sum")
-    known = F.cross_entropy(logits_rk, label_r, ignore_index=-1, reduction="sum")
-    return {"loss_classifier": known / counted, "loss_box_reg": box / counted}
+    box = F.smooth_l1_loss(regression_r4[positive_r], target_r4[positive_r], beta=1 / 9, reduction="sum")
+    classification = F.cross_entropy(logits_rk, label_r, ignore_index=-1, reduction="sum")
+    return {"loss_classifier": classification / counted, "loss_box_reg": box / counted}
 
 
 def _boxes_of(target: DetectionTarget, found: Tensor) -> Tensor:
-    """Return the matched boxes; any box where the image has none, for nothing reads it."""
+    """Return the matched boxes; zeros where the image has none, which are not used."""
     boxes = target["boxes"]
     return boxes[found] if len(boxes) else boxes.new_zeros(len(found), 4)
 
 
 def _within(boxes: Tensor, ignored: Tensor) -> Tensor:
-    """Return (N,) whether at least half of a box lies in one of the ignored ones."""
+    """Return (N,) whether at least half of a box lies in an ignored box."""
     if not len(ignored):
         return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     left_top = torch.maximum(boxes[:, None, :2], ignored[None, :, :2])
@@ -277,5 +279,5 @@ def _within(boxes: Tensor, ignored: Tensor) -> Tensor:
 
 
 def _scaled_gradient(values: Tensor, share: float) -> Tensor:
-    """Return the same values, whose gradient is `share` of what it was."""
+    """Return the same values with the gradient multiplied by `share`."""
     return values * share + values.detach() * (1 - share)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 # B batch, W the ViT's width, C channels, G patches on a side
 
 STRIDES = (4, 8, 16, 32)
-"""Of the levels that the box heads look at."""
+"""The strides of the levels that the box heads use."""
 
 
 class SimpleFeaturePyramid(nn.Module):
-    """Each level is made from the one map: by transposed convolutions, as it is, or by pooling.
+    """Builds each level from the ViT's last map: by transposed convolutions, unchanged, or by pooling.
 
     Args:
         width: W.

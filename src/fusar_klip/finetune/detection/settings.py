@@ -10,7 +10,7 @@ Head = Literal["faster", "cascade"]
 BoxHead = Literal["conv", "linear"]
 
 COARSEST_STRIDE = 32
-"""`input_size` is a multiple of it, so that the pyramid's levels fit each other."""
+"""`input_size` is a multiple of it, so that the sizes of the pyramid's levels match."""
 
 DETECTION_PRESETS: PresetValues = {
     # Paper, table 3: AdamW, 0.0001, 36 epochs, warm-up and multi-step. The rest is ViTDet's (Detectron2's
@@ -66,18 +66,18 @@ class DetectionSettings(DenseSettings):
     input_size: int = Field(ge=COARSEST_STRIDE, multiple_of=COARSEST_STRIDE)
     """Side of the square that an image is resized into, its aspect kept, in pixels: a multiple of 32."""
     window: int = Field(ge=0)
-    """Side of the attention's windows in patches; 0 lets every block look at the whole image."""
+    """Side of the attention windows in patches; 0 for global attention in every block."""
     global_blocks: int = Field(ge=0)
-    """So many blocks, evenly spread, look at the whole image."""
+    """Number of blocks with global attention, evenly spaced."""
     head: Head
     """`faster`: one stage at IoU 0.5 (Faster R-CNN); `cascade`: three, at 0.5, 0.6 and 0.7 (Cascade
     R-CNN)."""
     box_head: BoxHead
-    """What a region passes: `conv`, four convolutions with layer norm and a layer of 4 x `channels` (ViTDet);
-    `linear`, two such layers, a tenth of the work."""
+    """Layers of the box head: `conv`, four convolutions with layer norm and a linear layer of 4 x `channels`
+    (ViTDet); `linear`, two such linear layers, a tenth of the cost."""
     channels: int = Field(ge=8)
     """Channels of the pyramid and the heads."""
     anchor_size: int = Field(ge=4)
-    """Side of the smallest anchors in pixels of the input; each of the five levels doubles it."""
+    """Side of the smallest anchors in pixels of the input; it doubles with each of the five levels."""
     regions: int = Field(ge=8)
-    """Regions of an image that the heads learn from at a step, and half as many anchors."""
+    """Number of regions per image that are sampled for the loss of the heads; half as many anchors are."""

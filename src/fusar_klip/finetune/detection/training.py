@@ -61,7 +61,7 @@ def _train(
     size = min(settings.batch_size, len(images))
     steps = len(images) // size
 
-    def make(key: tuple[int, int, NDArray[np.int64]]) -> Batch:
+    def make_batch(key: tuple[int, int, NDArray[np.int64]]) -> Batch:
         epoch, step, chosen = key
         rng = np.random.default_rng([settings.seed, epoch, 1 + step])
         inputs = [
@@ -83,7 +83,7 @@ def _train(
     def batches(epoch: int) -> Iterator[Batch]:
         order = np.random.default_rng([settings.seed, epoch]).permutation(len(images))
         keys = ((epoch, step, order[step * size : (step + 1) * size]) for step in range(steps))
-        return prefetch(make, keys)
+        return prefetch(make_batch, keys)
 
     def loss(batch: Batch) -> Tensor:
         total: Tensor = detector(*batch)

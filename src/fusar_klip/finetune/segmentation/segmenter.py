@@ -1,8 +1,9 @@
-"""Segmenter: a plain ViT whose patches learned class tokens tell apart (Strudel et al. 2021, 2105.05633).
+"""Segmenter: a plain ViT whose patches are classified by learned class tokens (Strudel et al. 2021).
 
-Written after the paper (section 3.2, the mask transformer) and rstrudel/segmenter, segm/model/decoder.py. For
-change, before and after go through the same tower; the decoder reads each patch of the image after beside its
-difference from the image before, 2 W values (ours: the paper has no such task).
+Written after the paper (arXiv 2105.05633, section 3.2, the mask transformer) and rstrudel/segmenter,
+segm/model/decoder.py. For change detection, the images before and after an event go through the same tower.
+The decoder gets each patch's feature after the event together with its difference from the one before, 2 W
+values (ours: the paper has no such task).
 """
 
 from typing import Any
@@ -25,13 +26,13 @@ _STD = 0.02
 
 
 class MaskTransformer(nn.Module):
-    """Patches and K class tokens pass some layers together; a class's mask is their product, normed.
+    """Transformer layers over patches and K class tokens; a class's mask is their normalised product.
 
     Args:
         inputs: Length of a patch's feature.
         width: W of the layers.
         classes: K.
-        layers: How many.
+        layers: Number of transformer layers.
     """
 
     def __init__(self, inputs: int, width: int, classes: int, layers: int) -> None:
@@ -65,12 +66,12 @@ class MaskTransformer(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """Class logits of every pixel of a window.
+    """Class logits of each pixel of a window.
 
     Args:
-        model: The model under test, whose image tower is copied.
+        model: The pretrained model, whose image tower is copied.
         classes: K.
-        settings: Sizes.
+        settings: Sizes, and whether there are images before an event.
 
     Raises:
         CheckpointError: The model's tower is no plain ViT.
@@ -83,7 +84,7 @@ class Segmenter(nn.Module):
         self.decoder = MaskTransformer(width * (2 if settings.before else 1), width, classes, settings.layers)
 
     def forward(self, images_biss: Tensor) -> Tensor:
-        """Return (B, K, S, S) float32; the image after stands first, then the one before."""
+        """Return (B, K, S, S) float32 of (B, I, S, S): the image, and the one before the event if I is 2."""
         features_bwgg = self.backbone(images_biss.flatten(0, 1)[:, None])
         if images_biss.shape[1] == 2:
             after, before = features_bwgg[::2], features_bwgg[1::2]

@@ -50,13 +50,14 @@ class SegmentationSettings(DenseSettings):
 
     PRESETS: ClassVar[PresetValues] = SEGMENTATION_PRESETS
     before: bool = False
-    """Change: the image before the event goes through the tower too, and the decoder reads each patch's
-    feature together with its difference from the one before."""
+    """Change detection: the image before the event goes through the tower too, and the decoder gets each
+    patch's feature together with its difference from the one before."""
     input_size: int = Field(ge=16)
-    """Side of the windows in pixels, a multiple of the patch: random ones to learn, sliding ones to test."""
+    """Side of the windows in pixels, a multiple of the patch: random windows for training, sliding windows
+    for evaluation."""
     overlap: float = Field(ge=0, lt=1)
-    """Share of a sliding window that the next one repeats; what they say is averaged."""
+    """Overlap of neighbouring sliding windows as a share of their side; their logits are averaged."""
     zoom: float = Field(gt=0)
-    """Images are enlarged by this factor before windows are cut: finer masks, for more work."""
+    """Images are enlarged by this factor before windows are cut: finer masks, at a higher cost."""
     layers: int = Field(ge=0)
-    """Layers of the mask transformer."""
+    """Number of layers of the mask transformer."""

@@ -21,8 +21,8 @@ from fusar_klip.finetune.segmentation.windows import (
     Pixels,
     checked_mask,
     read_images,
+    sliding_window_logits,
     training_window,
-    whole_logits,
 )
 from fusar_klip.finetune.training_loop import FinetuneJob, prefetch, run_training, seeded
 from fusar_klip.models import VisionEncoder
@@ -66,7 +66,9 @@ def class_map(
         return logits_bkss
 
     images_ihw = read_images(image, settings.before)
-    logits_khw = whole_logits(images_ihw, settings.input_size, settings.zoom, settings.overlap, logits)
+    logits_khw = sliding_window_logits(
+        images_ihw, settings.input_size, settings.zoom, settings.overlap, logits
+    )
     return np.asarray(logits_khw.argmax(0).numpy().astype(np.uint8))
 
 
@@ -78,7 +80,7 @@ def _train(
     size = min(settings.batch_size, len(train))
     steps = len(train) // size
 
-    def make(key: tuple[int, int, NDArray[np.int64]]) -> Batch:
+    def make_batch(key: tuple[int, int, NDArray[np.int64]]) -> Batch:
         epoch, step, chosen = key
         rng = np.random.default_rng([settings.seed, epoch, 1 + step])
         windows = [_window(data.images[i], data, settings, rng) for i in chosen]
@@ -88,7 +90,7 @@ def _train(
     def batches(epoch: int) -> Iterator[Batch]:
         order = np.random.default_rng([settings.seed, epoch]).permutation(train)
         keys = ((epoch, step, order[step * size : (step + 1) * size]) for step in range(steps))
-        return prefetch(make, keys)
+        return prefetch(make_batch, keys)
 
     def loss(batch: Batch) -> Tensor:
         images_biss, classes_bss = batch
