@@ -56,7 +56,7 @@ FIELDS: dict[Task, tuple[str, ...]] = {
     "marine_target": TARGET_FIELDS,
     "terrain": TERRAIN_FIELDS,
 }
-"""The fields of a text by its task, in their order. Prompts, rules and checks take names and number from it."""
+"""The fields of a text by its task, in order. Prompts, rules and checks take names and number from here."""
 
 FEATURES = (
     "mean",

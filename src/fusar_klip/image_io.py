@@ -1,7 +1,7 @@
 """Reads image files of any bit depth as single-channel uint8 arrays.
 
 8-bit images are returned unchanged. The first band of 16-bit, float, complex and decibel images is mapped to
-8 bits as `build` maps scenes (decisions.md, "8-bit mapping"), each image by itself: amplitude is scaled so that
+8 bits as `build` maps scenes (decisions.md, "8-bit mapping"), each image by itself: amplitude is scaled, and
 `MEAN_MULTIPLE` times its mean becomes 255; 0 is no data.
 """
 
