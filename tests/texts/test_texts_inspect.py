@@ -18,7 +18,7 @@ from fusar_klip.cli import app
 from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.texts.inspection import image_text_similarity as closeness
 from fusar_klip.texts.inspection import inspect, statistics
-from fusar_klip.texts.inspection.caption_sources import ImageText, dataset_sources, file_source
+from fusar_klip.texts.inspection.caption_sources import ImageCaptions, dataset_sources, file_source
 from fusar_klip.texts.inspection.scio_decisions import read_decisions
 
 MakeDataset = Callable[..., Path]
@@ -173,7 +173,7 @@ def test_tokens_are_words_in_lower_case(text: str) -> None:
 def test_the_sample_is_the_same_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "SAMPLE_IMAGES", 5)
     records = [{"image": str(i), "caption": f"caption {i}"} for i in range(40)]
-    drawn: list[list[ImageText]] = []
+    drawn: list[list[ImageCaptions]] = []
     for order in (records, records[::-1]):
         path = tmp_path / "captions.json"
         path.write_text(json.dumps(order))
@@ -196,9 +196,9 @@ def test_noise_is_no_text_in_use(dataset: Path) -> None:
         ("broken.json", "{", "cannot be read"),
         ("nothing.json", "[]", "holds no captions"),
         ("numbers.json", "[1, 2]", "holds no captions"),
-        ("broken.parquet", "x", "no Parquet"),
+        ("broken.parquet", "x", "not a readable Parquet"),
         ("latin.txt", None, "give UTF-8"),
-        ("picture.png", "x", "no caption file"),
+        ("picture.png", "x", "not a caption file"),
     ],
 )
 def test_files_without_captions_are_said(tmp_path: Path, name: str, content: str | None, words: str) -> None:

@@ -78,4 +78,4 @@ def refine(
         image_column=image_column,
         caption_column=caption_column,
     )
-    report(summary, as_json, stage.in_words(summary))
+    report(summary, as_json, stage.summary_text(summary))

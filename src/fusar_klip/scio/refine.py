@@ -1,4 +1,4 @@
-"""`fusar-klip refine`: SCIO with any checkpoint, on a data set or on a table of image paths and captions."""
+"""`fusar-klip refine`: a SCIO pass with any checkpoint over a data set, or over a table of image captions."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from fusar_klip.errors import SettingsError
 from fusar_klip.models import ModelRef, load
 from fusar_klip.scio import RefineSummary, ScioSettings, TableSummary, refine_table, refine_texts
 
-# Texts that are worse are hardly worth mending.
+# More noise than this in useful texts is unlikely; the model is then the more likely cause.
 _PLAUSIBLE_NOISE = 1 / 3
 
 
@@ -27,28 +27,28 @@ def refine(
     """Screen and reconstruct the texts of `source`.
 
     Args:
-        source: A data set's folder; or a CSV, TSV or Parquet file of image paths and captions.
+        source: The folder of a data set, or a CSV, TSV or Parquet file of image paths and captions.
         checkpoint: A RUN, or one of its safetensors files.
-        settings: What to do.
-        version: Of a data set: the text version to read. None: the newest that SCIO has not made.
-        out: Of a table: the new table.
-        images: Of a table: the folder that relative image paths start from.
-        image_column: Of a table: the column of image paths.
-        caption_column: Of a table: the column of captions.
+        settings: Screening and reconstruction.
+        version: For a data set: the text version to read. None: the newest that SCIO has not written.
+        out: For a table: the new table.
+        images: For a table: the folder that relative image paths start from.
+        image_column: For a table: the column of image paths.
+        caption_column: For a table: the column of captions.
 
     Raises:
-        SettingsError: An option does not go with the source, or the table cannot be read.
-        DatasetError: The data set is missing, has no such texts, or nothing of it can be judged.
-        CheckpointError: There is no checkpoint, or it does not fit.
+        SettingsError: An option does not apply to the source, or the table cannot be read.
+        DatasetError: The data set or the text version is missing, or it has nothing to judge.
+        CheckpointError: The checkpoint is missing, or does not fit the model.
     """
     if not (settings.screen or settings.reconstruct):
         raise SettingsError(
-            "screen and reconstruct are both false, and nothing is left to do: set one to true"
+            "screen and reconstruct are both false, so there is nothing to do: set one to true"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if not source.is_dir() and source.suffix:
         if version is not None:
-            raise SettingsError(f"--texts chooses a data set's texts, and {source} is a table: leave it out")
+            raise SettingsError(f"--texts applies only to data sets, and {source} is a table: leave it out")
         return refine_table(
             source,
             load(checkpoint, device),
@@ -75,22 +75,22 @@ def refine(
     )
 
 
-def in_words(summary: RefineSummary | TableSummary) -> str:
-    """Return the summary as a sentence for people; another warns where much is called noise."""
-    return _in_words(summary) + _doubt(summary)
+def summary_text(summary: RefineSummary | TableSummary) -> str:
+    """Return the counts as a sentence, with a warning if much is called noise."""
+    return _counts_text(summary) + _warning(summary)
 
 
-def _doubt(summary: RefineSummary | TableSummary) -> str:
-    doubted = summary.noise + summary.reconstructed
-    if doubted <= _PLAUSIBLE_NOISE * (summary.kept + doubted):
+def _warning(summary: RefineSummary | TableSummary) -> str:
+    noise = summary.noise + summary.reconstructed
+    if noise <= _PLAUSIBLE_NOISE * (summary.kept + noise):
         return ""
     return (
-        ".\nMore than a third is called noise, as models do that hardly know such texts: look at the "
-        "decisions before you train on what is left"
+        ".\nMore than a third is called noise, as by models that have hardly learned such texts: look at the "
+        "decisions before you train on the result"
     )
 
 
-def _in_words(summary: RefineSummary | TableSummary) -> str:
+def _counts_text(summary: RefineSummary | TableSummary) -> str:
     found = f"{summary.kept} kept, {summary.noise} noise, {summary.reconstructed} reconstructed"
     if isinstance(summary, RefineSummary):
         left = "".join(f"; {count} tiles left ({why})" for why, count in summary.left.items())
@@ -107,7 +107,7 @@ def _in_words(summary: RefineSummary | TableSummary) -> str:
 
 
 def _newest_described(dataset: Path) -> str:
-    """Return the newest text version that is no result of SCIO: so the same command does the same again."""
+    """Return the newest text version that SCIO has not written, so that a repeated command reads the same one."""
     versions = described_versions(dataset)
     described = [v for v in versions if "scio" not in (read_text_metadata(dataset, v)["maker"] or {})]
     return (described or versions)[-1]

@@ -1,12 +1,12 @@
-"""Which segments of a text are noise (paper 3.4, stage 2; decisions.md).
+"""Finds the noise of a text: SCIO's screening (paper 3.4, stage 2, eqs. 10 and 11; decisions.md).
 
-Every segment is left out once. Where that lowers the ITC loss it is a candidate (eq. 10); where it raises the
-matching score as well, noise (eq. 11). T', the text without its noise, must beat T in both; else removals are
-taken back, the least helpful first.
+Each segment is left out once. It is a candidate if the ITC loss falls without it (eq. 10), and noise if the
+matching score also rises without it (eq. 11). Then T', the text without all its noise, must beat the whole text
+T in both (Algorithm 1, line 8); while it does not, the least helpful removal is undone.
 
-With `judge = "alone"` both tests are asked of the segment by itself: whether it fits the image worse than
-others, and whether it matches worse than a guess. A text encoder reads what most segments say, and hardly
-minds one that does not fit; so T' need not beat T.
+With `judge = "alone"` both tests use the segment by itself: it is noise if it fits its image worse than the
+images of the negatives, and if it matches worse than chance level. A text encoder averages over segments and
+hardly reacts to a single mismatched one; therefore T' need not beat T in this mode.
 """
 
 import math
@@ -16,204 +16,219 @@ from dataclasses import dataclass, field
 from fusar_klip.models.losses import POSITIVE_SHARE
 from fusar_klip.models.tokenizer import Segments
 from fusar_klip.pretrain.settings import ScioSettings
-from fusar_klip.scio.scoring import PairScorer
+from fusar_klip.scio.scoring import ImageTextScorer
 
-Places = tuple[int, ...]
-"""Segments of one text that are shown, by their places, ascending."""
+Indices = tuple[int, ...]
+"""Segments of one text by their indices, ascending."""
 
 
 @dataclass(frozen=True)
-class ImageText:
+class SegmentedText:
     """The text of one image.
 
     Attributes:
-        segments: Ids of every segment, in order, cut so that all of them together fit the network.
-        in_use: Whether a segment is part of T; one that was found to be noise before is not.
+        segments: Token ids of every segment, in order, truncated so that all of them together fit the network.
+        in_use: Whether a segment is part of T; one that an earlier version marked as noise is not.
     """
 
     segments: Segments
     in_use: tuple[bool, ...]
 
     @property
-    def whole(self) -> Places:
-        """The places of the segments of T."""
-        return tuple(place for place, used in enumerate(self.in_use) if used)
+    def used(self) -> Indices:
+        """The indices of the segments of T."""
+        return tuple(i for i, used in enumerate(self.in_use) if used)
 
 
 @dataclass(frozen=True)
-class Screening:
-    """What screening found about one text.
+class ScreeningResult:
+    """The result of screening one text.
 
     Attributes:
-        noise: Places of the segments that are left out of T', ascending.
-        delta_itc: By place: ITC loss without the segment minus that of T (eq. 10; negative: leaving it out
-            helps), or with `alone`, loss of saying nothing minus that of the segment. Empty for a text of a
-            single segment, which is kept.
-        delta_itm: By place: matching score without the segment minus that of T (eq. 11; positive: leaving it
-            out helps), or with `alone`, that of a guess minus the segment's. Candidates only, unless all were
-            asked for; with `set`, that of the whole set.
-        itm_score: Matching score of T; None where nothing asked for it, as with `alone`.
+        noise: Indices of the segments that T' leaves out, ascending.
+        delta_itc: By index: ITC loss without the segment minus that of T (eq. 10; negative: leaving it out
+            helps). With `alone`: ITC loss of an uninformative text minus that of the segment. Empty for a text
+            of a single segment, which is kept.
+        delta_itm: By index: matching score without the segment minus that of T (eq. 11; positive: leaving it
+            out helps). With `alone`: chance level minus the segment's score. Candidates only, unless
+            `itm_for_all`; with `itm = "set"`, the difference of the whole set.
+        itm_score: Matching score of T; None if no test needed it, as with `alone`.
     """
 
-    noise: Places
+    noise: Indices
     delta_itc: Mapping[int, float]
     delta_itm: Mapping[int, float]
     itm_score: float | None
 
 
 @dataclass
-class _Trial:
-    """One text while it is screened."""
+class _ScreeningState:
+    """One text during screening."""
 
     row: int
-    whole: Places
+    used: Indices
     delta_itc: dict[int, float]
-    itc: float = math.nan
-    """Loss of T, which T' has to beat; with `alone` it need not."""
-    itm: float | None = None
-    """Matching score of T, where something is compared with it; with `alone`, nothing is."""
+    itc_loss: float = math.nan
+    """Loss of T, which T' has to beat; not used with `alone`."""
+    itm_score: float | None = None
+    """Matching score of T; None until it is needed, and with `alone`."""
     delta_itm: dict[int, float] = field(default_factory=dict)
     noise: list[int] = field(default_factory=list)
-    """The removals of which T' is made, the most helpful first."""
+    """The segments that T' leaves out, the most helpful removal first."""
 
-    def without_noise(self) -> Places:
-        return tuple(place for place in self.whole if place not in self.noise)
+    def without_noise(self) -> Indices:
+        return tuple(i for i in self.used if i not in self.noise)
 
 
-def screen(scorer: PairScorer, texts: Sequence[ImageText], settings: ScioSettings) -> list[Screening]:
-    """Screen the text of each of the scorer's images.
+def screen(
+    scorer: ImageTextScorer, texts: Sequence[SegmentedText], settings: ScioSettings
+) -> list[ScreeningResult]:
+    """Screen the text of each image of the scorer.
 
     Args:
-        scorer: Of a block of images.
-        texts: The text of each image of the block.
-        settings: Which tests decide, and by what margin.
+        scorer: For a batch of images.
+        texts: The text of each image of the batch.
+        settings: Which tests decide, and by which margin.
     """
-    trials = (_leave_one_out if settings.judge == "left_out" else _each_alone)(scorer, texts)
-    _confirm(scorer, texts, trials, settings)
+    compute_deltas = _leave_one_out if settings.judge == "left_out" else _each_alone
+    states = compute_deltas(scorer, texts)
+    _confirm(scorer, texts, states, settings)
     if settings.judge == "left_out":
-        _accept_whole(scorer, texts, trials, settings)
-    found = {trial.row: trial for trial in trials}
-    return [
-        Screening(tuple(sorted(found[row].noise)), found[row].delta_itc, found[row].delta_itm, found[row].itm)
-        if row in found
-        else Screening((), {}, {}, None)
-        for row in range(len(texts))
-    ]
+        _accept_whole(scorer, texts, states, settings)
+    of_row = {state.row: state for state in states}
+    results = []
+    for row in range(len(texts)):
+        state = of_row.get(row)
+        results.append(
+            ScreeningResult((), {}, {}, None)
+            if state is None
+            else ScreeningResult(
+                tuple(sorted(state.noise)), state.delta_itc, state.delta_itm, state.itm_score
+            )
+        )
+    return results
 
 
-def shown(scorer: PairScorer, text: ImageText, places: Iterable[int]) -> list[int]:
-    """Return the ids of the text that shows the segments at `places`."""
-    return scorer.tokenizer.join(text.segments[place] for place in places)
+def token_ids(scorer: ImageTextScorer, text: SegmentedText, indices: Iterable[int]) -> list[int]:
+    """Return the token ids of the text that consists of the segments at `indices`."""
+    return scorer.tokenizer.join(text.segments[i] for i in indices)
 
 
-def _without(whole: Places, place: int) -> Places:
-    return tuple(other for other in whole if other != place)
+def _without(used: Indices, index: int) -> Indices:
+    return tuple(other for other in used if other != index)
 
 
-def _leave_one_out(scorer: PairScorer, texts: Sequence[ImageText]) -> list[_Trial]:
-    """Compute eq. 10 for all segments: T and its variants of all images go in one call."""
-    # Without its only segment a text would say nothing; there is no T' to compare.
-    rows = [row for row, text in enumerate(texts) if len(text.whole) > 1]
-    variants = [(row, texts[row].whole) for row in rows]
-    variants += [(row, _without(texts[row].whole, place)) for row in rows for place in texts[row].whole]
-    losses = scorer.itc(
-        [shown(scorer, texts[row], places) for row, places in variants], [r for r, _ in variants]
+def _leave_one_out(scorer: ImageTextScorer, texts: Sequence[SegmentedText]) -> list[_ScreeningState]:
+    """Compute eq. 10 for all segments; T and its variants of all images are scored in one call."""
+    # A text without its only segment would be empty: there is no T' to compare with.
+    rows = [row for row, text in enumerate(texts) if len(text.used) > 1]
+    variants = [(row, texts[row].used) for row in rows]
+    variants += [(row, _without(texts[row].used, i)) for row in rows for i in texts[row].used]
+    losses = scorer.itc_loss(
+        [token_ids(scorer, texts[row], indices) for row, indices in variants], [row for row, _ in variants]
     )
     left_out = iter(losses[len(rows) :])
-    trials = []
-    for row, itc in zip(rows, losses, strict=False):
-        whole = texts[row].whole
-        trials.append(_Trial(row, whole, {place: next(left_out) - itc for place in whole}, itc))
-    return trials
+    states = []
+    for row, itc_loss in zip(rows, losses, strict=False):
+        used = texts[row].used
+        # Eq. 10: L_ITC(image, T without the segment) - L_ITC(image, T).
+        states.append(_ScreeningState(row, used, {i: next(left_out) - itc_loss for i in used}, itc_loss))
+    return states
 
 
-def _each_alone(scorer: PairScorer, texts: Sequence[ImageText]) -> list[_Trial]:
-    """Compute what each segment tells of the image by itself; all segments of all images go in one call."""
-    rows = [row for row, text in enumerate(texts) if len(text.whole) > 1]
-    single = [(row, place) for row in rows for place in texts[row].whole]
+def _each_alone(scorer: ImageTextScorer, texts: Sequence[SegmentedText]) -> list[_ScreeningState]:
+    """Compute how well each segment by itself fits its image; all segments are scored in one call."""
+    rows = [row for row, text in enumerate(texts) if len(text.used) > 1]
+    single = [(row, i) for row in rows for i in texts[row].used]
     losses = iter(
-        scorer.itc_alone(
-            [shown(scorer, texts[row], [place]) for row, place in single], [row for row, _ in single]
+        scorer.itc_loss_alone(
+            [token_ids(scorer, texts[row], [i]) for row, i in single], [row for row, _ in single]
         )
     )
-    wholes = [texts[row].whole for row in rows]
-    return [
-        _Trial(row, whole, {place: -next(losses) for place in whole})
-        for row, whole in zip(rows, wholes, strict=True)
-    ]
+    return [_ScreeningState(row, texts[row].used, {i: -next(losses) for i in texts[row].used}) for row in rows]
 
 
 def _confirm(
-    scorer: PairScorer, texts: Sequence[ImageText], trials: Sequence[_Trial], settings: ScioSettings
+    scorer: ImageTextScorer,
+    texts: Sequence[SegmentedText],
+    states: Sequence[_ScreeningState],
+    settings: ScioSettings,
 ) -> None:
-    """Find candidates, score what has to be scored (eq. 11), and set each trial's first `noise`."""
-    wanted: list[tuple[_Trial, int]] = []
-    for trial in trials:
-        candidates = [place for place in trial.whole if trial.delta_itc[place] < -settings.itc_margin]
-        trial.noise = sorted(candidates, key=lambda place: trial.delta_itc[place])
+    """Find candidates (eq. 10), compute the matching scores that are needed (eq. 11), and set `noise`."""
+    scored: list[tuple[_ScreeningState, int]] = []
+    for state in states:
+        candidates = [i for i in state.used if state.delta_itc[i] < -settings.itc_margin]
+        state.noise = sorted(candidates, key=lambda i: state.delta_itc[i])
         if settings.itm_for_all:
-            wanted += [(trial, place) for place in trial.whole]
+            scored += [(state, i) for i in state.used]
         elif settings.itm == "segment":
-            wanted += [(trial, place) for place in candidates]
+            scored += [(state, i) for i in candidates]
     alone = settings.judge == "alone"
     if not alone:
-        _score_wholes(scorer, texts, trials, settings)
-    asked = [shown(scorer, texts[t.row], [p] if alone else _without(t.whole, p)) for t, p in wanted]
-    scores = scorer.itm(asked, [trial.row for trial, _ in wanted])
-    for (trial, place), score in zip(wanted, scores, strict=True):
-        trial.delta_itm[place] = POSITIVE_SHARE - score if trial.itm is None else score - trial.itm
-    for trial in trials:
+        _score_whole_texts(scorer, texts, states, settings)
+    variants = [token_ids(scorer, texts[s.row], [i] if alone else _without(s.used, i)) for s, i in scored]
+    scores = scorer.itm_score(variants, [state.row for state, _ in scored])
+    for (state, i), score in zip(scored, scores, strict=True):
+        # Eq. 11: p(image, T without the segment) - p(image, T).
+        state.delta_itm[i] = POSITIVE_SHARE - score if state.itm_score is None else score - state.itm_score
+    for state in states:
         if settings.itm == "segment":
-            trial.noise = [p for p in trial.noise if trial.delta_itm[p] > settings.itm_margin]
-        if len(trial.noise) == len(trial.whole):
-            trial.noise.pop()
+            state.noise = [i for i in state.noise if state.delta_itm[i] > settings.itm_margin]
+        if len(state.noise) == len(state.used):
+            state.noise.pop()
 
 
-def _score_wholes(
-    scorer: PairScorer, texts: Sequence[ImageText], trials: Sequence[_Trial], settings: ScioSettings
+def _score_whole_texts(
+    scorer: ImageTextScorer,
+    texts: Sequence[SegmentedText],
+    states: Sequence[_ScreeningState],
+    settings: ScioSettings,
 ) -> None:
-    """Set the matching score of each T that something will be compared with."""
-    asked = [t for t in trials if settings.itm_for_all or (t.noise and settings.itm != "off")]
-    wholes = [shown(scorer, texts[trial.row], trial.whole) for trial in asked]
-    for trial, score in zip(asked, scorer.itm(wholes, [trial.row for trial in asked]), strict=True):
-        trial.itm = score
+    """Set the matching score of each T that a test compares with."""
+    needed = [s for s in states if settings.itm_for_all or (s.noise and settings.itm != "off")]
+    whole = [token_ids(scorer, texts[state.row], state.used) for state in needed]
+    for state, score in zip(needed, scorer.itm_score(whole, [s.row for s in needed]), strict=True):
+        state.itm_score = score
 
 
 def _accept_whole(
-    scorer: PairScorer, texts: Sequence[ImageText], trials: Sequence[_Trial], settings: ScioSettings
+    scorer: ImageTextScorer,
+    texts: Sequence[SegmentedText],
+    states: Sequence[_ScreeningState],
+    settings: ScioSettings,
 ) -> None:
-    """Take removals back until T' beats T in what was asked: ITC, ITM (Algorithm 1, line 8)."""
-    # A single removal that was confirmed by all tests has passed already.
+    """Undo removals until T' beats T in the tests that are on: ITC, ITM (Algorithm 1, line 8)."""
+    # With a single removal, all tests of a segment have tested T' already.
     fewest = 1 if settings.itm == "set" else 2
-    pending = [trial for trial in trials if len(trial.noise) >= fewest]
+    pending = [state for state in states if len(state.noise) >= fewest]
     while pending:
-        variants = [shown(scorer, texts[trial.row], trial.without_noise()) for trial in pending]
-        losses = scorer.itc(variants, [trial.row for trial in pending])
-        better = [place for place, trial in enumerate(pending) if losses[place] < trial.itc]
+        variants = [token_ids(scorer, texts[state.row], state.without_noise()) for state in pending]
+        losses = scorer.itc_loss(variants, [state.row for state in pending])
+        better = [i for i, state in enumerate(pending) if losses[i] < state.itc_loss]
         if settings.itm != "off":
             better = _better_matched(scorer, variants, pending, better, settings)
-        pending = [trial for place, trial in enumerate(pending) if place not in better]
-        for trial in pending:
-            trial.noise.pop()
-        pending = [trial for trial in pending if len(trial.noise) >= fewest]
+        pending = [state for i, state in enumerate(pending) if i not in better]
+        for state in pending:
+            state.noise.pop()
+        pending = [state for state in pending if len(state.noise) >= fewest]
 
 
 def _better_matched(
-    scorer: PairScorer,
+    scorer: ImageTextScorer,
     variants: Sequence[Sequence[int]],
-    trials: Sequence[_Trial],
-    places: Sequence[int],
+    states: Sequence[_ScreeningState],
+    indices: Sequence[int],
     settings: ScioSettings,
 ) -> list[int]:
-    """Return those of `places` whose T', in `variants`, has a higher matching score than T."""
-    together = settings.itm == "set"
-    scores = scorer.itm([variants[place] for place in places], [trials[place].row for place in places])
+    """Return those of `indices` whose T', in `variants`, has a higher matching score than T."""
+    as_set = settings.itm == "set"
+    scores = scorer.itm_score([variants[i] for i in indices], [states[i].row for i in indices])
     better = []
-    for place, score in zip(places, scores, strict=True):
-        trial = trials[place]
-        assert trial.itm is not None
-        if score - trial.itm > (settings.itm_margin if together else 0.0):
-            better.append(place)
-            if together:
-                trial.delta_itm |= dict.fromkeys(trial.noise, score - trial.itm)
+    for i, score in zip(indices, scores, strict=True):
+        state = states[i]
+        assert state.itm_score is not None
+        if score - state.itm_score > (settings.itm_margin if as_set else 0.0):
+            better.append(i)
+            if as_set:
+                state.delta_itm |= dict.fromkeys(state.noise, score - state.itm_score)
     return better

@@ -1,7 +1,9 @@
-"""Captions as segments: a caption's sentences, and the caption that is put together from them again."""
+"""Splits captions into sentences, which are the segments of a caption, and joins them again."""
 
 import re
 from collections.abc import Sequence
+
+import numpy as np
 
 _END = re.compile(r"(?<=[.!?])\s+|\n+")
 # A full stop after these does not end a sentence.
@@ -9,24 +11,33 @@ _ABBREVIATIONS = {"approx", "ca", "cf", "e.g", "etc", "fig", "i.e", "no", "nr", 
 
 
 def split_sentences(caption: str) -> list[str]:
-    """Return the sentences of a caption, as they are spelled there, without the white space between them."""
+    """Return the sentences of a caption, unchanged, without the white space between them."""
     sentences: list[str] = []
-    resuming = False
+    continues = False
     for piece in _END.split(caption):
         piece = piece.strip()
         if not piece:
             continue
-        # RSICD's captions have a space before their full stop.
-        if sentences and (resuming or not any(letter.isalnum() for letter in piece)):
+        # The captions of RSICD have a space before the full stop.
+        if sentences and (continues or not any(letter.isalnum() for letter in piece)):
             sentences[-1] += f" {piece}"
         else:
             sentences.append(piece)
-        resuming = _is_abbreviation(sentences[-1])
+        continues = _is_abbreviation(sentences[-1])
     return sentences
 
 
+def sentences_of(cell: object) -> list[str]:
+    """Return the sentences of a table's cell: a caption, or a list of sentences. Other values have none."""
+    if isinstance(cell, str):
+        return split_sentences(cell)
+    if isinstance(cell, (list, tuple, np.ndarray)):
+        return [str(part).strip() for part in cell if part is not None and str(part).strip()]
+    return []
+
+
 def join_sentences(sentences: Sequence[str]) -> str:
-    """Return the caption of these sentences."""
+    """Return the caption that consists of these sentences."""
     return " ".join(sentences)
 
 

@@ -11,7 +11,7 @@ from fusar_klip.catalog import FEATURES, FIELDS, Task, read_tiles
 from fusar_klip.texts.html_pages import png_url, render, tile_url
 from fusar_klip.texts.inspection import figures
 from fusar_klip.texts.inspection import image_text_similarity as closeness
-from fusar_klip.texts.inspection.caption_sources import CaptionSource, ImageText
+from fusar_klip.texts.inspection.caption_sources import CaptionSource, ImageCaptions
 from fusar_klip.texts.inspection.scio_decisions import read_decisions
 from fusar_klip.texts.inspection.statistics import (
     CORPUS_TOKENS,
@@ -89,7 +89,7 @@ def report_html(inspected: Inspected) -> str:
     )
 
 
-def _by_task(sample: Sequence[ImageText]) -> str:
+def _by_task(sample: Sequence[ImageCaptions]) -> str:
     counts = Counter(text.task for text in sample if text.task is not None)
     total = counts.total()
     return ", ".join(f"{n / total:.0%} {_TASK_TITLES[task]}" for task, n in counts.most_common())
@@ -168,7 +168,7 @@ def _column(source: CaptionSource) -> dict[str, str]:
     return {"name": source.name, "about": source.about, "hcot": hcot.get(source.mode or "", "")}
 
 
-def _texts_of(inspected: Inspected, name: str) -> dict[str, ImageText]:
+def _texts_of(inspected: Inspected, name: str) -> dict[str, ImageCaptions]:
     """Return a version's texts of the sampled tiles."""
     if name == inspected.main.name:
         return {text.image_id: text for text in inspected.measured[0].sample}
@@ -176,7 +176,7 @@ def _texts_of(inspected: Inspected, name: str) -> dict[str, ImageText]:
     return {text.image_id: text for text in inspected.versions[name].read() if text.image_id in wanted}
 
 
-def _examples(inspected: Inspected, said: Mapping[str, Mapping[str, ImageText]]) -> list[dict[str, Any]]:
+def _examples(inspected: Inspected, said: Mapping[str, Mapping[str, ImageCaptions]]) -> list[dict[str, Any]]:
     """Return a few tiles of each task with their image and their text in every version, drawn at random."""
     if inspected.dataset is None:
         return [
@@ -184,7 +184,7 @@ def _examples(inspected: Inspected, said: Mapping[str, Mapping[str, ImageText]])
             for text in inspected.measured[0].sample[:6]
         ]
     tiles = read_tiles(inspected.dataset).set_index("tile_id")
-    chosen: list[ImageText] = []
+    chosen: list[ImageCaptions] = []
     for task in FIELDS:
         of_task = [
             text
@@ -226,7 +226,7 @@ def _decided(inspected: Inspected) -> dict[str, Any] | None:
     }
 
 
-def _facts(tile: Mapping[Any, Any], text: ImageText) -> str:
+def _facts(tile: Mapping[Any, Any], text: ImageCaptions) -> str:
     parts = [
         _TASK_TITLES[text.task] if text.task else "",
         f"{tile['scale']} tile",
@@ -235,7 +235,7 @@ def _facts(tile: Mapping[Any, Any], text: ImageText) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _repeated(sample: Sequence[ImageText]) -> list[dict[str, Any]]:
+def _repeated(sample: Sequence[ImageCaptions]) -> list[dict[str, Any]]:
     """Return the most repeated sentences of the sample."""
     counts = Counter(pair for text in sample for pair in text.captions)
     return [
@@ -245,7 +245,7 @@ def _repeated(sample: Sequence[ImageText]) -> list[dict[str, Any]]:
     ]
 
 
-def _figure_10(inspected: Inspected, said: Mapping[str, Mapping[str, ImageText]]) -> dict[str, Any] | None:
+def _figure_10(inspected: Inspected, said: Mapping[str, Mapping[str, ImageCaptions]]) -> dict[str, Any] | None:
     """Draw images and texts laid out by t-SNE; None where too few tiles have all the texts."""
     if inspected.dataset is None:
         return None
@@ -287,5 +287,5 @@ def _figure_10(inspected: Inspected, said: Mapping[str, Mapping[str, ImageText]]
     }
 
 
-def _whole(text: ImageText) -> str:
+def _whole(text: ImageCaptions) -> str:
     return " ".join(f"{field}: {caption}" if field else caption for field, caption in text.captions)

@@ -16,7 +16,7 @@ from typing import Any
 
 from lexicalrichness import LexicalRichness
 
-from fusar_klip.texts.inspection.caption_sources import CaptionSource, ImageText
+from fusar_klip.texts.inspection.caption_sources import CaptionSource, ImageCaptions
 
 SAMPLE_IMAGES = 5_000
 CORPUS_TOKENS = 50_000
@@ -124,7 +124,7 @@ class Measured:
 
     statistics: CaptionStatistics
     words: dict[str, Counter[str]]
-    sample: list[ImageText]
+    sample: list[ImageCaptions]
 
 
 @dataclass
@@ -141,7 +141,7 @@ def tokenize(text: str) -> list[str]:
     return _TOKEN.findall(text.lower())
 
 
-def schema_of(text: ImageText) -> str:
+def schema_of(text: ImageCaptions) -> str:
     """Return "target" or "terrain", the schema of the text's fields, or "caption" where it has none."""
     if text.task is None:
         return NO_FIELD
@@ -165,7 +165,7 @@ def measure(source: CaptionSource) -> Measured:
     image_lengths: Counter[int] = Counter()
     seen_captions: set[bytes] = set()
     seen_images: set[bytes] = set()
-    sample: list[tuple[int, int, ImageText]] = []
+    sample: list[tuple[int, int, ImageCaptions]] = []
     for place, text in enumerate(source.read()):
         schema = schema_of(text)
         length = 0
@@ -223,7 +223,7 @@ def distinct(captions: Iterable[Sequence[str]], n: int) -> float:
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
-def _diversity(sample: Sequence[ImageText]) -> dict[str, Any]:
+def _diversity(sample: Sequence[ImageCaptions]) -> dict[str, Any]:
     """Return what is measured on the sample: MTLD and distinct-n of its first 50,000 tokens."""
     per_image: list[float] = []
     corpus: list[list[str]] = []

@@ -1,13 +1,12 @@
-"""SCIO over a whole data set: its decisions become a new text version (formats.md).
+"""A SCIO pass over a data set: its decisions become a new text version (docs/formats.md).
 
-The parent version is read part by part, and each part's decisions are a file of their own until all are
-there: a pass that was killed goes on where it stood, and memory does not grow with the data set. The same
-weights, references, settings and parent give the same version, which is found again instead of made twice.
+The parent version is read in parts of 1000 tiles, and the decisions of each part are written to a file of their
+own, so an interrupted pass resumes after its last part, and memory does not grow with the data set. The same
+weights, negatives, settings and parent give the same version, which is then found instead of written twice.
 """
 
 import hashlib
 import json
-import logging
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -37,35 +36,33 @@ from fusar_klip.pretrain.data.dataset import input_gsd_m
 from fusar_klip.pretrain.distributed import Ranks
 from fusar_klip.pretrain.settings import ScioSettings
 from fusar_klip.progress import progress_bar
-from fusar_klip.scio.block import Decision, refine_block
-from fusar_klip.scio.scoring import ImageBlock, PairScorer, References
-from fusar_klip.scio.screening import ImageText
-
-_log = logging.getLogger(__name__)
+from fusar_klip.scio.algorithm1 import SegmentDecision, refine_batch
+from fusar_klip.scio.scoring import ImageBatch, ImageTextScorer, Negatives
+from fusar_klip.scio.screening import SegmentedText
 
 PROMPT_VERSION = "scio-2"
-"""How segments are judged and the decoder is asked: versions that were made otherwise are not found again."""
+"""Identifies the algorithm. Versions of another algorithm are not taken for the result of this one."""
 
-# A part is what a killed pass loses at most, and what is held at a time: 1000 tiles are 8000 short rows.
+# An interrupted pass loses one part at most, and memory holds one part: 1000 tiles are 8000 short rows.
 _TILES_PER_PART = 1000
 _COUNTS_KEY = b"fusar_klip_scio"
 
 
 @dataclass(frozen=True)
 class RefineSummary:
-    """A pass over a data set.
+    """The result of a pass over a data set.
 
     Attributes:
-        dataset: Its folder.
+        dataset: Folder of the data set.
         parent: The text version that was read.
         version: The text version that holds the decisions.
-        tiles: Tiles whose texts were judged.
-        segments: Segments that were judged.
-        kept: Segments that stay as they were.
-        noise: Segments that are out of use now.
-        reconstructed: Segments that were written anew.
-        refused: Segments written anew that were not used, by reason.
-        left: Tiles whose texts stay as they were, by reason.
+        tiles: Number of tiles whose texts were judged.
+        segments: Number of judged segments.
+        kept: Number of segments that stay unchanged.
+        noise: Number of segments that are no longer in use.
+        reconstructed: Number of segments that were rewritten.
+        refused: Number of generated segments that were rejected, by reason.
+        left: Number of tiles whose texts stay unchanged, by reason.
     """
 
     dataset: str
@@ -90,28 +87,28 @@ def refine_texts(
     *,
     maker: Mapping[str, Any],
     queue: FeatureQueue | None = None,
-    references: References | None = None,
+    negatives: Negatives | None = None,
     splits: Collection[str] | None = None,
     ranks: Ranks | None = None,
 ) -> RefineSummary:
     """Screen and reconstruct the texts of a data set, and write the decisions as a new text version.
 
-    The network is put into evaluation mode for the pass, and back afterwards. Tiles that have no image in the
-    cache, or lie in other splits, keep their rows as they are.
+    The network is in evaluation mode during the pass; its mode is restored afterwards. Tiles without an image
+    in the cache, and tiles of other splits, keep their rows unchanged.
 
     Args:
         dataset: A data set with texts.
-        version: The text version to read. Its noise stays out of T, and can be rebuilt.
-        network: Judges and writes; on any device.
-        tokenizer: Its tokenizer.
-        preprocess: Its preprocessing.
-        settings: What to do.
-        maker: What the version's metadata says of its maker; digests of weights and references are added.
+        version: The text version to read. Its noise is not part of T, and can be reconstructed.
+        network: The model, on any device.
+        tokenizer: Of the model.
+        preprocess: Of the model.
+        settings: Screening and reconstruction.
+        maker: For the metadata of the new version; digests of weights and negatives are added.
         queue: A queue of momentum features, whose entries are the negatives unless it is empty.
-        references: The negatives, where there is no queue; their ids are rows of the tile cache. None:
-            features of a sample of the data set's own tiles, training tiles if there are any.
+        negatives: The negatives without a queue; their ids are rows of the tile cache. None: the features of a
+            sample of the data set's own tiles, of the training split if it has any.
         splits: Only the tiles of these splits are judged; None: all.
-        ranks: The processes that share the work; each gives the same arguments, and a whole network.
+        ranks: The processes that share the work. Each gives the same arguments, and a whole network.
 
     Raises:
         DatasetError: The data set or the version is missing or damaged, or there is nothing to judge.
@@ -122,11 +119,11 @@ def refine_texts(
     try:
         tiles = _Tiles.open(dataset, preprocess.size, splits)
         if queue is not None and queue.count:
-            references = References.of_queue(queue)
-        if references is None:
-            references = _sample(dataset, version, tiles, network, tokenizer, preprocess, settings)
-        # The first process's word holds: rounding may differ from machine to machine, and all have to work in
-        # one folder.
+            negatives = Negatives.of_queue(queue)
+        if negatives is None:
+            negatives = _sample_negatives(dataset, version, tiles, network, tokenizer, preprocess, settings)
+        # All processes use the digests of the first: rounding may differ between machines, and they share a
+        # folder.
         made_by = ranks.first_does(
             lambda: {
                 **maker,
@@ -134,18 +131,18 @@ def refine_texts(
                 "scio": settings.model_dump(mode="json"),
                 "splits": None if splits is None else sorted(splits),
                 "weights": _digest(dict(network.named_parameters())),
-                "references": _digest(vars(references)),
+                "references": _digest(vars(negatives)),
             }
         )
         folder = dataset / "texts" / f".scio-{_key(dataset, version, made_by)}"
-        name = ranks.first_does(lambda: _made_before(dataset, version, made_by))
+        name = ranks.first_does(lambda: _existing_version(dataset, version, made_by))
         if name is None:
-            worker = _Worker(network, tokenizer, preprocess, settings, references, tiles, made_by["weights"])
+            worker = _Worker(network, tokenizer, preprocess, settings, negatives, tiles, made_by["weights"])
             parts = _write_parts(dataset, version, folder, worker, ranks)
             ranks.wait()
             name = ranks.first_does(lambda: _merge(dataset, version, folder, parts, made_by))
         if ranks.first:
-            # It may be there from a pass that was killed as soon as its version was.
+            # A pass that was interrupted after writing its version has left the folder.
             shutil.rmtree(folder, ignore_errors=True)
     finally:
         network.train(was_training)
@@ -154,86 +151,86 @@ def refine_texts(
 
 @dataclass(frozen=True)
 class _Tiles:
-    """Where the pictures of the tiles that are judged are."""
+    """The images of the tiles, and which tiles are judged."""
 
     cache: TileCache
-    wanted: frozenset[str]
+    judged: frozenset[str]
     train: frozenset[str]
     gsd_m: Mapping[str, float]
 
-    def block(self, tile_ids: Sequence[str], preprocess: Preprocess, device: torch.device) -> ImageBlock:
-        """Return the pictures of some tiles; their rows in the cache are their identities, as in a queue."""
+    def batch(self, tile_ids: Sequence[str], preprocess: Preprocess, device: torch.device) -> ImageBatch:
+        """Return the images of some tiles; their identities are their rows in the cache, as in a queue."""
         rows = [self.cache.rows[tile_id] for tile_id in tile_ids]
         gsd_m_b = torch.tensor([self.gsd_m[tile_id] for tile_id in tile_ids], device=device)
-        return ImageBlock(preprocess.standardise(self.cache.images[rows]).to(device), rows, gsd_m_b)
+        return ImageBatch(preprocess.standardise(self.cache.images[rows]).to(device), rows, gsd_m_b)
 
     @classmethod
     def open(cls, dataset: Path, size: int, splits: Collection[str] | None) -> "_Tiles":
         rows = read_tiles(dataset, ["tile_id", "split", "kept", "gsd_m", "width", "height"])
         cache = open_tile_cache(dataset, size)
         rows = rows[rows["kept"] & rows["tile_id"].isin(list(cache.rows))]
-        wanted = rows if splits is None else rows[rows["split"].isin(list(splits))]
+        judged = rows if splits is None else rows[rows["split"].isin(list(splits))]
         train = rows.loc[rows["split"] == "train", "tile_id"]
         gsd_m = dict(zip(rows["tile_id"], input_gsd_m(rows, size).tolist(), strict=True))
-        return cls(cache, frozenset(wanted["tile_id"]), frozenset(train), gsd_m)
+        return cls(cache, frozenset(judged["tile_id"]), frozenset(train), gsd_m)
 
 
 @dataclass(frozen=True)
 class _Worker:
-    """Turns the rows of some tiles into the rows of the new version."""
+    """Computes the rows of the new version from those of the parent."""
 
     network: KlipNetwork
     tokenizer: Tokenizer
     preprocess: Preprocess
     settings: ScioSettings
-    references: References
+    negatives: Negatives
     tiles: _Tiles
     weights: str
 
     def refine(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, Counter[str]]:
-        """Return the new rows, and what was counted."""
+        """Return the new rows of some tiles, and the counts."""
         rows = rows.reset_index(drop=True)
         groups = rows.groupby("tile_id", sort=False).indices
-        places = {str(tile_id): np.asarray(of_tile) for tile_id, of_tile in groups.items()}
+        rows_of = {str(tile_id): np.asarray(indices) for tile_id, indices in groups.items()}
         counts: Counter[str] = Counter()
-        judged = [tile_id for tile_id in places if tile_id in self.tiles.wanted]
-        for tile_id in places.keys() - self.tiles.wanted:
+        judged = [tile_id for tile_id in rows_of if tile_id in self.tiles.judged]
+        for tile_id in rows_of.keys() - self.tiles.judged:
             unreadable = tile_id in self.tiles.cache.unreadable
             counts["left:unreadable" if unreadable else "left:other split, or not kept"] += 1
         new = rows.copy()
         step = self.settings.images_per_block
         for start in range(0, len(judged), step):
-            self._block(new, judged[start : start + step], places, counts)
+            self._refine_batch(new, judged[start : start + step], rows_of, counts)
         return new, counts
 
-    def _block(
+    def _refine_batch(
         self,
         rows: pd.DataFrame,
         tile_ids: Sequence[str],
-        places: Mapping[str, np.ndarray],
+        rows_of: Mapping[str, np.ndarray],
         counts: Counter[str],
     ) -> None:
         device = next(self.network.parameters()).device
-        scorer = PairScorer(
+        scorer = ImageTextScorer(
             self.network,
             self.tokenizer,
-            self.tiles.block(tile_ids, self.preprocess, device),
-            self.references,
+            self.tiles.batch(tile_ids, self.preprocess, device),
+            self.negatives,
             texts_per_batch=self.settings.texts_per_batch,
         )
-        longest = self.network.settings.max_tokens
-        texts = [_image_text(rows.iloc[places[t]], self.tokenizer, longest) for t in tile_ids]
-        for tile_id, refined in zip(tile_ids, refine_block(scorer, texts, self.settings), strict=True):
+        max_tokens = self.network.settings.max_tokens
+        texts = [_segmented_text(rows.iloc[rows_of[t]], self.tokenizer, max_tokens) for t in tile_ids]
+        for tile_id, decisions in zip(tile_ids, refine_batch(scorer, texts, self.settings), strict=True):
             counts["tiles"] += 1
-            for attempt in refined.attempts:
-                if attempt.refusal is not None:
-                    counts[f"refused:{attempt.refusal}"] += 1
-            for row, decision in zip(places[tile_id], refined.decisions, strict=True):
+            for reconstruction in decisions.reconstructions:
+                if reconstruction.rejection is not None:
+                    counts[f"refused:{reconstruction.rejection}"] += 1
+            for row, decision in zip(rows_of[tile_id], decisions.segments, strict=True):
                 if decision is not None:
                     counts[decision.verdict] += 1
-                    self._put(rows, int(row), decision)
+                    self._write_row(rows, int(row), decision)
 
-    def _put(self, rows: pd.DataFrame, row: int, decision: Decision) -> None:
+    def _write_row(self, rows: pd.DataFrame, row: int, decision: SegmentDecision) -> None:
         values: dict[str, Any] = {
             "verdict": decision.verdict,
             "delta_itc": decision.delta_itc,
@@ -251,16 +248,16 @@ class _Worker:
             rows.at[row, name] = value
 
 
-def _image_text(rows: pd.DataFrame, tokenizer: Tokenizer, max_tokens: int) -> ImageText:
-    spelled = [f"{name}: {text}" for name, text in zip(rows["field"], rows["text"], strict=True)]
-    used = tuple(bool(verdict != "noise") for verdict in rows["verdict"])
-    return ImageText(tokenizer.segments(spelled, max_tokens), used)
+def _segmented_text(rows: pd.DataFrame, tokenizer: Tokenizer, max_tokens: int) -> SegmentedText:
+    segments = [f"{name}: {text}" for name, text in zip(rows["field"], rows["text"], strict=True)]
+    in_use = tuple(bool(verdict != "noise") for verdict in rows["verdict"])
+    return SegmentedText(tokenizer.segments(segments, max_tokens), in_use)
 
 
 def _write_parts(dataset: Path, version: str, folder: Path, worker: _Worker, ranks: Ranks) -> int:
-    """Write the decisions of each part that is this process's and not there yet; return their number."""
+    """Write the missing parts of this process; return the number of all parts."""
     count = 0
-    total = len(worker.tiles.wanted)
+    total = len(worker.tiles.judged)
     with progress_bar() as bar:
         task = bar.add_task("Refining texts", total=total)
         for number, rows in enumerate(_parts(dataset, version)):
@@ -272,19 +269,19 @@ def _write_parts(dataset: Path, version: str, folder: Path, worker: _Worker, ran
                 table = pa.Table.from_pandas(refined, schema=TEXT_SCHEMA, preserve_index=False)
                 with replaced(path) as partial:
                     pq.write_table(table.replace_schema_metadata(about), partial, compression="zstd")
-            bar.advance(task, len(worker.tiles.wanted.intersection(rows["tile_id"])))
+            bar.advance(task, len(worker.tiles.judged.intersection(rows["tile_id"])))
     return count
 
 
 def _merge(dataset: Path, version: str, folder: Path, parts: int, made_by: Mapping[str, Any]) -> str:
-    """Put the parts together as the next text version."""
+    """Write the parts as the next text version."""
     counts: Counter[str] = Counter()
     for number in range(parts):
         about = pq.read_schema(_part(folder, number)).metadata
         counts.update(json.loads(about[_COUNTS_KEY]))
     if not counts["tiles"]:
         raise DatasetError(
-            f"{dataset} has no text of {version} to judge: describe it, or choose other splits or texts"
+            f"{dataset} has no text of {version} to judge: describe it, or choose other splits or another version"
         )
     name = f"v{1 + max(int(known[1:]) for known in text_versions(dataset)):03d}"
     frames = (pq.read_table(_part(folder, number)).to_pandas() for number in range(parts))
@@ -305,18 +302,18 @@ def _parts(dataset: Path, version: str) -> Iterator[pd.DataFrame]:
     for batch in open_texts(dataset, version).to_batches(batch_size=8 * _TILES_PER_PART):
         held.append(batch.to_pandas())
         seen.update(held[-1]["tile_id"])
-        # The last tile may go on in the next batch.
+        # The rows of the last tile may continue in the next batch.
         while len(seen) > _TILES_PER_PART:
             rows = pd.concat(held, ignore_index=True)
             ids = rows["tile_id"].drop_duplicates()
-            taken = rows["tile_id"].isin(ids.iloc[:_TILES_PER_PART])
-            yield rows[taken]
-            held, seen = [rows[~taken]], set(ids.iloc[_TILES_PER_PART:])
+            in_part = rows["tile_id"].isin(ids.iloc[:_TILES_PER_PART])
+            yield rows[in_part]
+            held, seen = [rows[~in_part]], set(ids.iloc[_TILES_PER_PART:])
     if seen:
         yield pd.concat(held, ignore_index=True)
 
 
-def _sample(
+def _sample_negatives(
     dataset: Path,
     version: str,
     tiles: _Tiles,
@@ -324,33 +321,33 @@ def _sample(
     tokenizer: Tokenizer,
     preprocess: Preprocess,
     settings: ScioSettings,
-) -> References:
-    """Return features of evenly spaced tiles and their texts in use."""
+) -> Negatives:
+    """Return the features of evenly spaced tiles and of their texts in use."""
     texts = open_texts(dataset, version)
-    there = sorted(set(texts.to_table(["tile_id"])["tile_id"].to_pylist()))
-    chosen = [t for t in there if t in tiles.train] or [t for t in there if t in tiles.wanted]
-    chosen = evenly(chosen, settings.references)
+    described = sorted(set(texts.to_table(["tile_id"])["tile_id"].to_pylist()))
+    chosen = [t for t in described if t in tiles.train] or [t for t in described if t in tiles.judged]
+    chosen = evenly_spaced(chosen, settings.references)
     rows = texts.to_table(filter=pa.compute.field("tile_id").isin(chosen)).to_pandas()
     rows = rows[rows["verdict"] != "noise"]
     by_tile = dict(iter(rows.groupby("tile_id")))
     chosen = [tile_id for tile_id in chosen if tile_id in by_tile]
     device = next(network.parameters()).device
 
-    def blocks() -> Iterator[tuple[ImageBlock, list[list[int]]]]:
+    def batches() -> Iterator[tuple[ImageBatch, list[list[int]]]]:
         for start in range(0, len(chosen), settings.images_per_block):
-            block = chosen[start : start + settings.images_per_block]
-            longest = network.settings.max_tokens
-            spelled = [_image_text(by_tile[t], tokenizer, longest).segments for t in block]
-            yield tiles.block(block, preprocess, device), [tokenizer.join(s) for s in spelled]
+            tile_ids = chosen[start : start + settings.images_per_block]
+            max_tokens = network.settings.max_tokens
+            segments = [_segmented_text(by_tile[t], tokenizer, max_tokens).segments for t in tile_ids]
+            yield tiles.batch(tile_ids, preprocess, device), [tokenizer.join(each) for each in segments]
 
-    return References.encode(network, tokenizer, blocks(), settings.texts_per_batch)
+    return Negatives.encode(network, tokenizer, batches(), settings.texts_per_batch)
 
 
-def evenly(items: Sequence[str], count: int) -> list[str]:
+def evenly_spaced(items: Sequence[str], count: int) -> list[str]:
     """Return at most `count` of `items`, evenly spaced."""
     if len(items) <= count:
         return list(items)
-    return [items[place] for place in np.linspace(0, len(items) - 1, count).round().astype(int)]
+    return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -362,13 +359,13 @@ def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def _key(dataset: Path, version: str, made_by: Mapping[str, Any]) -> str:
-    """Return what tells a pass that was killed from any other."""
+    """Return a digest that identifies a pass, so that an interrupted one is resumed."""
     about = [version, made_by, sha256(dataset / "tiles.parquet")]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _made_before(dataset: Path, parent: str, made_by: Mapping[str, Any]) -> str | None:
-    """Return the version that this pass has made already."""
+def _existing_version(dataset: Path, parent: str, made_by: Mapping[str, Any]) -> str | None:
+    """Return the version that an earlier run of this pass has written; None if there is none."""
     for name in text_versions(dataset):
         about = read_text_metadata(dataset, name)
         maker = {key: value for key, value in (about["maker"] or {}).items() if key != "counts"}
