@@ -31,7 +31,7 @@ from fusar_klip.config import load_settings
 from fusar_klip.files import write_json
 from fusar_klip.models import Klip, open_tile_cache
 from fusar_klip.pretrain import PretrainSettings, pretrain
-from fusar_klip.scio import ImageBlock, ImageText, PairScorer, References, ScioSettings, screen
+from fusar_klip.scio import ImageBatch, ImageTextScorer, Negatives, ScioSettings, SegmentedText, screen
 from fusar_klip.simulate import simulate
 from fusar_klip.texts import describe
 from fusar_klip.tiles import build
@@ -43,12 +43,12 @@ Noise = tuple[int, ...]
 class Literal:
     """Algorithm 1's phase 2 for one image and its text at a time."""
 
-    def __init__(self, klip: Klip, references: References) -> None:
-        self._klip, self._references = klip, references
+    def __init__(self, klip: Klip, negatives: Negatives) -> None:
+        self._klip, self._negatives = klip, negatives
 
-    def screen(self, image_1ss: Tensor, image_id: int, text: ImageText) -> Noise:
+    def screen(self, image_1ss: Tensor, image_id: int, text: SegmentedText) -> Noise:
         """Return the noise of one text, one evaluation after the other."""
-        whole = list(text.whole)
+        whole = list(text.used)
         if len(whole) < 2:
             return ()
         loss, score = self._loss(image_1ss, image_id, text, whole), self._score(image_1ss, text, whole)
@@ -70,39 +70,39 @@ class Literal:
             noise.pop()
         return tuple(sorted(noise))
 
-    def _ids(self, text: ImageText, places: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _ids(self, text: SegmentedText, places: Sequence[int]) -> tuple[Tensor, Tensor]:
         tokenizer, device = self._klip.tokenizer, self._klip.device
         ids_1l, mask_1l = tokenizer.pad([tokenizer.join(text.segments[place] for place in places)])
         return ids_1l.to(device), mask_1l.to(device)
 
-    def _loss(self, image_1ss: Tensor, image_id: int, text: ImageText, places: Sequence[int]) -> float:
-        network, references = self._klip.network, self._references
+    def _loss(self, image_1ss: Tensor, image_id: int, text: SegmentedText, places: Sequence[int]) -> float:
+        network, negatives = self._klip.network, self._negatives
         image_1e = network.image_features(network.image_tokens(image_1ss[None]))
         text_1e = network.text_features(*self._ids(text, places))
         own = float(image_1e @ text_1e.T / network.temperature)
-        other_q = references.ids_q != image_id
+        other_q = negatives.ids_q != image_id
         losses = []
-        for query_1e, candidates_qe in ((image_1e, references.text_qe), (text_1e, references.image_qe)):
+        for query_1e, candidates_qe in ((image_1e, negatives.text_qe), (text_1e, negatives.image_qe)):
             logits_q = (query_1e @ candidates_qe[other_q].T / network.temperature)[0]
             everything = torch.cat([logits_q.new_tensor([own]), logits_q])
             losses.append(float(everything.logsumexp(0)) - own)
         return sum(losses) / 2
 
-    def _score(self, image_1ss: Tensor, text: ImageText, places: Sequence[int]) -> float:
+    def _score(self, image_1ss: Tensor, text: SegmentedText, places: Sequence[int]) -> float:
         network = self._klip.network
         memory = network.image_kv(network.image_tokens(image_1ss[None]))
         return float(network.match_logits(*self._ids(text, places), memory).softmax(1)[0, 1])
 
 
 def ours(
-    klip: Klip, references: References, images: Tensor, ids: Sequence[int], texts: list[ImageText]
+    klip: Klip, negatives: Negatives, images: Tensor, ids: Sequence[int], texts: list[SegmentedText]
 ) -> list[Noise]:
     """Return the noise of each text as `refine` finds it."""
     settings, found = ScioSettings(), list[Noise]()
     for start in range(0, len(texts), settings.images_per_block):
         part = slice(start, start + settings.images_per_block)
-        block = ImageBlock(images[part], ids[part])
-        scorer = PairScorer(klip.network, klip.tokenizer, block, references)
+        block = ImageBatch(images[part], ids[part])
+        scorer = ImageTextScorer(klip.network, klip.tokenizer, block, negatives)
         found += [one.noise for one in screen(scorer, texts[part], settings)]
     return found
 
@@ -158,28 +158,28 @@ def compare(
     rows = [cache.rows[t] for t in tiles]
     longest = klip.network.settings.max_tokens
     texts = [
-        ImageText(cut, (True,) * len(cut))
+        SegmentedText(cut, (True,) * len(cut))
         for cut in (klip.tokenizer.segments(segments_of[t], longest) for t in tiles)
     ]
     images = klip.preprocess.standardise(cache.images[rows]).to(klip.device)
 
-    def blocks(stop: int) -> list[tuple[ImageBlock, list[list[int]]]]:
+    def batches(stop: int) -> list[tuple[ImageBatch, list[list[int]]]]:
         return [
             (
-                ImageBlock(images[start : min(start + 32, stop)], rows[start : min(start + 32, stop)]),
+                ImageBatch(images[start : min(start + 32, stop)], rows[start : min(start + 32, stop)]),
                 [klip.tokenizer.join(text.segments) for text in texts[start : min(start + 32, stop)]],
             )
             for start in range(0, stop, 32)
         ]
 
-    references = References.encode(klip.network, klip.tokenizer, blocks(min(len(texts), pairs)))
-    literal = Literal(klip, references)
+    negatives = Negatives.encode(klip.network, klip.tokenizer, batches(min(len(texts), pairs)))
+    literal = Literal(klip, negatives)
 
     def slow(stop: int) -> list[Noise]:
         return [literal.screen(images[i], rows[i], texts[i]) for i in range(stop)]
 
     def fast(stop: int) -> list[Noise]:
-        return ours(klip, references, images[:stop], rows[:stop], texts[:stop])
+        return ours(klip, negatives, images[:stop], rows[:stop], texts[:stop])
 
     with torch.inference_mode():
         for work in (slow, fast):

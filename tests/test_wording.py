@@ -53,6 +53,7 @@ REPLACEMENTS = {
 LEGITIMATE = re.compile(
     r"type not told at"  # a sentence of the rule-based texts
     r"|your best guess where you are not sure"  # the prompt of vqa by language models
+    r"|said already"  # a count in the metadata of text versions
 )
 
 OLD_NAMES = re.compile(

@@ -16,14 +16,14 @@ import torch
 from fusar_klip.config import validate_settings
 from fusar_klip.pretrain import PretrainSettings, pretrain
 from fusar_klip.pretrain.tasks.klip_train_state import KlipTrainState
-from fusar_klip.scio import refine_texts, versions
+from fusar_klip.scio import dataset_pass, refine_texts
 
 STEP = KlipTrainState.step
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    versions._TILES_PER_PART = 16
+    dataset_pass._TILES_PER_PART = 16
     for job in json.loads(sys.argv[2]):
         # A port that has just been left may not be free yet.
         os.environ["MASTER_PORT"] = str(job["port"])

@@ -24,7 +24,7 @@ from fusar_klip.models import checkpoint, load
 from fusar_klip.pretrain import PretrainSettings, PretrainSummary, pretrain
 from fusar_klip.pretrain.optim import OptimizerStep
 from fusar_klip.pretrain.tasks.klip_train_state import KlipTrainState
-from fusar_klip.scio import refine_texts, versions
+from fusar_klip.scio import dataset_pass, refine_texts
 
 MakeSettings = Callable[..., PretrainSettings]
 
@@ -213,9 +213,9 @@ import torch
 import torch._dynamo  # seconds, which the first optimiser would take in each run
 from fusar_klip.config import validate_settings
 from fusar_klip.pretrain import PretrainSettings, pretrain
-from fusar_klip.scio import refine_texts, versions
+from fusar_klip.scio import refine_texts, dataset_pass
 torch.set_num_threads(1)
-versions._TILES_PER_PART = 16
+dataset_pass._TILES_PER_PART = 16
 settings = validate_settings(PretrainSettings, json.loads(sys.argv[3]))
 dataset, run, moments, kills = Path(sys.argv[1]), Path(sys.argv[2]), random.Random(sys.argv[4]), 0
 metrics = run / "metrics.jsonl"
@@ -260,7 +260,7 @@ def test_kills_at_any_moment_of_scio_s_stages_resume_to_the_same_bits(
     settings = nano_settings(
         epochs=3, batch_size=16, save_every=2, validate_every=100, scio=stages | {"max_new_tokens": 8}
     )
-    monkeypatch.setattr(versions, "_TILES_PER_PART", 16)
+    monkeypatch.setattr(dataset_pass, "_TILES_PER_PART", 16)
     plain, run = tmp_path / "plain", tmp_path / "run"
     data, of_plain = (shutil.copytree(blobs, tmp_path / name) for name in ("data", "of_plain"))
     pretrain(of_plain, plain, settings, refine_texts=refine_texts)

@@ -23,7 +23,7 @@ from fusar_klip.pretrain.run_folder import RunFolder
 from fusar_klip.pretrain.stages import StagePosition
 from fusar_klip.pretrain.tasks.klip_train_state import KlipTrainState
 from fusar_klip.pretrain.text_versions import TextVersions
-from fusar_klip.scio import References, refine_texts, versions
+from fusar_klip.scio import Negatives, dataset_pass, refine_texts
 
 pretrain = partial(train, refine_texts=refine_texts)
 
@@ -83,7 +83,7 @@ def test_a_second_round_goes_on_from_the_texts_of_the_first(
     reset_window = LossSpikeDetector.reset_window
 
     def seen(*arguments: Any, **options: Any) -> Any:
-        references.append(References.of_queue(options["queue"]).ids_q.tolist())
+        references.append(Negatives.of_queue(options["queue"]).ids_q.tolist())
         return refine_texts(*arguments, **options)
 
     def counted(detector: LossSpikeDetector) -> None:
@@ -176,7 +176,7 @@ def test_sigterm_ends_a_pass_at_once_and_costs_no_step(
 ) -> None:
     """Whatever `save_every` says: a pass may take as long as an epoch."""
     data, run, done = shutil.copytree(blobs, tmp_path / "data"), tmp_path / "run", []
-    refine = versions.refine_block
+    refine = dataset_pass.refine_batch
 
     def told_to_stop(*arguments: Any) -> Any:
         done.append(refine(*arguments))
@@ -185,7 +185,7 @@ def test_sigterm_ends_a_pass_at_once_and_costs_no_step(
 
     rarely = settings.model_copy(update={"save_every": 1000})
     with monkeypatch.context() as patch:
-        patch.setattr(versions, "refine_block", told_to_stop)
+        patch.setattr(dataset_pass, "refine_batch", told_to_stop)
         with pytest.raises(KeyboardInterrupt):
             pretrain(data, run, rarely)
     assert len(done) == 1

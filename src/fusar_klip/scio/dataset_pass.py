@@ -1,8 +1,9 @@
 """A SCIO pass over a data set: its decisions become a new text version (docs/formats.md).
 
-The parent version is read in parts of 1000 tiles, and the decisions of each part are written to a file of their
-own, so an interrupted pass resumes after its last part, and memory does not grow with the data set. The same
-weights, negatives, settings and parent give the same version, which is then found instead of written twice.
+The parent version is read in parts of 1000 tiles, and the decisions of each part are written to a file of
+their own, so an interrupted pass resumes after its last part, and memory does not grow with the data set. The
+same weights, negatives, settings and parent give the same version, which is then found instead of written
+twice.
 """
 
 import hashlib
@@ -105,8 +106,8 @@ def refine_texts(
         settings: Screening and reconstruction.
         maker: For the metadata of the new version; digests of weights and negatives are added.
         queue: A queue of momentum features, whose entries are the negatives unless it is empty.
-        negatives: The negatives without a queue; their ids are rows of the tile cache. None: the features of a
-            sample of the data set's own tiles, of the training split if it has any.
+        negatives: The negatives without a queue; their ids are rows of the tile cache. None: the features of
+            a sample of the data set's own tiles, of the training split if it has any.
         splits: Only the tiles of these splits are judged; None: all.
         ranks: The processes that share the work. Each gives the same arguments, and a whole network.
 
@@ -281,7 +282,7 @@ def _merge(dataset: Path, version: str, folder: Path, parts: int, made_by: Mappi
         counts.update(json.loads(about[_COUNTS_KEY]))
     if not counts["tiles"]:
         raise DatasetError(
-            f"{dataset} has no text of {version} to judge: describe it, or choose other splits or another version"
+            f"{dataset} has no text of {version} to judge: describe it, or choose other splits or texts"
         )
     name = f"v{1 + max(int(known[1:]) for known in text_versions(dataset)):03d}"
     frames = (pq.read_table(_part(folder, number)).to_pandas() for number in range(parts))

@@ -1,11 +1,11 @@
-"""Generates segments in place of noise: SCIO's reconstruction (paper 3.4, stage 3, eqs. 12 to 15; decisions.md).
+"""Generates segments in place of noise: reconstruction (paper 3.4, stage 3, eqs. 12 to 15; decisions.md).
 
 A noise segment becomes its name and one [MASK] (eq. 12); the decoder generates its text from the image and T'
 (eq. 13). Segments are reconstructed one at a time. Each is accepted if the text with it has a lower ITC loss
 (eq. 14) and a higher matching score (eq. 15); otherwise T' stays unchanged.
 
-With `judge = "alone"` both tests use the new segment by itself: it must fit its image better than the images of
-the negatives, and match better than chance level. With `itm = "off"` there is no second test.
+With `judge = "alone"` both tests use the new segment by itself: it must fit its image better than the images
+of the negatives, and match better than chance level. With `itm = "off"` there is no second test.
 """
 
 from collections.abc import Sequence
@@ -34,10 +34,10 @@ class Reconstruction:
         index: Of the segment.
         text: What the decoder generated, without the segment's name.
         rejection: Why it is not used; None if it is.
-        delta_itc: ITC loss with it minus that of the baseline (eq. 14). With `alone`: that of the segment minus
-            that of an uninformative text. None if the text was rejected before.
-        delta_itm: Matching score with it minus that of the baseline (eq. 15). With `alone`: that of the segment
-            minus chance level. None if an earlier test failed.
+        delta_itc: ITC loss with it minus that of the baseline (eq. 14). With `alone`: that of the segment
+            minus that of an uninformative text. None if the text was rejected before.
+        delta_itm: Matching score with it minus that of the baseline (eq. 15). With `alone`: that of the
+            segment minus chance level. None if an earlier test failed.
         itm_score: Matching score of the text with it, or with `alone` of the segment. None if an earlier test
             failed.
     """

@@ -107,7 +107,7 @@ def _counts_text(summary: RefineSummary | TableSummary) -> str:
 
 
 def _newest_described(dataset: Path) -> str:
-    """Return the newest text version that SCIO has not written, so that a repeated command reads the same one."""
+    """Return the newest text version that SCIO has not written: a repeated command reads the same one."""
     versions = described_versions(dataset)
     described = [v for v in versions if "scio" not in (read_text_metadata(dataset, v)["maker"] or {})]
     return (described or versions)[-1]

@@ -1,7 +1,8 @@
 """Scores single image-text pairs for SCIO: their ITC loss (eq. 4) and their ITM score (eq. 5).
 
-The ITC loss of a pair is the symmetric InfoNCE of eq. 4 against a frozen set of negatives, without soft targets.
-It depends neither on the batch nor on the other texts that are screened (decisions.md, "L_ITC of one pair").
+The ITC loss of a pair is the symmetric InfoNCE of eq. 4 against a frozen set of negatives, without soft
+targets. It depends neither on the batch nor on the other texts that are screened (decisions.md, "L_ITC of one
+pair").
 
 B images, N pairs, Q negatives, E embed_dim, L text tokens, S image size, W image width, D text width
 """
@@ -173,7 +174,7 @@ class ImageTextScorer:
     def generate(
         self, texts: Sequence[Sequence[int]], rows: Sequence[int], *, max_tokens: int, beams: int
     ) -> list[list[int]]:
-        """Return the decoder's token ids for the one [MASK] of each text; a finished sequence ends with [SEP]."""
+        """Return the decoder's token ids for the one [MASK] of each text; a finished one ends with [SEP]."""
         generated: list[list[int]] = [[] for _ in texts]
         for indices, ids_nl, mask_nl in self._batches(texts):
             image_kv = self._image_kv_of([rows[i] for i in indices])

@@ -1,8 +1,8 @@
 """Finds the noise of a text: SCIO's screening (paper 3.4, stage 2, eqs. 10 and 11; decisions.md).
 
 Each segment is left out once. It is a candidate if the ITC loss falls without it (eq. 10), and noise if the
-matching score also rises without it (eq. 11). Then T', the text without all its noise, must beat the whole text
-T in both (Algorithm 1, line 8); while it does not, the least helpful removal is undone.
+matching score also rises without it (eq. 11). Then T', the text without all its noise, must beat the whole
+text T in both (Algorithm 1, line 8); while it does not, the least helpful removal is undone.
 
 With `judge = "alone"` both tests use the segment by itself: it is noise if it fits its image worse than the
 images of the negatives, and if it matches worse than chance level. A text encoder averages over segments and
@@ -27,7 +27,8 @@ class SegmentedText:
     """The text of one image.
 
     Attributes:
-        segments: Token ids of every segment, in order, truncated so that all of them together fit the network.
+        segments: Token ids of every segment, in order, truncated so that all of them together fit the
+            network.
         in_use: Whether a segment is part of T; one that an earlier version marked as noise is not.
     """
 
@@ -47,8 +48,8 @@ class ScreeningResult:
     Attributes:
         noise: Indices of the segments that T' leaves out, ascending.
         delta_itc: By index: ITC loss without the segment minus that of T (eq. 10; negative: leaving it out
-            helps). With `alone`: ITC loss of an uninformative text minus that of the segment. Empty for a text
-            of a single segment, which is kept.
+            helps). With `alone`: ITC loss of an uninformative text minus that of the segment. Empty for a
+            text of a single segment, which is kept.
         delta_itm: By index: matching score without the segment minus that of T (eq. 11; positive: leaving it
             out helps). With `alone`: chance level minus the segment's score. Candidates only, unless
             `itm_for_all`; with `itm = "set"`, the difference of the whole set.
@@ -145,7 +146,9 @@ def _each_alone(scorer: ImageTextScorer, texts: Sequence[SegmentedText]) -> list
             [token_ids(scorer, texts[row], [i]) for row, i in single], [row for row, _ in single]
         )
     )
-    return [_ScreeningState(row, texts[row].used, {i: -next(losses) for i in texts[row].used}) for row in rows]
+    return [
+        _ScreeningState(row, texts[row].used, {i: -next(losses) for i in texts[row].used}) for row in rows
+    ]
 
 
 def _confirm(

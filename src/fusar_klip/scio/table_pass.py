@@ -1,7 +1,7 @@
 """A SCIO pass over a table of image paths and captions (CSV, TSV, Parquet); sentences are the segments.
 
-It writes two files beside the table: the same table with refined captions, and a table with the decision about
-each sentence. Rows are read, judged and written in blocks, so memory does not grow with the table.
+It writes two files beside the table: the same table with refined captions, and a table with the decision
+about each sentence. Rows are read, judged and written in blocks, so memory does not grow with the table.
 """
 
 import logging
@@ -48,7 +48,7 @@ _DECISIONS = pa.schema(
         ("previous", pa.string()),
     ]
 )
-"""Columns of the table of decisions, as in texts/vNNN.parquet. A row without judged sentences is `skipped`."""
+"""Columns of the table of decisions, as in texts/vNNN.parquet. A row that is not judged is `skipped`."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,9 @@ def refine_table(
     out = out or path.with_name(f"{path.stem}.refined{path.suffix}")
     kind = path.suffix.lower()
     if out.suffix.lower() != kind or out.resolve() == path.resolve():
-        raise SettingsError(f"--out {out} must be another file than the table, with the same suffix {kind}: give another --out")
+        raise SettingsError(
+            f"--out {out} must be another file than the table, and end in {kind}: give another --out"
+        )
     log = out.with_name(f"{out.stem.removesuffix('.refined')}.decisions{kind}")
     if log.resolve() == path.resolve():
         raise SettingsError(f"the decisions would overwrite the table {log}: give another --out")
@@ -143,13 +145,19 @@ def refine_table(
     counts: dict[str, Any] = {"rows": total, "skipped": []}
     with ExitStack() as stack, progress_bar() as bar:
         task = bar.add_task("Refining captions", total=total)
-        caption_writer = stack.enter_context(table_writer(stack.enter_context(replaced(out)), table.schema, separator))
-        decision_writer = stack.enter_context(table_writer(stack.enter_context(replaced(log)), _DECISIONS, separator))
+        caption_writer = stack.enter_context(
+            table_writer(stack.enter_context(replaced(out)), table.schema, separator)
+        )
+        decision_writer = stack.enter_context(
+            table_writer(stack.enter_context(replaced(log)), _DECISIONS, separator)
+        )
         first = 0
         for block in table.blocks():
             refined, decisions = _refine_rows(table, block, first, klip, negatives, settings, counts)
             caption_writer.write(_with_captions(block, table.caption_column, refined))
-            decision_writer.write(pd.DataFrame(decisions, columns=_DECISIONS.names).astype({"sentence": "Int32"}))
+            decision_writer.write(
+                pd.DataFrame(decisions, columns=_DECISIONS.names).astype({"sentence": "Int32"})
+            )
             first += len(block)
             bar.update(task, completed=first)
     return TableSummary(str(path), str(out), str(log), **counts)

@@ -245,7 +245,9 @@ def _repeated(sample: Sequence[ImageCaptions]) -> list[dict[str, Any]]:
     ]
 
 
-def _figure_10(inspected: Inspected, said: Mapping[str, Mapping[str, ImageCaptions]]) -> dict[str, Any] | None:
+def _figure_10(
+    inspected: Inspected, said: Mapping[str, Mapping[str, ImageCaptions]]
+) -> dict[str, Any] | None:
     """Draw images and texts laid out by t-SNE; None where too few tiles have all the texts."""
     if inspected.dataset is None:
         return None

@@ -13,7 +13,7 @@ from scio_networks import make_network
 from fusar_klip import catalog
 from fusar_klip.errors import DatasetError
 from fusar_klip.models import KlipNetwork, Preprocess, Tokenizer
-from fusar_klip.scio import References, RefineSummary, ScioSettings, refine_texts, versions
+from fusar_klip.scio import Negatives, RefineSummary, ScioSettings, dataset_pass, refine_texts
 
 WriteBlobs = Callable[[Path, int], Path]
 
@@ -70,7 +70,7 @@ def test_what_is_accepted_replaces_the_text(dataset: Path, monkeypatch: pytest.M
         tokenizer = make_network(0)[1]
         return [tokenizer.segments(["80.5 m, north"], 30)[0] + [tokenizer.sep_id]] * len(ids_bl)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(KlipNetwork, "write", write)
+    monkeypatch.setattr(KlipNetwork, "generate", write)
     summary = refine(dataset, seed=3)
     after, before = rows_of(dataset, "v001"), rows_of(dataset, "v000")
     new = after[after["verdict"] == "reconstructed"]
@@ -99,19 +99,19 @@ def test_the_stages_can_be_passes_of_their_own(dataset: Path, monkeypatch: pytes
 
 def test_the_same_pass_is_made_once(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     summary = refine(dataset)
-    monkeypatch.setattr(versions, "refine_block", None)
+    monkeypatch.setattr(dataset_pass, "refine_batch", None)
     assert refine(dataset) == summary
     monkeypatch.undo()
     assert refine(dataset, seed=1).version == "v002"
     assert refine(dataset, itm="set").version == "v003"
     # Verdicts of another method are not taken for those of this one.
-    monkeypatch.setattr(versions, "PROMPT_VERSION", "scio-of-another-day")
+    monkeypatch.setattr(dataset_pass, "PROMPT_VERSION", "scio-of-another-day")
     assert refine(dataset).version == "v004"
 
 
 def test_a_pass_that_was_killed_goes_on(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(versions, "_TILES_PER_PART", 16)
-    work, calls = versions.refine_block, list[int]()
+    monkeypatch.setattr(dataset_pass, "_TILES_PER_PART", 16)
+    work, calls = dataset_pass.refine_batch, list[int]()
 
     def dying(*arguments: object) -> object:
         calls.append(1)
@@ -119,7 +119,7 @@ def test_a_pass_that_was_killed_goes_on(dataset: Path, monkeypatch: pytest.Monke
             raise KeyboardInterrupt
         return work(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(versions, "refine_block", dying)
+    monkeypatch.setattr(dataset_pass, "refine_batch", dying)
     with pytest.raises(KeyboardInterrupt):
         refine(dataset)
     assert catalog.text_versions(dataset) == ["v000"]
@@ -138,8 +138,8 @@ def test_a_pass_that_was_killed_goes_on(dataset: Path, monkeypatch: pytest.Monke
 def test_a_full_disk_ends_a_pass_that_goes_on_when_there_is_room(
     dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(versions, "_TILES_PER_PART", 16)
-    write, calls = versions.pq.write_table, list[Path]()
+    monkeypatch.setattr(dataset_pass, "_TILES_PER_PART", 16)
+    write, calls = dataset_pass.pq.write_table, list[Path]()
 
     def full(table: object, path: Path, **options: object) -> None:
         calls.append(path)
@@ -149,7 +149,7 @@ def test_a_full_disk_ends_a_pass_that_goes_on_when_there_is_room(
         write(table, path, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(versions.pq, "write_table", full)
+        patch.setattr(dataset_pass.pq, "write_table", full)
         with pytest.raises(OSError, match="No space left"):
             refine(dataset)
         assert catalog.text_versions(dataset) == ["v000"]
@@ -170,7 +170,7 @@ def test_a_pass_killed_as_soon_as_its_version_was_there_leaves_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(versions.shutil, "rmtree", dying)
+        patch.setattr(dataset_pass.shutil, "rmtree", dying)
         with pytest.raises(KeyboardInterrupt):
             refine(dataset)
     assert list((dataset / "texts").glob(".scio-*"))
@@ -179,8 +179,8 @@ def test_a_pass_killed_as_soon_as_its_version_was_there_leaves_nothing(
 
 
 def test_tiles_straddle_no_parts(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(versions, "_TILES_PER_PART", 7)
-    parts = list(versions._parts(dataset, "v000"))
+    monkeypatch.setattr(dataset_pass, "_TILES_PER_PART", 7)
+    parts = list(dataset_pass._parts(dataset, "v000"))
     assert [part["tile_id"].nunique() for part in parts] == [7] * 8 + [4]
     assert pd.concat(parts, ignore_index=True).equals(rows_of(dataset, "v000"))
 
@@ -205,10 +205,10 @@ def test_a_damaged_tile_is_left_and_counted(dataset: Path) -> None:
 def test_the_network_is_left_as_it_was(dataset: Path) -> None:
     network, tokenizer = make_network(0)
     network.train()
-    references = References.encode(network.eval(), tokenizer, [])
+    negatives = Negatives.encode(network.eval(), tokenizer, [])
     network.train()
     summary = refine_texts(
-        dataset, "v000", network, tokenizer, Preprocess(32), ScioSettings(), maker={}, references=references
+        dataset, "v000", network, tokenizer, Preprocess(32), ScioSettings(), maker={}, negatives=negatives
     )
     assert network.training
     # Without negatives nothing competes with T, and no segment can be in the way.
@@ -241,7 +241,7 @@ def test_the_parts_hold_all_splits(dataset: Path) -> None:
     def ids(parts: Iterator[pd.DataFrame]) -> list[str]:
         return [tile_id for part in parts for tile_id in part["tile_id"].unique()]
 
-    assert ids(versions._parts(dataset, "v000")) == sorted(
+    assert ids(dataset_pass._parts(dataset, "v000")) == sorted(
         catalog.read_tiles(dataset, ["tile_id"])["tile_id"]
     )
 
@@ -250,6 +250,6 @@ def test_the_tokenizer_cuts_as_in_training(dataset: Path) -> None:
     """Each segment is spelled with its field, as pretraining reads it."""
     rows = rows_of(dataset, "v000").head(4)
     tokenizer: Tokenizer = make_network(0)[1]
-    text = versions._image_text(rows, tokenizer, 64)
+    text = dataset_pass._segmented_text(rows, tokenizer, 64)
     (spelled,) = catalog.segments_by_tile(rows).values()
     assert text.segments == tokenizer.segments(spelled, 64)

@@ -19,8 +19,8 @@ from fusar_klip.cli import app
 from fusar_klip.errors import DatasetError, FusarKlipError, SettingsError
 from fusar_klip.models import Klip, load
 from fusar_klip.scio import RefineSummary, ScioSettings, TableSummary, refine_table
-from fusar_klip.scio.refine import in_words, refine
-from fusar_klip.scio.scoring import References
+from fusar_klip.scio.refine import refine, summary_text
+from fusar_klip.scio.scoring import Negatives
 from fusar_klip.scio.sentences import join_sentences, split_sentences
 
 CAPTIONS = [
@@ -103,7 +103,7 @@ def test_twice_is_the_same(table: Path, klip: Klip) -> None:
 def test_blocks_and_formats_agree(table: Path, klip: Klip, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = refined(table, klip)
     expected = read(whole.out)["caption"].tolist(), read(whole.decisions)["verdict"].tolist()
-    monkeypatch.setattr("fusar_klip.scio.table_files._ROWS_PER_READ", 2)
+    monkeypatch.setattr("fusar_klip.caption_table._ROWS_PER_BLOCK", 2)
     frame = read(table)
     frame.to_csv(table.with_name("t.tsv"), sep="\t", index=False)
     frame.assign(n=[1.5, 2, 3, 4, None]).to_parquet(table.with_name("p.parquet"))
@@ -170,7 +170,7 @@ def test_a_caption_without_end_is_judged_as_far_as_the_network_reads(table: Path
         ("", {}, "cannot be read"),
         ('image,caption\na.png,"x\n', {}, "cannot be read"),
         ("image,caption\na.png,x, y\n", {}, "more fields than its header: quote captions"),
-        ("image,caption\nzz.png,x\n,y\n", {}, "no row with a caption and an image .*--images"),
+        ("image,caption\nzz.png,x\n,y\n", {}, "no row with a caption and a readable image: .*--images"),
         ("image,caption\na.png,x\n", {"images": Path("nowhere")}, "no folder at nowhere"),
         ("image,caption\na.png,x\n", {"out": Path("t.parquet")}, "must be another file"),
     ],
@@ -202,13 +202,13 @@ def test_a_column_of_pictures_is_no_column_of_paths(tmp_path: Path, klip: Klip) 
 def test_no_more_rows_than_references_are_references(
     table: Path, klip: Klip, monkeypatch: pytest.MonkeyPatch, rows: int, taken: int
 ) -> None:
-    encode, seen = References.encode, []
+    encode, seen = Negatives.encode, []
 
-    def counted(*arguments: Any) -> References:
+    def counted(*arguments: Any) -> Negatives:
         seen.append(encode(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr(References, "encode", counted)
+    monkeypatch.setattr(Negatives, "encode", counted)
     read(table).iloc[[0] * rows].to_csv(table.with_name("many.csv"), index=False)
     refine_table(table.with_name("many.csv"), klip, ScioSettings(reconstruct=False, references=3))
     assert len(seen[0].ids_q) == taken
@@ -219,7 +219,7 @@ def test_no_more_rows_than_references_are_references(
 )
 def test_much_noise_is_doubted_aloud(kept: int, noise: int, reconstructed: int, doubted: int) -> None:
     summary = RefineSummary("ds", "v000", "v001", 1, kept + noise + reconstructed, kept, noise, reconstructed)
-    said = in_words(summary)
+    said = summary_text(summary)
     assert said.startswith(f"{summary.segments} segments of 1 tiles: {kept} kept, {noise} noise")
     assert said.count("More than a third is called noise") == doubted
 

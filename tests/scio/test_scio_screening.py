@@ -1,4 +1,4 @@
-"""Screening against Algorithm 1 done literally, and the rules of accepting T' on made-up losses."""
+"""Screening against a literal Algorithm 1, and the acceptance of T' with given losses."""
 
 import math
 import random
@@ -13,13 +13,13 @@ from scio_networks import make_network
 from fusar_klip.models import KlipNetwork, Tokenizer
 from fusar_klip.models.network.queue import FeatureQueue
 from fusar_klip.scio import (
-    ImageBlock,
-    ImageText,
-    PairScorer,
-    References,
+    ImageBatch,
+    ImageTextScorer,
+    Negatives,
     ScioSettings,
-    Screening,
-    refine_block,
+    ScreeningResult,
+    SegmentedText,
+    refine_batch,
     screen,
 )
 
@@ -27,7 +27,7 @@ Made = tuple[KlipNetwork, Tokenizer]
 WORDS = ["ship", "quay", "field", "north", "south", "runway", "3", "40", "m", "of", "the", "bright", "water"]
 
 
-def make_texts(tokenizer: Tokenizer, count: int, seed: int) -> list[ImageText]:
+def make_texts(tokenizer: Tokenizer, count: int, seed: int) -> list[SegmentedText]:
     """Texts of one to eight segments of random words."""
     draw = random.Random(seed)
     texts = []
@@ -36,11 +36,11 @@ def make_texts(tokenizer: Tokenizer, count: int, seed: int) -> list[ImageText]:
             f"Field{place}: {' '.join(draw.choices(WORDS, k=draw.randint(1, 6)))}"
             for place in range(draw.randint(1, 8))
         ]
-        texts.append(ImageText(tokenizer.segments(segments, 64), (True,) * len(segments)))
+        texts.append(SegmentedText(tokenizer.segments(segments, 64), (True,) * len(segments)))
     return texts
 
 
-def make_references(network: KlipNetwork, count: int, seed: int) -> References:
+def make_negatives(network: KlipNetwork, count: int, seed: int) -> Negatives:
     generator = torch.Generator().manual_seed(seed)
     image, text = (
         torch.nn.functional.normalize(
@@ -48,12 +48,12 @@ def make_references(network: KlipNetwork, count: int, seed: int) -> References:
         )
         for _ in range(2)
     )
-    return References(image, text, torch.arange(count))
+    return Negatives(image, text, torch.arange(count))
 
 
 @torch.inference_mode()
 def literal_loss(
-    made: Made, image: torch.Tensor, image_id: int, ids: Sequence[int], references: References
+    made: Made, image: torch.Tensor, image_id: int, ids: Sequence[int], negatives: Negatives
 ) -> float:
     """Eq. 4 in both directions, spelled out: one pair, its own entries left out of the negatives."""
     network, tokenizer = made
@@ -61,9 +61,9 @@ def literal_loss(
     text_e = network.text_features(*tokenizer.pad([list(ids)]))[0].double()
     tau = float(network.temperature)
     own = math.exp(float(image_e @ text_e) / tau)
-    others = [q for q in range(len(references.ids_q)) if int(references.ids_q[q]) != image_id]
-    texts = sum(math.exp(float(image_e @ references.text_qe[q].double()) / tau) for q in others)
-    images = sum(math.exp(float(references.image_qe[q].double() @ text_e) / tau) for q in others)
+    others = [q for q in range(len(negatives.ids_q)) if int(negatives.ids_q[q]) != image_id]
+    texts = sum(math.exp(float(image_e @ negatives.text_qe[q].double()) / tau) for q in others)
+    images = sum(math.exp(float(negatives.image_qe[q].double() @ text_e) / tau) for q in others)
     return (-math.log(own / (own + texts)) - math.log(own / (own + images))) / 2
 
 
@@ -76,7 +76,7 @@ def literal_score(made: Made, image: torch.Tensor, ids: Sequence[int]) -> float:
 
 
 def literal_noise(
-    text: ImageText, loss: Callable[[list[int]], float], score: Callable[[list[int]], float]
+    text: SegmentedText, loss: Callable[[list[int]], float], score: Callable[[list[int]], float]
 ) -> list[int]:
     """Phase 2 of Algorithm 1 with decisions.md's acceptance, one evaluation after the other."""
     everything = list(range(len(text.segments)))
@@ -105,24 +105,24 @@ def test_decisions_are_those_of_the_literal_algorithm(fusion_layers: int | None)
     made = make_network(seed=3, fusion_layers=fusion_layers, text_depth=2)
     network, tokenizer = made
     images = torch.randn(14, 1, 32, 32, generator=torch.Generator().manual_seed(1))
-    texts, references = make_texts(tokenizer, 14, seed=5), make_references(network, 20, seed=2)
-    scorer = PairScorer(network, tokenizer, ImageBlock(images, range(14)), references, texts_per_batch=7)
+    texts, negatives = make_texts(tokenizer, 14, seed=5), make_negatives(network, 20, seed=2)
+    scorer = ImageTextScorer(network, tokenizer, ImageBatch(images, range(14)), negatives, texts_per_batch=7)
     found = screen(scorer, texts, ScioSettings())
     verdicts = set()
     for row, (text, screening) in enumerate(zip(texts, found, strict=True)):
 
-        def ids(places: list[int], text: ImageText = text) -> list[int]:
+        def ids(places: list[int], text: SegmentedText = text) -> list[int]:
             return tokenizer.join(text.segments[place] for place in places)
 
         def loss(places: list[int], row: int = row) -> float:
-            return literal_loss(made, images[row], row, ids(places), references)
+            return literal_loss(made, images[row], row, ids(places), negatives)
 
         def score(places: list[int], row: int = row) -> float:
             return literal_score(made, images[row], ids(places))
 
         assert list(screening.noise) == literal_noise(text, loss, score)
-        verdicts.update(place in screening.noise for place in text.whole)
-        everything = list(text.whole)
+        verdicts.update(place in screening.noise for place in text.used)
+        everything = list(text.used)
         for place, delta in screening.delta_itc.items():
             rest = [other for other in everything if other != place]
             assert delta == pytest.approx(loss(rest) - loss(everything), abs=2e-5)
@@ -147,22 +147,22 @@ def test_an_image_is_encoded_and_looked_at_once_whatever_is_asked(monkeypatch: p
 
         monkeypatch.setattr(KlipNetwork, name, counted)
     images = torch.randn(6, 1, 32, 32, generator=torch.Generator().manual_seed(1))
-    texts, references = make_texts(tokenizer, 6, seed=1), make_references(network, 9, seed=2)
-    scorer = PairScorer(network, tokenizer, ImageBlock(images, range(6)), references, texts_per_batch=5)
-    refined = refine_block(scorer, texts, ScioSettings(max_new_tokens=6))
-    assert any(one.attempts for one in refined)
+    texts, negatives = make_texts(tokenizer, 6, seed=1), make_negatives(network, 9, seed=2)
+    scorer = ImageTextScorer(network, tokenizer, ImageBatch(images, range(6)), negatives, texts_per_batch=5)
+    refined = refine_batch(scorer, texts, ScioSettings(max_new_tokens=6))
+    assert any(one.reconstructions for one in refined)
     assert calls == ["image_tokens", "image_kv"]
 
 
 def test_a_pair_depends_on_nothing_else() -> None:
     network, tokenizer = make_network(seed=0)
     images = torch.randn(6, 1, 32, 32, generator=torch.Generator().manual_seed(1))
-    texts, references = make_texts(tokenizer, 6, seed=1), make_references(network, 9, seed=2)
+    texts, negatives = make_texts(tokenizer, 6, seed=1), make_negatives(network, 9, seed=2)
     together = screen(
-        PairScorer(network, tokenizer, ImageBlock(images, range(6)), references), texts, ScioSettings()
+        ImageTextScorer(network, tokenizer, ImageBatch(images, range(6)), negatives), texts, ScioSettings()
     )
     for row, text in enumerate(texts):
-        scorer = PairScorer(network, tokenizer, ImageBlock(images[row : row + 1], [row]), references)
+        scorer = ImageTextScorer(network, tokenizer, ImageBatch(images[row : row + 1], [row]), negatives)
         (alone,) = screen(scorer, [text], ScioSettings())
         assert alone.noise == together[row].noise
         assert alone.delta_itc == pytest.approx(together[row].delta_itc, abs=1e-5)
@@ -172,20 +172,20 @@ def test_the_own_image_is_no_negative() -> None:
     network, tokenizer = make_network(seed=0)
     images = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     ids = tokenizer.encode("ships at a quay", 64)
-    references = make_references(network, 5, seed=2)
-    alone = PairScorer(
+    negatives = make_negatives(network, 5, seed=2)
+    alone = ImageTextScorer(
         network,
         tokenizer,
-        ImageBlock(images, [99]),
-        References(references.image_qe[:4], references.text_qe[:4], torch.arange(4)),
+        ImageBatch(images, [99]),
+        Negatives(negatives.image_qe[:4], negatives.text_qe[:4], torch.arange(4)),
     )
-    with_own = PairScorer(network, tokenizer, ImageBlock(images, [4]), references)
-    assert with_own.itc([ids], [0]) == pytest.approx(alone.itc([ids], [0]))
-    only_own = PairScorer(
-        network, tokenizer, ImageBlock(images, [0]), References(*(t[:1] for t in vars(references).values()))
+    with_own = ImageTextScorer(network, tokenizer, ImageBatch(images, [4]), negatives)
+    assert with_own.itc_loss([ids], [0]) == pytest.approx(alone.itc_loss([ids], [0]))
+    only_own = ImageTextScorer(
+        network, tokenizer, ImageBatch(images, [0]), Negatives(*(t[:1] for t in vars(negatives).values()))
     )
     # Nothing to be told apart from: no loss, and so nothing that leaving out could lower.
-    assert only_own.itc([ids], [0]) == [0.0]
+    assert only_own.itc_loss([ids], [0]) == [0.0]
 
 
 @torch.inference_mode()
@@ -195,8 +195,8 @@ def test_alone_a_segment_is_compared_with_saying_nothing() -> None:
     image_be = network.image_features(network.image_tokens(images)).double()
     # Each image against the others: what fits one better fits another worse.
     rivals = image_be[torch.arange(9) % 5].float()
-    texts, references = make_texts(tokenizer, 5, seed=1), References(rivals, rivals, torch.arange(9))
-    scorer = PairScorer(network, tokenizer, ImageBlock(images, range(5)), references, texts_per_batch=3)
+    texts, negatives = make_texts(tokenizer, 5, seed=1), Negatives(rivals, rivals, torch.arange(9))
+    scorer = ImageTextScorer(network, tokenizer, ImageBatch(images, range(5)), negatives, texts_per_batch=3)
     found = screen(scorer, texts, ScioSettings(judge="alone", itm="off"))
     tau, signs = float(network.temperature), set()
     for row, (text, screening) in enumerate(zip(texts, found, strict=True)):
@@ -205,25 +205,25 @@ def test_alone_a_segment_is_compared_with_saying_nothing() -> None:
         for place, delta in screening.delta_itc.items():
             alone = tokenizer.pad([tokenizer.join([text.segments[place]])])
             text_e = network.text_features(*alone)[0].double()
-            others = [references.image_qe[q].double() for q in range(9) if q != row]
+            others = [negatives.image_qe[q].double() for q in range(9) if q != row]
             candidates = torch.stack([image_be[row], *others])
             loss = -torch.log_softmax(candidates @ text_e / tau, 0)[0]
             assert delta == pytest.approx(math.log(9) - float(loss), abs=2e-5)
             signs.add(delta < 0)
         against = sorted(p for p, delta in screening.delta_itc.items() if delta < 0)
-        if len(against) < len(text.whole):
+        if len(against) < len(text.used):
             assert list(screening.noise) == against
-        assert len(screening.noise) < len(text.whole)
+        assert len(screening.noise) < len(text.used)
     assert signs == {True, False}
 
 
 def test_the_queue_is_frozen() -> None:
     queue = FeatureQueue(4, 2)
     queue.enqueue(torch.eye(2), torch.eye(2), torch.tensor([7, 8]))
-    references = References.of_queue(queue)
+    negatives = Negatives.of_queue(queue)
     queue.enqueue(torch.ones(4, 2), torch.ones(4, 2), torch.arange(4))
-    assert references.ids_q.tolist() == [7, 8]
-    assert torch.equal(references.image_qe, torch.eye(2))
+    assert negatives.ids_q.tolist() == [7, 8]
+    assert torch.equal(negatives.image_qe, torch.eye(2))
 
 
 class Table:
@@ -244,19 +244,19 @@ class Table:
     def score(self, ids: Sequence[int]) -> float:
         return random.Random(f"itm {self._seed} {sorted(ids)}").random() - self._tilt * len(ids)
 
-    def itc(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
+    def itc_loss(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
         return [self.loss(ids) for ids in texts]
 
-    def itc_alone(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
+    def itc_loss_alone(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
         return [self.loss(ids) - 0.5 for ids in texts]
 
-    def itm(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
+    def itm_score(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
         return [self.score(ids) for ids in texts]
 
 
-def screened(table: Table, counts: Sequence[int], **changes: object) -> list[Screening]:
+def screened(table: Table, counts: Sequence[int], **changes: object) -> list[ScreeningResult]:
     texts = [
-        ImageText([[100 * row + place] for place in range(count)], (True,) * count)
+        SegmentedText([[100 * row + place] for place in range(count)], (True,) * count)
         for row, count in enumerate(counts)
     ]
     return screen(table, texts, ScioSettings.model_validate(changes))  # type: ignore[arg-type]
@@ -275,7 +275,7 @@ def test_whatever_the_losses_the_literal_algorithm_agrees(seed: int, tilt: float
         def ids(places: Sequence[int], row: int = row) -> list[int]:
             return [100 * row + place for place in places]
 
-        text = ImageText([[100 * row + place] for place in range(count)], (True,) * count)
+        text = SegmentedText([[100 * row + place] for place in range(count)], (True,) * count)
         expected = literal_noise(text, lambda p: table.loss(ids(p)), lambda p: table.score(ids(p)))
         assert list(found.noise) == expected
         assert len(found.noise) < count
@@ -286,7 +286,7 @@ def test_whatever_the_losses_the_literal_algorithm_agrees(seed: int, tilt: float
 def test_with_the_score_off_the_loss_decides_alone(seed: int, count: int) -> None:
     table = Table(seed, 0.05)
     (found,) = screened(table, [count], itm="off")
-    text = ImageText([[place] for place in range(count)], (True,) * count)
+    text = SegmentedText([[place] for place in range(count)], (True,) * count)
     # A score that always rises confirms everything.
     expected = literal_noise(text, table.loss, lambda places: -len(places))
     assert list(found.noise) == expected
@@ -351,7 +351,7 @@ def test_margins_and_scores_for_all() -> None:
 
 def test_what_was_noise_before_stays_out() -> None:
     table = Table(3, 0.1)
-    text = ImageText([[0], [1], [2], [3]], (True, False, True, True))
+    text = SegmentedText([[0], [1], [2], [3]], (True, False, True, True))
     (found,) = screen(table, [text], ScioSettings())  # type: ignore[arg-type]
     assert found.delta_itc.keys() == {0, 2, 3}
     assert 1 not in found.noise

@@ -10,14 +10,14 @@ from scio_networks import make_network
 from fusar_klip.models import Tokenizer
 from fusar_klip.models.tokenizer import UNKNOWN
 from fusar_klip.scio import (
-    ImageBlock,
-    ImageText,
-    PairScorer,
+    ImageBatch,
+    ImageTextScorer,
     Reconstruction,
     ScioSettings,
+    SegmentedText,
     reconstruct,
 )
-from fusar_klip.scio.scoring import References
+from fusar_klip.scio.scoring import Negatives
 
 TEXTS = ["Count: 3 ships", "Size: 40 m long", "Region: water", "Layout: a row"]
 
@@ -39,16 +39,16 @@ class Script:
         text = self.tokenizer.decode(ids)
         return sum(weight for word, weight in self._likes.items() if word in text)
 
-    def itc(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
+    def itc_loss(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
         return [5 - self._liking(ids) for ids in texts]
 
-    def itc_alone(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
+    def itc_loss_alone(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
         return [-self._liking(ids) for ids in texts]
 
-    def itm(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
+    def itm_score(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
         return [0.5 + self._liking(ids) / 10 for ids in texts]
 
-    def write(self, texts: Sequence[Sequence[int]], rows: Sequence[int], **_: int) -> list[list[int]]:
+    def generate(self, texts: Sequence[Sequence[int]], rows: Sequence[int], **_: int) -> list[list[int]]:
         self.masked += [self.tokenizer.decode(ids) for ids in texts]
         written = []
         for _text in texts:
@@ -67,7 +67,7 @@ def run(
     **changes: object,
 ) -> tuple[list[Reconstruction], Script]:
     script = Script(tokenizer, answers, likes)
-    text = ImageText(tokenizer.segments(TEXTS, 64), (True,) * 4)
+    text = SegmentedText(tokenizer.segments(TEXTS, 64), (True,) * 4)
     (written,) = reconstruct(script, [text], [noise], ScioSettings.model_validate(changes))  # type: ignore[arg-type]
     return written, script
 
@@ -92,32 +92,32 @@ def test_one_at_a_time_and_each_on_its_own(tokenizer: Tokenizer) -> None:
         "count: [MASK]; region: water; layout: a row",
         "count: 5 ships; size: [MASK]; region: water; layout: a row",
     ]
-    assert [one.refusal for one in written] == [None, "ITC"]
+    assert [one.rejection for one in written] == [None, "ITC"]
     assert written[1].delta_itm is None
 
 
 def test_what_fails_leaves_the_text_as_it_was(tokenizer: Tokenizer) -> None:
     written, script = run(tokenizer, ["5 ships", "80 m long"], {"5 ships": -1, "80 m": 1}, (0, 1))
     assert script.masked[1] == "size: [MASK]; region: water; layout: a row"
-    assert [one.refusal for one in written] == ["ITC", None]
+    assert [one.rejection for one in written] == ["ITC", None]
 
 
 def test_both_tests_have_to_be_passed(tokenizer: Tokenizer) -> None:
     class Doubter(Script):
-        def itm(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
+        def itm_score(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
             return [0.5 for _ in texts]
 
-    text = ImageText(tokenizer.segments(TEXTS, 64), (True,) * 4)
+    text = SegmentedText(tokenizer.segments(TEXTS, 64), (True,) * 4)
     script = Doubter(tokenizer, ["5 ships"], {"5 ships": 1})
     ((one,),) = reconstruct(script, [text], [(0,)], ScioSettings())  # type: ignore[arg-type]
-    assert (one.refusal, one.delta_itm) == ("ITM", 0)
+    assert (one.rejection, one.delta_itm) == ("ITM", 0)
 
 
 def test_the_baseline_decides(tokenizer: Tokenizer) -> None:
     """Better than the text without noise, and worse than the original, which the model liked."""
     likes = {"3 ships": 2.0, "5 ships": 1.0}
-    assert run(tokenizer, ["5 ships"], likes, (0,))[0][0].refusal is None
-    assert run(tokenizer, ["5 ships"], likes, (0,), baseline="original")[0][0].refusal == "ITC"
+    assert run(tokenizer, ["5 ships"], likes, (0,))[0][0].rejection is None
+    assert run(tokenizer, ["5 ships"], likes, (0,), baseline="original")[0][0].rejection == "ITC"
 
 
 def test_alone_the_new_segment_is_what_is_tested(tokenizer: Tokenizer) -> None:
@@ -125,7 +125,7 @@ def test_alone_the_new_segment_is_what_is_tested(tokenizer: Tokenizer) -> None:
     likes = {"3 ships": 2.0, "5 ships": 1.0, "40 m": 9.0, "80 m": -1.0}
     alone = {"judge": "alone", "itm": "off"}
     written, script = run(tokenizer, ["5 ships", "80 m long"], likes, (0, 1), **alone)
-    assert [one.refusal for one in written] == [None, "ITC"]
+    assert [one.rejection for one in written] == [None, "ITC"]
     assert [one.delta_itc for one in written] == [-1, 1]
     assert [(one.delta_itm, one.itm_score) for one in written] == [(None, None)] * 2
     assert script.masked[1].startswith("count: 5 ships")
@@ -133,31 +133,31 @@ def test_alone_the_new_segment_is_what_is_tested(tokenizer: Tokenizer) -> None:
 
 def test_alone_the_segment_has_to_match_better_than_a_guess(tokenizer: Tokenizer) -> None:
     class Table(Script):
-        def itm(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
+        def itm_score(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
             scores = {"count: 5 ships": 0.4, "size: 80 m long": 0.3}
             return [scores[self.tokenizer.decode(ids)] for ids in texts]
 
-    text = ImageText(tokenizer.segments(TEXTS, 64), (True,) * 4)
+    text = SegmentedText(tokenizer.segments(TEXTS, 64), (True,) * 4)
     script = Table(tokenizer, ["5 ships", "80 m long"], {"5 ships": 1, "80 m": 1})
     (written,) = reconstruct(script, [text], [(0, 1)], ScioSettings(judge="alone"))  # type: ignore[arg-type]
-    assert [one.refusal for one in written] == [None, "ITM"]
+    assert [one.rejection for one in written] == [None, "ITM"]
     assert [one.delta_itm for one in written] == pytest.approx([0.4 - 1 / 3, 0.3 - 1 / 3])
     assert [one.itm_score for one in written] == [0.4, 0.3]
 
 
 @pytest.mark.parametrize("judge", ["left_out", "alone"])
 def test_a_margin_has_to_be_beaten_by_more(tokenizer: Tokenizer, judge: str) -> None:
-    for margin, refusal in ((0.9, None), (1.0, "ITC")):
+    for margin, rejection in ((0.9, None), (1.0, "ITC")):
         (one,), _ = run(
             tokenizer, ["5 ships"], {"5 ships": 1}, (0,), judge=judge, reconstruction_margin=margin
         )
-        assert one.refusal == refusal
+        assert one.rejection == rejection
 
 
 def test_what_no_reader_would_want_is_refused(tokenizer: Tokenizer) -> None:
     sep, unknown = tokenizer.sep_id, tokenizer.vocabulary.index(UNKNOWN)
     (ships,) = tokenizer.segments(["ships"], 60)
-    for answer, refusal in [
+    for answer, rejection in [
         ([sep], "empty"),
         ([], "empty"),
         ([*tokenizer.segments([". , ;"], 60)[0], sep], "empty"),
@@ -169,13 +169,13 @@ def test_what_no_reader_would_want_is_refused(tokenizer: Tokenizer) -> None:
         ("ships of the tile, 3 of the ships", None),
     ]:
         (one,), _ = run(tokenizer, [answer], {"ships of": 1}, (0,))
-        assert one.refusal == refusal, answer
+        assert one.rejection == rejection, answer
 
 
 def test_a_text_that_is_all_noise_can_be_rebuilt(tokenizer: Tokenizer) -> None:
     written, script = run(tokenizer, ["5 ships", "80 m", "land", "ring"], {"5": 1}, (0, 1, 2, 3))
     assert script.masked[:2] == ["count: [MASK]", "count: 5 ships; size: [MASK]"]
-    assert [one.refusal for one in written] == [None, "ITC", "ITC", "ITC"]
+    assert [one.rejection for one in written] == [None, "ITC", "ITC", "ITC"]
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -183,8 +183,10 @@ def test_the_network_writes(beams: int) -> None:
     """With fresh weights nothing sensible comes, but all tests run and none is skipped."""
     network, tokenizer = make_network(seed=1)
     images = torch.randn(3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    references = References(torch.eye(16), torch.eye(16), torch.arange(16))
-    scorer = PairScorer(network, tokenizer, ImageBlock(images, [20, 21, 22]), references, texts_per_batch=2)
-    text = ImageText(tokenizer.segments(TEXTS, 64), (True,) * 4)
+    negatives = Negatives(torch.eye(16), torch.eye(16), torch.arange(16))
+    scorer = ImageTextScorer(
+        network, tokenizer, ImageBatch(images, [20, 21, 22]), negatives, texts_per_batch=2
+    )
+    text = SegmentedText(tokenizer.segments(TEXTS, 64), (True,) * 4)
     written = reconstruct(scorer, [text] * 3, [(0, 2), (), (3,)], ScioSettings(beams=beams, max_new_tokens=6))
-    assert [[one.place for one in of] for of in written] == [[0, 2], [], [3]]
+    assert [[one.index for one in of] for of in written] == [[0, 2], [], [3]]
