@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fusar_klip.benchmark import benchmark
-from fusar_klip.benchmark.tasks.llm_vqa import picture_of, turn_of
+from fusar_klip.benchmark.tasks.llm_vqa import picture_of, request_for
 from fusar_klip.datasets.label_texts.language_data import Question
 from fusar_klip.errors import DatasetError, ProviderError
 
@@ -125,15 +125,15 @@ def test_two_models_have_answers_of_their_own(ask: Callable[..., dict[str, float
 
 def test_each_kind_of_question_says_which_form_its_answer_has() -> None:
     def user(answers: tuple[str, ...], answer_type: str) -> str:
-        return turn_of(Question(0, "all_land", "Which?", answers, answer_type), NAMES).user  # type: ignore[arg-type]
+        return request_for(Question(0, "all_land", "Which?", answers, answer_type), NAMES).user  # type: ignore[arg-type]
 
     assert user(("3",), "number") == "Which?\nAnswer with one whole number."
     assert user(("dry",), "name") == "Which?\nAnswer with one of: dry, flooded."
     assert "numbered row by row from 1 in the upper left" in user(("1", "5"), "set")
     assert user(("dry", "flooded"), "set").startswith("Which?\nAnswer with all that apply of: dry, flooded;")
-    turn = turn_of(Question(0, "all_land", "Which?", ("dry",), "set"), NAMES)
-    assert turn.with_image
-    assert turn.schema is not None
+    request = request_for(Question(0, "all_land", "Which?", ("dry",), "set"), NAMES)
+    assert request.with_image
+    assert request.schema is not None
 
 
 def test_pictures_are_made_smaller_and_never_larger(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def ask_language_model(
     return run.answers, notes
 
 
-def turn_of(question: Question, names: Sequence[str]) -> Turn:
+def request_for(question: Question, names: Sequence[str]) -> Turn:
     """Return the request for a question: the question, and the form of the answer."""
     numeric = all(answer.isdigit() for answer in question.answers)
     if question.answer_type == "number":
@@ -120,8 +120,8 @@ class _Run:
         self.refused: list[str] = []
         self.stop = StopFlag()
         self.provider = OpenAiChat(settings)
-        ledger = Budget(cache, self.provider.name, price_of(settings), None)
-        self.asker = Asker(self.provider, cache, ledger, self.stop, settings)
+        budget = Budget(cache, self.provider.name, price_of(settings), None)
+        self.asker = Asker(self.provider, cache, budget, self.stop, settings)
 
     async def ask_all(self) -> None:
         """Keep at most `concurrency` requests in flight; wait for those in flight when the run has to end."""
@@ -148,8 +148,8 @@ class _Run:
         try:
             file = self.data.images[question.image].file
             picture = await asyncio.to_thread(picture_of, file, self.row.image_px)
-            turn = turn_of(question, self.data.names)
-            self.answers[place] = (await self.asker.ask(turn, picture, 0)).text
+            request = request_for(question, self.data.names)
+            self.answers[place] = (await self.asker.ask(request, picture, 0)).text
         except RefusedError as refusal:
             self.refused.append(str(refusal))
         except StoppedError:
