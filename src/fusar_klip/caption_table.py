@@ -111,9 +111,7 @@ def open_caption_table(
         schema = _schema(path)
         _refuse_long_rows(path)
     except _READ_ERRORS as error:
-        raise SettingsError(
-            f"{path} cannot be read ({one_line(error)}): give UTF-8 {path.suffix[1:]}"
-        ) from error
+        raise SettingsError(f"{path} cannot be read ({one_line(error)}): {_fix(path)}") from error
     names = schema.names
     if repeated := sorted(name for name, times in Counter(names).items() if times > 1):
         raise SettingsError(f'{path} has two columns "{repeated[0]}": rename one')
@@ -165,9 +163,7 @@ def read_captions(path: Path, column: str | None = None) -> Iterator[Record]:
         else:
             yield from _table_records(path, column)
     except _READ_ERRORS as error:
-        raise SettingsError(
-            f"{path} cannot be read as captions ({one_line(error)}): give UTF-8 {kind[1:]}"
-        ) from error
+        raise SettingsError(f"{path} cannot be read as captions ({one_line(error)}): {_fix(path)}") from error
 
 
 def find_column(names: Iterable[str], known: Iterable[str]) -> str | None:
@@ -179,6 +175,11 @@ def find_column(names: Iterable[str], known: Iterable[str]) -> str | None:
 def one_line(error: Exception) -> str:
     """Return an error's message without line breaks."""
     return " ".join(str(error).split())
+
+
+def _fix(path: Path) -> str:
+    kind = path.suffix.lower()
+    return "repair or replace it" if kind == ".parquet" else f"give UTF-8 {kind[1:]}"
 
 
 def _schema(path: Path) -> pa.Schema:

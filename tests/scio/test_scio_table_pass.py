@@ -115,6 +115,15 @@ def test_blocks_and_formats_agree(table: Path, klip: Klip, monkeypatch: pytest.M
     assert pd.read_parquet(parquet.decisions)["verdict"].tolist() == expected[1]
 
 
+def test_a_csv_with_tabs_stays_one(table: Path, klip: Klip) -> None:
+    expected = read(refined(table, klip).out)
+    path = table.with_name("tabs.csv")
+    read(table).to_csv(path, sep="\t", index=False)
+    summary = refined(path, klip)
+    assert pd.read_csv(summary.out, sep="\t", dtype=str, keep_default_na=False).equals(expected.astype(str))
+    assert Path(summary.decisions).read_text().startswith("row\timage\t")
+
+
 def test_a_parquet_that_pandas_cut_rows_out_of_keeps_all_its_columns(table: Path, klip: Klip) -> None:
     """Its index is a column of the file; and a large number beside a missing one is no float."""
     frame = read(table).drop(columns="n")

@@ -123,6 +123,13 @@ def test_every_kind_of_caption_file_gives_the_same(tmp_path: Path) -> None:
         assert found == sorted(map(tuple, CAPTIONS.values())), file.name
 
 
+def test_the_columns_that_refine_knows_are_known(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,caption\na.png,A ship.\na.png,A quay.\n")
+    (text,) = file_source(tmp_path / "t.csv").read()
+    assert text.image_id == "a.png"
+    assert text.captions == ((None, "A ship."), (None, "A quay."))
+
+
 def test_plain_text_is_a_caption_a_line(tmp_path: Path) -> None:
     path = tmp_path / "captions.txt"
     path.write_text("Two ships.\n\nA quay.\n", encoding="utf-8-sig")
