@@ -11,15 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusar_klip.errors import BudgetError
-from fusar_klip.llm import Completion, Picture
+from fusar_klip.llm import Completion, EncodedImage, Request
 from fusar_klip.llm.answer_cache import AnswerCache, answer_key
 from fusar_klip.llm.limits import Budget, RateLimit, StopFlag, StoppedError, _Bucket
 from fusar_klip.llm.prices import Price, image_tokens, price_of
 from fusar_klip.texts import DescribeSettings
-from fusar_klip.texts.hcot.prompts import Turn
 
-TURN = Turn("system", (("user", "a"), ("assistant", "b")), "question", {"type": "object"}, None, True)
-PICTURE = Picture(b"png", "digest")
+REQUEST = Request("system", (("user", "a"), ("assistant", "b")), "question", {"type": "object"}, None, True)
+PICTURE = EncodedImage(b"png", "digest")
 
 
 @pytest.fixture
@@ -61,24 +60,24 @@ def test_the_same_answer_twice_is_billed_once(cache: AnswerCache) -> None:
 
 
 CHANGES: dict[str, Callable[[], bytes]] = {
-    "model": lambda: answer_key("other", {}, TURN, PICTURE),
-    "parameters": lambda: answer_key("m", {"temperature": 1.0}, TURN, PICTURE),
-    "system": lambda: answer_key("m", {}, replace(TURN, system="x"), PICTURE),
-    "history": lambda: answer_key("m", {}, replace(TURN, history=()), PICTURE),
-    "user": lambda: answer_key("m", {}, replace(TURN, user="x"), PICTURE),
-    "schema": lambda: answer_key("m", {}, replace(TURN, schema=None), PICTURE),
-    "picture": lambda: answer_key("m", {}, TURN, Picture(b"png", "other")),
-    "no picture": lambda: answer_key("m", {}, TURN, None),
-    "attempt": lambda: answer_key("m", {}, TURN, PICTURE, 1),
+    "model": lambda: answer_key("other", {}, REQUEST, PICTURE),
+    "parameters": lambda: answer_key("m", {"temperature": 1.0}, REQUEST, PICTURE),
+    "system": lambda: answer_key("m", {}, replace(REQUEST, system="x"), PICTURE),
+    "history": lambda: answer_key("m", {}, replace(REQUEST, history=()), PICTURE),
+    "user": lambda: answer_key("m", {}, replace(REQUEST, user="x"), PICTURE),
+    "schema": lambda: answer_key("m", {}, replace(REQUEST, schema=None), PICTURE),
+    "picture": lambda: answer_key("m", {}, REQUEST, EncodedImage(b"png", "other")),
+    "no picture": lambda: answer_key("m", {}, REQUEST, None),
+    "attempt": lambda: answer_key("m", {}, REQUEST, PICTURE, 1),
     # What stands in one place is not the same as in another.
-    "moved": lambda: answer_key("m", {}, replace(TURN, system="", user="systemquestion"), PICTURE),
+    "moved": lambda: answer_key("m", {}, replace(REQUEST, system="", user="systemquestion"), PICTURE),
 }
 
 
 def test_whatever_decides_the_answer_is_in_the_key() -> None:
-    keys = [answer_key("m", {}, TURN, PICTURE), *(change() for change in CHANGES.values())]
+    keys = [answer_key("m", {}, REQUEST, PICTURE), *(change() for change in CHANGES.values())]
     assert len(set(keys)) == len(keys)
-    assert keys[0] == answer_key("m", {}, replace(TURN), Picture(b"png", "digest"))
+    assert keys[0] == answer_key("m", {}, replace(REQUEST), EncodedImage(b"png", "digest"))
 
 
 def _claim_for_a_while(folder: str, claimed: "multiprocessing.synchronize.Event") -> None:
@@ -158,25 +157,25 @@ def test_a_stop_ends_every_wait() -> None:
 
 
 def test_a_reservation_waits_for_another_and_then_fits(cache: AnswerCache) -> None:
-    ledger = Budget(cache, "m", Price(1e6, 0.0, 0.5), budget_usd=10.0)  # a dollar a token
+    budget = Budget(cache, "m", Price(1e6, 0.0, 0.5), budget_usd=10.0)  # a dollar a token
     order = []
 
     async def request(name: str, most: int, real: int) -> None:
-        async with ledger.reserve(most, 0):
+        async with budget.reserve(most, 0):
             order.append(name)
             await asyncio.sleep(0.02)
             await cache.put("m", name.encode() * 32, Completion("", real, 0))
 
     async def run() -> None:
         await asyncio.gather(request("a", 6, 3), request("b", 6, 3))
-        assert ledger.spent_usd() == 6.0
+        assert budget.spent_usd() == 6.0
         with pytest.raises(BudgetError, match=r"10 USD"):
             await request("c", 5, 1)
         await request("d", 4, 4)
 
     asyncio.run(run())
     assert order == ["a", "b", "d"]
-    assert ledger.spent_usd() == 10.0
+    assert budget.spent_usd() == 10.0
 
 
 def settings(**changes: object) -> DescribeSettings:

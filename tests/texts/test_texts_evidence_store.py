@@ -11,7 +11,7 @@ from texts_synthetic import city, sea_with_ships
 from fusar_klip.catalog import read_footprints, read_tiles, write_manifest, write_tiles
 from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.texts import DescribeSettings, describe
-from fusar_klip.texts.hcot.prompts import first_turn
+from fusar_klip.texts.hcot.prompts import first_request
 from fusar_klip.texts.measure import evidence_store
 from fusar_klip.texts.measure.evidence_store import EvidenceStore, ensure_evidence, read_known_places
 from fusar_klip.texts.measure.measure_dataset import MeasuredTile, measure_dataset
@@ -168,7 +168,7 @@ def test_known_places_get_to_the_tiles_near_them(dataset: Path, tmp_path: Path) 
     store = ensure_evidence(dataset, known_places=file)
     context = store.context("scene_L")
     assert dict(context.known_places) == {port.place.code: ("harbour size: Large", "harbour size: deep")}
-    assert "harbour size: Large" in first_turn(context, "single", None).user
+    assert "harbour size: Large" in first_request(context, "single", None).user
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,12 @@ from PIL import Image
 from texts_synthetic import city
 
 from fusar_klip.errors import ProviderError, SettingsError
-from fusar_klip.llm import LONGEST_ANSWER, TryAgainError
+from fusar_klip.llm import MAX_ANSWER_CHARS, Request, TryAgainError
 from fusar_klip.llm.openai_chat import OpenAiChat, chat_body, read_completion, without_key
 from fusar_klip.texts import DescribeSettings, describe, estimate
-from fusar_klip.texts.hcot.prompts import Turn
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
-TURN = Turn("be an expert", (("user", "first"), ("assistant", "so")), "and then?", SCHEMA, None, True)
+REQUEST = Request("be an expert", (("user", "first"), ("assistant", "so")), "and then?", SCHEMA, None, True)
 
 
 def settings(**changes: object) -> DescribeSettings:
@@ -34,13 +33,13 @@ def body_of(**message: object) -> bytes:
 
 
 def test_the_picture_goes_with_the_first_question() -> None:
-    body = chat_body(TURN, b"\x89PNG", settings())
+    body = chat_body(REQUEST, b"\x89PNG", settings())
     assert [m["role"] for m in body["messages"]] == ["system", "user", "assistant", "user"]
     text, image = body["messages"][1]["content"]
     assert text == {"type": "text", "text": "first"}
     assert image["image_url"]["url"] == "data:image/png;base64," + base64.b64encode(b"\x89PNG").decode()
     assert body["messages"][3]["content"] == "and then?"
-    assert chat_body(TURN, None, settings())["messages"][1]["content"] == "first"
+    assert chat_body(REQUEST, None, settings())["messages"][1]["content"] == "first"
 
 
 def test_the_environment_may_name_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,15 +49,18 @@ def test_the_environment_may_name_the_server(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_what_servers_differ_in() -> None:
-    ours, theirs = chat_body(TURN, None, settings()), chat_body(TURN, None, settings(base_url="http://x/v1"))
+    ours, theirs = (
+        chat_body(REQUEST, None, settings()),
+        chat_body(REQUEST, None, settings(base_url="http://x/v1")),
+    )
     assert ours["max_completion_tokens"] == theirs["max_tokens"] == 2000
-    by_address = chat_body(TURN, None, settings(base_url="https://api.openai.com/v1"))
+    by_address = chat_body(REQUEST, None, settings(base_url="https://api.openai.com/v1"))
     assert by_address == ours
     assert ours["response_format"]["json_schema"]["schema"] == SCHEMA
     assert "temperature" not in ours
-    assert chat_body(TURN, None, settings(temperature=0.0))["temperature"] == 0.0
-    assert "response_format" not in chat_body(TURN, None, settings(structured=False))
-    assert "response_format" not in chat_body(replace(TURN, schema=None), None, settings())
+    assert chat_body(REQUEST, None, settings(temperature=0.0))["temperature"] == 0.0
+    assert "response_format" not in chat_body(REQUEST, None, settings(structured=False))
+    assert "response_format" not in chat_body(replace(REQUEST, schema=None), None, settings())
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,7 @@ def test_what_servers_differ_in() -> None:
         ({"content": None}, ""),
         ({"content": "half \ud83d a pair"}, "half ? a pair"),
         ({"content": f"my key is {KEY}."}, "my key is [key]."),
-        ({"content": "w" * 100_000}, "w" * LONGEST_ANSWER),
+        ({"content": "w" * 100_000}, "w" * MAX_ANSWER_CHARS),
     ],
 )
 def test_answers_are_plain_text(message: dict[str, object], text: str) -> None:
@@ -95,7 +97,7 @@ def test_counts_that_cannot_be(count: object) -> None:
 
 
 def test_a_body_without_end_is_an_answer_too_long() -> None:
-    assert len(read_completion(b" " * (5 << 20), 300, KEY).text) == LONGEST_ANSWER
+    assert len(read_completion(b" " * (5 << 20), 300, KEY).text) == MAX_ANSWER_CHARS
 
 
 def test_keys_are_taken_out() -> None:
@@ -245,10 +247,10 @@ def test_a_local_model_answers(tiny_model: Path) -> None:
     assert local.name == f"transformers/{tiny_model.name}"
     assert len(local.parameters["weights"]) == 64
     pictures = [png_of(np.full((40, 40), level, np.uint8)) for level in (10, 250)]
-    answers = [asyncio.run(local.complete(TURN, picture)) for picture in (*pictures, pictures[0])]
+    answers = [asyncio.run(local.complete(REQUEST, picture)) for picture in (*pictures, pictures[0])]
     assert answers[0] == answers[2]
     assert 0 < answers[0].output_tokens <= 16
-    without = asyncio.run(local.complete(TURN, None))
+    without = asyncio.run(local.complete(REQUEST, None))
     assert answers[0].input_tokens == without.input_tokens + 4  # the patches of a picture
     asyncio.run(local.close())
 

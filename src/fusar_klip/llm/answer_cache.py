@@ -18,13 +18,10 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fusar_klip.errors import DatasetError
-from fusar_klip.llm import Completion, Picture
-
-if TYPE_CHECKING:
-    from fusar_klip.texts.hcot.prompts import Turn
+from fusar_klip.llm.provider import Completion, EncodedImage, Request
 
 _TABLES = """
     CREATE TABLE IF NOT EXISTS answers (
@@ -164,7 +161,7 @@ class AnswerCache:
 
 
 def answer_key(
-    name: str, parameters: Mapping[str, Any], turn: "Turn", picture: Picture | None, attempt: int = 0
+    name: str, parameters: Mapping[str, Any], request: Request, picture: EncodedImage | None, attempt: int = 0
 ) -> bytes:
     """Return 32 bytes that stand for a request: model, parameters, whole prompt, image bytes.
 
@@ -174,10 +171,10 @@ def answer_key(
     asked = {
         "name": name,
         "parameters": dict(parameters),
-        "system": turn.system,
-        "history": [list(said) for said in turn.history],
-        "user": turn.user,
-        "schema": turn.schema,
+        "system": request.system,
+        "history": [list(said) for said in request.history],
+        "user": request.user,
+        "schema": request.schema,
         "image": picture.digest if picture is not None else None,
         "attempt": attempt,
     }

@@ -8,31 +8,28 @@ import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay
 
-from fusar_klip.llm import Completion, Picture, Provider, TryAgainError
 from fusar_klip.llm.answer_cache import AnswerCache, answer_key
 from fusar_klip.llm.limits import Budget, RateLimit, StopFlag
 from fusar_klip.llm.prices import prompt_tokens, text_tokens
-from fusar_klip.texts.settings import DescribeSettings
-
-if TYPE_CHECKING:
-    from fusar_klip.texts.hcot.prompts import Turn
+from fusar_klip.llm.provider import Completion, EncodedImage, Provider, Request, TryAgainError
+from fusar_klip.llm.settings import LlmSettings
 
 _LONGEST_WAIT_S = 60.0
 
 
-class Asking(Protocol):
-    """Whoever finds answers: `Asker` now, `OpenAiBatch` by batches, `Rehearsal` not at all."""
+class AnswerSource(Protocol):
+    """Whoever finds answers: `LlmClient` now, `OpenAiBatch` by batches, `DryRunClient` not at all."""
 
-    def known(self, turn: "Turn", picture: Picture | None, attempt: int) -> bool:
+    def known(self, request: Request, picture: EncodedImage | None, attempt: int) -> bool:
         """Whether the answer is on disk already."""
         ...
 
-    async def ask(self, turn: "Turn", picture: Picture | None, attempt: int) -> Completion:
-        """Return the answer to a turn; `attempt` tells answers to the same question apart.
+    async def ask(self, request: Request, picture: EncodedImage | None, attempt: int) -> Completion:
+        """Return the answer to a request; `attempt` tells answers to the same question apart.
 
         Raises:
             TryAgainError: No answer came for as long as our patience lasts.
@@ -45,7 +42,7 @@ class Asking(Protocol):
 
 
 @dataclass
-class Tally:
+class Usage:
     """What a run has asked for.
 
     Attributes:
@@ -68,57 +65,57 @@ class Tally:
 
 
 class Answers:
-    """Answers on disk to the questions of one model; what all kinds of `Asking` start from.
+    """Answers on disk to the questions of one model; what all kinds of `AnswerSource` start from.
 
     Attributes:
-        tally: What the run has asked for so far.
+        usage: What the run has asked for so far.
     """
 
     def __init__(self, name: str, parameters: Mapping[str, Any], cache: AnswerCache) -> None:
         self._name, self._parameters, self._cache = name, parameters, cache
-        self.tally = Tally()
+        self.usage = Usage()
 
-    def known(self, turn: "Turn", picture: Picture | None, attempt: int) -> bool:
+    def known(self, request: Request, picture: EncodedImage | None, attempt: int) -> bool:
         """Whether the answer is on disk already."""
-        return self._cache.get(self._key(turn, picture, attempt)) is not None
+        return self._cache.get(self._key(request, picture, attempt)) is not None
 
-    def _key(self, turn: "Turn", picture: Picture | None, attempt: int) -> bytes:
-        return answer_key(self._name, self._parameters, turn, picture, attempt)
+    def _key(self, request: Request, picture: EncodedImage | None, attempt: int) -> bytes:
+        return answer_key(self._name, self._parameters, request, picture, attempt)
 
     def _look_up(self, key: bytes) -> Completion | None:
         answer = self._cache.get(key)
-        self.tally.cached += answer is not None
+        self.usage.cached += answer is not None
         return answer
 
 
-class Asker(Answers):
+class LlmClient(Answers):
     """Asks one provider on behalf of one data set."""
 
     def __init__(
         self,
         provider: Provider,
         cache: AnswerCache,
-        ledger: Budget,
+        budget: Budget,
         stop: StopFlag,
-        settings: DescribeSettings,
+        settings: LlmSettings,
     ) -> None:
         super().__init__(provider.name, provider.parameters, cache)
-        self._provider, self._ledger, self._stop, self._settings = provider, ledger, stop, settings
+        self._provider, self._budget, self._stop, self._settings = provider, budget, stop, settings
         self._rate = RateLimit(settings.requests_per_minute, settings.tokens_per_minute)
 
-    async def ask(self, turn: "Turn", picture: Picture | None, attempt: int) -> Completion:
-        """Return the answer to a turn; see `Asking.ask`."""
-        key = self._key(turn, picture, attempt)
+    async def ask(self, request: Request, picture: EncodedImage | None, attempt: int) -> Completion:
+        """Return the answer to a request; see `AnswerSource.ask`."""
+        key = self._key(request, picture, attempt)
         if (answer := self._look_up(key)) is not None:
             return answer
         async with self._cache.claim(key):
             if (answer := self._look_up(key)) is not None:
                 return answer
-            answer = await self._patiently(turn, picture, key)
-        self.tally.add(answer)
+            answer = await self._patiently(request, picture, key)
+        self.usage.add(answer)
         return answer
 
-    async def _patiently(self, turn: "Turn", picture: Picture | None, key: bytes) -> Completion:
+    async def _patiently(self, request: Request, picture: EncodedImage | None, key: bytes) -> Completion:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(TryAgainError),
             stop=stop_after_delay(self._settings.patience_s),
@@ -126,14 +123,14 @@ class Asker(Answers):
             sleep=self._stop.sleep,
             reraise=True,
         )
-        return await retrying(self._once, turn, picture, key)
+        return await retrying(self._once, request, picture, key)
 
-    async def _once(self, turn: "Turn", picture: Picture | None, key: bytes) -> Completion:
-        tokens, most = prompt_tokens(turn, self._settings), self._provider.max_output_tokens
+    async def _once(self, request: Request, picture: EncodedImage | None, key: bytes) -> Completion:
+        tokens, most = prompt_tokens(request, self._settings), self._provider.max_output_tokens
         await self._rate.wait(tokens + most, self._stop)
-        async with self._ledger.reserve(tokens, most):
+        async with self._budget.reserve(tokens, most):
             try:
-                answer = await self._provider.complete(turn, picture.png if picture is not None else None)
+                answer = await self._provider.complete(request, picture.png if picture is not None else None)
             except TryAgainError as failure:
                 if failure.maybe_billed:
                     await self._cache.put(self._provider.name, None, Completion("", tokens, most))
@@ -154,22 +151,22 @@ class Asker(Answers):
         return wait_s
 
 
-class Rehearsal(Answers):
+class DryRunClient(Answers):
     """Answers from the disk, and else with a stand-in: counts what a run would ask for, and asks nobody."""
 
     def __init__(
-        self, name: str, parameters: Mapping[str, Any], cache: AnswerCache, settings: DescribeSettings
+        self, name: str, parameters: Mapping[str, Any], cache: AnswerCache, settings: LlmSettings
     ) -> None:
         super().__init__(name, parameters, cache)
         self._settings = settings
 
-    async def ask(self, turn: "Turn", picture: Picture | None, attempt: int) -> Completion:
+    async def ask(self, request: Request, picture: EncodedImage | None, attempt: int) -> Completion:
         """Return a usable answer of usual length."""
-        if (answer := self._look_up(self._key(turn, picture, attempt))) is not None:
+        if (answer := self._look_up(self._key(request, picture, attempt))) is not None:
             return answer
-        text = json.dumps(_stand_in(turn.schema))
-        answer = Completion(text, prompt_tokens(turn, self._settings), text_tokens(len(text)))
-        self.tally.add(answer)
+        text = json.dumps(_stand_in(request.schema))
+        answer = Completion(text, prompt_tokens(request, self._settings), text_tokens(len(text)))
+        self.usage.add(answer)
         return answer
 
 

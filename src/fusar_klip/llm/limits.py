@@ -55,7 +55,7 @@ class RateLimit:
         self._rest_until = 0.0
 
     async def wait(self, tokens: int, stop: StopFlag) -> None:
-        """Wait for the turn of a request of so many tokens.
+        """Wait until a request of so many tokens may be sent.
 
         Raises:
             StoppedError: The run ends meanwhile.

@@ -13,7 +13,7 @@ import os
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, Any, Literal
 
 import httpx2
 import openai
@@ -21,16 +21,13 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from fusar_klip.errors import DatasetError, ProviderError
 from fusar_klip.files import read_json, sha256, write_json
-from fusar_klip.llm import Completion, DeferredError, Picture, RefusedError
 from fusar_klip.llm.answer_cache import AnswerCache
 from fusar_klip.llm.client import Answers
 from fusar_klip.llm.limits import Budget, StopFlag
 from fusar_klip.llm.openai_chat import OpenAiChat
 from fusar_klip.llm.prices import prompt_tokens
-from fusar_klip.texts.settings import DescribeSettings
-
-if TYPE_CHECKING:
-    from fusar_klip.texts.hcot.prompts import Turn
+from fusar_klip.llm.provider import Completion, DeferredError, EncodedImage, RefusedError, Request
+from fusar_klip.llm.settings import LlmSettings
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 # The API takes 50,000 requests and 200 MB a file; a smaller file is uploaded again sooner after a cut.
@@ -50,7 +47,7 @@ class OpenAiBatch(Answers):
         provider: Whose requests are sent, and by whose client.
         dataset: The data set's folder.
         cache: Where answers go.
-        ledger: Holds what is collected against the budget.
+        budget: Holds what is collected against the budget.
         stop: Ends waiting.
         settings: How often to look.
 
@@ -63,12 +60,12 @@ class OpenAiBatch(Answers):
         provider: OpenAiChat,
         dataset: Path,
         cache: AnswerCache,
-        ledger: Budget,
+        budget: Budget,
         stop: StopFlag,
-        settings: DescribeSettings,
+        settings: LlmSettings,
     ) -> None:
         super().__init__(provider.name, provider.parameters, cache)
-        self._provider, self._ledger, self._stop, self._settings = provider, ledger, stop, settings
+        self._provider, self._budget, self._stop, self._settings = provider, budget, stop, settings
         self._folder = dataset / "cache" / "batches"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = (self._folder / "lock").open("w")
@@ -86,20 +83,20 @@ class OpenAiBatch(Answers):
         self._refused: dict[bytes, str] = {}
         self._trouble = "it holds no line for our requests"
 
-    async def ask(self, turn: "Turn", picture: Picture | None, attempt: int) -> Completion:
-        """Return the answer to a turn if it is there, else collect the question; see `Asking.ask`."""
-        key = self._key(turn, picture, attempt)
+    async def ask(self, request: Request, picture: EncodedImage | None, attempt: int) -> Completion:
+        """Return the answer if it is in the cache, else collect the request; see `AnswerSource.ask`."""
+        key = self._key(request, picture, attempt)
         if (answer := self._look_up(key)) is not None:
             return answer
         if key in self._refused:
             raise RefusedError(self._refused[key])
         if key not in self._collected:
-            most = (prompt_tokens(turn, self._settings), self._provider.max_output_tokens)
+            most = (prompt_tokens(request, self._settings), self._provider.max_output_tokens)
             # What does not fit into the budget beside the rest may fit in when the rest is billed.
-            if self._ledger.hold(*most, batch=True):
+            if self._budget.hold(*most, batch=True):
                 self._held.append(most)
                 self._collected.add(key)
-                self._collect(key, self._provider.body(turn, picture.png if picture is not None else None))
+                self._collect(key, self._provider.body(request, picture.png if picture is not None else None))
         raise DeferredError
 
     async def resume(self) -> None:
@@ -127,12 +124,12 @@ class OpenAiBatch(Answers):
         if self._stop or not self._collected:
             return False
         self._close_file()
-        before = self.tally.requests + len(self._refused)
+        before = self.usage.requests + len(self._refused)
         await self._wait_for({path: await self._send(path) for path in sorted(self._folder.glob("*.jsonl"))})
         for most in self._held:
-            self._ledger.release(*most, batch=True)
+            self._budget.release(*most, batch=True)
         self._held, self._collected = [], set()
-        if self.tally.requests + len(self._refused) == before:
+        if self.usage.requests + len(self._refused) == before:
             raise ProviderError(
                 f"a batch brought no answer ({self._trouble}): see to the account or the settings"
             )
@@ -241,7 +238,7 @@ class OpenAiBatch(Answers):
             response = result.get("response") or {}
             if (status := response.get("status_code")) == 200:
                 answer = self._provider.read(response["body"], batch=True)
-                self.tally.add(answer)
+                self.usage.add(answer)
                 return key, answer
             said = (result.get("error") or response.get("body", {}).get("error") or {}).get(
                 "message", "no reason"

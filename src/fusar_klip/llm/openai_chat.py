@@ -11,19 +11,16 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 import openai
 
 from fusar_klip.errors import ProviderError, SettingsError
-from fusar_klip.llm import LONGEST_ANSWER, Completion, RefusedError, TryAgainError
 from fusar_klip.llm.prices import prompt_chars, text_tokens
-from fusar_klip.texts.settings import DescribeSettings
-
-if TYPE_CHECKING:
-    from fusar_klip.texts.hcot.prompts import Turn
+from fusar_klip.llm.provider import MAX_ANSWER_CHARS, Completion, RefusedError, Request, TryAgainError
+from fusar_klip.llm.settings import LlmSettings
 
 # An honest answer has some 10 kB. A server that sends more than this is cut off.
 _LONGEST_BODY = 4 << 20
@@ -36,13 +33,13 @@ _OPENAI = "api.openai.com"
 
 
 class OpenAiChat:
-    """`POST /chat/completions`, one turn a request.
+    """`POST /chat/completions`, one request a request.
 
     Attributes:
         client: The official client.
     """
 
-    def __init__(self, settings: DescribeSettings) -> None:
+    def __init__(self, settings: LlmSettings) -> None:
         """Open no connection yet.
 
         Raises:
@@ -57,13 +54,13 @@ class OpenAiChat:
         self._key = api_key(settings)
         self.client = open_client(settings, self._key)
 
-    async def complete(self, turn: "Turn", png: bytes | None) -> Completion:
-        """Send one turn; see `Provider.complete`."""
+    async def complete(self, request: Request, png: bytes | None) -> Completion:
+        """Send one request; see `Provider.complete`."""
         try:
             async with (
                 asyncio.timeout(_WHOLE_ANSWER * self._settings.timeout_s),
                 self.client.chat.completions.with_streaming_response.create(
-                    **self.body(turn, png)
+                    **self.body(request, png)
                 ) as response,
             ):
                 content = await _read(response)
@@ -73,11 +70,11 @@ class OpenAiChat:
             raise self.failure(error) from None
         except (httpx2.TransportError, httpx2.DecodingError) as error:
             raise TryAgainError(f"the connection broke ({type(error).__name__})", maybe_billed=True) from None
-        return read_completion(content, prompt_chars(turn), self._key)
+        return read_completion(content, prompt_chars(request), self._key)
 
-    def body(self, turn: "Turn", png: bytes | None) -> dict[str, Any]:
-        """Return the request of a turn as the server takes it."""
-        return chat_body(turn, png, self._settings)
+    def body(self, request: Request, png: bytes | None) -> dict[str, Any]:
+        """Return the body of the HTTP request."""
+        return chat_body(request, png, self._settings)
 
     def read(self, body: Any, *, batch: bool = False) -> Completion:
         """Take the answer out of a parsed chat completion; raises as `completion_of`."""
@@ -108,7 +105,7 @@ def _check_address(address: str | None) -> None:
         raise SettingsError(f"--base-url takes an address such as http://localhost:8000/v1, not {address!r}")
 
 
-def open_client(settings: DescribeSettings, key: str) -> openai.AsyncOpenAI:
+def open_client(settings: LlmSettings, key: str) -> openai.AsyncOpenAI:
     """Return the official client without its retries."""
     limits = httpx2.Limits(
         max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency
@@ -123,7 +120,7 @@ def open_client(settings: DescribeSettings, key: str) -> openai.AsyncOpenAI:
     )
 
 
-def api_key(settings: DescribeSettings) -> str:
+def api_key(settings: LlmSettings) -> str:
     """Return the key from the environment; servers on this machine need none.
 
     Raises:
@@ -142,7 +139,7 @@ def api_key(settings: DescribeSettings) -> str:
     raise ProviderError(f"no API key: set the environment variable {settings.api_key_variable}")
 
 
-def model_name(settings: DescribeSettings) -> str:
+def model_name(settings: LlmSettings) -> str:
     """Return what stands as the source of texts: "openai/gpt-4.1".
 
     Raises:
@@ -153,18 +150,18 @@ def model_name(settings: DescribeSettings) -> str:
     return f"openai/{settings.model}"
 
 
-def chat_parameters(settings: DescribeSettings) -> dict[str, Any]:
+def chat_parameters(settings: LlmSettings) -> dict[str, Any]:
     """Return what decides an answer besides the model, the prompt and the image."""
     names = ("temperature", "max_output_tokens", "structured", "image_detail", "reasoning_effort")
     return {name: getattr(settings, name) for name in names}
 
 
-def chat_body(turn: "Turn", png: bytes | None, settings: DescribeSettings) -> dict[str, Any]:
-    """Return the request of a turn: system, history, user; the image goes with the first user message.
+def chat_body(request: Request, png: bytes | None, settings: LlmSettings) -> dict[str, Any]:
+    """Return the request of a request: system, history, user; the image goes with the first user message.
 
-    There it stays in all turns of a tile, so that a server's prefix cache holds it.
+    It stays there in all requests of a tile, so that the server's prefix cache can hold it.
     """
-    said = [*turn.history, ("user", turn.user)]
+    said = [*request.history, ("user", request.user)]
     messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in said]
     if png is not None:
         first = next(message for message in messages if message["role"] == "user")
@@ -176,15 +173,15 @@ def chat_body(turn: "Turn", png: bytes | None, settings: DescribeSettings) -> di
     limit = "max_completion_tokens" if host == _OPENAI else "max_tokens"
     body: dict[str, Any] = {
         "model": settings.model,
-        "messages": [{"role": "system", "content": turn.system}, *messages],
+        "messages": [{"role": "system", "content": request.system}, *messages],
         limit: settings.max_output_tokens,
     }
     if settings.temperature is not None:
         body["temperature"] = settings.temperature
     if settings.reasoning_effort is not None:
         body["reasoning_effort"] = settings.reasoning_effort
-    if turn.schema is not None and settings.structured:
-        schema = {"name": "answer", "strict": True, "schema": turn.schema}
+    if request.schema is not None and settings.structured:
+        schema = {"name": "answer", "strict": True, "schema": request.schema}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     return body
 
@@ -209,7 +206,7 @@ def read_completion(content: bytes, asked_chars: int, key: str) -> Completion:
         TryAgainError: The body is no chat completion: a proxy's page, or an answer cut short.
     """
     if len(content) > _LONGEST_BODY:
-        text = content[:LONGEST_ANSWER].decode("utf-8", "replace")
+        text = content[:MAX_ANSWER_CHARS].decode("utf-8", "replace")
         return Completion(without_key(text, key), text_tokens(asked_chars), text_tokens(len(content)))
     try:
         return completion_of(json.loads(content), asked_chars, key)
@@ -226,7 +223,7 @@ def completion_of(body: Any, asked_chars: int, key: str, *, batch: bool = False)
     message = body["choices"][0]["message"]
     said = message.get("content") or message.get("refusal") or ""
     # JSON can hold half a surrogate pair, which no file can.
-    text = without_key(str(said).encode("utf-8", "replace").decode()[:LONGEST_ANSWER], key)
+    text = without_key(str(said).encode("utf-8", "replace").decode()[:MAX_ANSWER_CHARS], key)
     usage = body.get("usage")
     counts = usage if isinstance(usage, Mapping) else {}
     return Completion(
@@ -243,7 +240,7 @@ def _count(reported: object, estimate: int) -> int:
     return estimate
 
 
-def failure(error: openai.OpenAIError, settings: DescribeSettings, key: str) -> Exception:
+def failure(error: openai.OpenAIError, settings: LlmSettings, key: str) -> Exception:
     """Turn what the client raises into what `Provider.complete` may raise."""
     where = settings.base_url or "the OpenAI server"
     if isinstance(error, openai.APITimeoutError):

@@ -9,12 +9,10 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fusar_klip.texts.settings import DescribeSettings
-
-if TYPE_CHECKING:
-    from fusar_klip.texts.hcot.prompts import Turn
+from fusar_klip.llm.provider import Request
+from fusar_klip.llm.settings import LlmSettings
 
 # English prose has some four characters a token, numbers and names fewer: three counts rather too many.
 _CHARACTERS_A_TOKEN = 3
@@ -41,13 +39,17 @@ class Price:
         return cost * self.batch_factor if batch else cost
 
 
-def price_of(settings: DescribeSettings) -> Price | None:
-    """Return the price of the model, or None where it is not known.
+def price_of(settings: LlmSettings, *, local: bool = False) -> Price | None:
+    """Return the price of the model, or None if it is not known.
 
-    A model on this machine costs nothing; one at a `base_url` costs what the table says of its name.
+    A model at a `base_url` has the price that the table lists for its name.
+
+    Args:
+        settings: The model, and prices that replace those of the table.
+        local: The model runs on this machine and costs nothing.
     """
     factor = float(_table()["batch_factor"])
-    if settings.provider == "transformers":
+    if local:
         return Price(0.0, 0.0, factor)
     known = _row(settings.model)
     input_usd = settings.input_usd if settings.input_usd is not None else known.get("input_usd")
@@ -57,9 +59,9 @@ def price_of(settings: DescribeSettings) -> Price | None:
     return Price(input_usd, output_usd, factor)
 
 
-def prompt_tokens(turn: "Turn", settings: DescribeSettings) -> int:
-    """Return how many tokens a turn has at most, its picture included."""
-    return text_tokens(prompt_chars(turn)) + (image_tokens(settings) if turn.with_image else 0)
+def prompt_tokens(request: Request, settings: LlmSettings) -> int:
+    """Return how many tokens a request has at most, its picture included."""
+    return text_tokens(prompt_chars(request)) + (image_tokens(settings) if request.with_image else 0)
 
 
 def text_tokens(characters: int) -> int:
@@ -67,13 +69,13 @@ def text_tokens(characters: int) -> int:
     return math.ceil(characters / _CHARACTERS_A_TOKEN)
 
 
-def prompt_chars(turn: "Turn") -> int:
-    """Return the number of characters of a turn's texts, its schema included."""
-    schema = len(str(turn.schema)) if turn.schema is not None else 0
-    return len(turn.system) + len(turn.user) + schema + sum(len(text) for _, text in turn.history)
+def prompt_chars(request: Request) -> int:
+    """Return the number of characters of a request's texts, its schema included."""
+    schema = len(str(request.schema)) if request.schema is not None else 0
+    return len(request.system) + len(request.user) + schema + sum(len(text) for _, text in request.history)
 
 
-def image_tokens(settings: DescribeSettings) -> int:
+def image_tokens(settings: LlmSettings) -> int:
     """Return how many tokens a square picture of `image_px` takes."""
     kind, *numbers = _row(settings.model).get("image", _UNKNOWN_IMAGE)
     side = settings.image_px

@@ -9,18 +9,15 @@ import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from fusar_klip.errors import ProviderError, SettingsError
-from fusar_klip.llm import LONGEST_ANSWER, Completion
-from fusar_klip.texts.settings import DescribeSettings
-
-if TYPE_CHECKING:
-    from fusar_klip.texts.hcot.prompts import Turn
+from fusar_klip.llm.provider import MAX_ANSWER_CHARS, Completion, Request
+from fusar_klip.llm.settings import LlmSettings
 
 _HEAD_BYTES = 1 << 20
 
@@ -28,7 +25,7 @@ _HEAD_BYTES = 1 << 20
 class TransformersLocal:
     """Generates greedily, or by `temperature` where it is set."""
 
-    def __init__(self, settings: DescribeSettings) -> None:
+    def __init__(self, settings: LlmSettings) -> None:
         """Load the model; nothing is downloaded.
 
         Raises:
@@ -60,18 +57,18 @@ class TransformersLocal:
         }
         self._alone = asyncio.Lock()
 
-    async def complete(self, turn: "Turn", png: bytes | None) -> Completion:
-        """Answer one turn; see `Provider.complete`."""
+    async def complete(self, request: Request, png: bytes | None) -> Completion:
+        """Answer one request; see `Provider.complete`."""
         async with self._alone:
-            return await asyncio.to_thread(self._generate, turn, png)
+            return await asyncio.to_thread(self._generate, request, png)
 
     async def close(self) -> None:
         """Let go of the weights."""
         del self._model
 
-    def _generate(self, turn: "Turn", png: bytes | None) -> Completion:
+    def _generate(self, request: Request, png: bytes | None) -> Completion:
         inputs = self._processor.apply_chat_template(
-            _messages(turn, png),
+            _messages(request, png),
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
@@ -88,12 +85,12 @@ class TransformersLocal:
                 0, asked:
             ]
         text = self._processor.decode(tokens, skip_special_tokens=True)
-        return Completion(text[:LONGEST_ANSWER], asked, len(tokens))
+        return Completion(text[:MAX_ANSWER_CHARS], asked, len(tokens))
 
 
-def _messages(turn: "Turn", png: bytes | None) -> list[dict[str, Any]]:
-    """Spell a turn as chat templates of vision-language models take it; the picture goes first."""
-    said = [("system", turn.system), *turn.history, ("user", turn.user)]
+def _messages(request: Request, png: bytes | None) -> list[dict[str, Any]]:
+    """Spell a request as chat templates of vision-language models take it; the picture goes first."""
+    said = [("system", request.system), *request.history, ("user", request.user)]
     messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
     if png is not None:
         first = next(message["content"] for message in messages if message["role"] == "user")

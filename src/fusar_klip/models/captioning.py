@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from fusar_klip.catalog import TARGET_FIELDS, TERRAIN_FIELDS
+from fusar_klip.catalog import FIELDS
 from fusar_klip.errors import CheckpointError
 from fusar_klip.files import write_json
 from fusar_klip.models.network.cross_attention import CrossAttentionCache
@@ -18,7 +18,7 @@ from fusar_klip.models.network.klip_network import KlipNetwork
 from fusar_klip.models.tokenizer import Tokenizer
 
 # Both schemata of figure 8; `Klip.caption` takes the one that matches the image better.
-_SCHEMATA = (TARGET_FIELDS, TERRAIN_FIELDS)
+_SCHEMATA = tuple(dict.fromkeys(FIELDS.values()))
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,13 @@ from fusar_klip.benchmark.tasks.vqa import VqaRow
 from fusar_klip.datasets.label_texts.language_data import NONE, LanguageData, Question
 from fusar_klip.errors import ProviderError
 from fusar_klip.image_io import read_image
-from fusar_klip.llm import Picture, RefusedError, TryAgainError
+from fusar_klip.llm import EncodedImage, LlmSettings, RefusedError, Request, TryAgainError
 from fusar_klip.llm.answer_cache import AnswerCache
-from fusar_klip.llm.client import Asker
+from fusar_klip.llm.client import LlmClient
 from fusar_klip.llm.limits import Budget, StopFlag, StoppedError
 from fusar_klip.llm.openai_chat import OpenAiChat
 from fusar_klip.llm.prices import price_of
 from fusar_klip.progress import progress_bar
-from fusar_klip.texts.hcot.prompts import Turn
-from fusar_klip.texts.settings import DescribeSettings
 
 SYSTEM = (
     "You look at synthetic aperture radar (SAR) images of the ground from above: bright is strong "
@@ -53,15 +51,13 @@ def ask_language_model(
         ProviderError: The model cannot be asked; the cache keeps its answers.
     """
     given = {"base_url": evaluated.base_url} if evaluated.base_url else {}
-    settings = DescribeSettings(
-        provider="openai", model=evaluated.language_model, concurrency=row.concurrency, **given
-    )
+    settings = LlmSettings(model=evaluated.language_model, concurrency=row.concurrency, **given)
     with closing(AnswerCache(evaluated.results)) as cache:
         run = _Run(questions, data, row, settings, cache)
         asyncio.run(run.ask_all())
     if run.stop.reason is not None:
         raise run.stop.reason
-    notes = [f"not trained; {run.asker.tally.cached} answers came from the cache."]
+    notes = [f"not trained; {run.client.usage.cached} answers came from the cache."]
     if run.refused:
         if len(run.refused) == len(questions):
             raise ProviderError(
@@ -71,7 +67,7 @@ def ask_language_model(
     return run.answers, notes
 
 
-def request_for(question: Question, names: Sequence[str]) -> Turn:
+def request_for(question: Question, names: Sequence[str]) -> Request:
     """Return the request for a question: the question, and the form of the answer."""
     numeric = all(answer.isdigit() for answer in question.answers)
     if question.answer_type == "number":
@@ -88,10 +84,10 @@ def request_for(question: Question, names: Sequence[str]) -> Turn:
             f"Answer with all that apply of: {', '.join(names)}; separated by commas. "
             f"Answer {NONE} if none applies."
         )
-    return Turn(SYSTEM, (), f"{question.text}\n{form}", SCHEMA, None, True)
+    return Request(SYSTEM, (), f"{question.text}\n{form}", SCHEMA, None, True)
 
 
-def picture_of(file: Path, longest_px: int) -> Picture:
+def picture_of(file: Path, longest_px: int) -> EncodedImage:
     """Return an image of any depth as a single-channel PNG, its longer side at most `longest_px` pixels.
 
     Raises:
@@ -101,7 +97,7 @@ def picture_of(file: Path, longest_px: int) -> Picture:
     image.thumbnail((longest_px, longest_px), Image.Resampling.BOX)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
-    return Picture(buffer.getvalue(), hashlib.sha256(buffer.getvalue()).hexdigest())
+    return EncodedImage(buffer.getvalue(), hashlib.sha256(buffer.getvalue()).hexdigest())
 
 
 class _Run:
@@ -112,7 +108,7 @@ class _Run:
         questions: Sequence[Question],
         data: LanguageData,
         row: VqaRow,
-        settings: DescribeSettings,
+        settings: LlmSettings,
         cache: AnswerCache,
     ) -> None:
         self.questions, self.data, self.row = questions, data, row
@@ -121,7 +117,7 @@ class _Run:
         self.stop = StopFlag()
         self.provider = OpenAiChat(settings)
         budget = Budget(cache, self.provider.name, price_of(settings), None)
-        self.asker = Asker(self.provider, cache, budget, self.stop, settings)
+        self.client = LlmClient(self.provider, cache, budget, self.stop, settings)
 
     async def ask_all(self) -> None:
         """Keep at most `concurrency` requests in flight; wait for those in flight when the run has to end."""
@@ -149,7 +145,7 @@ class _Run:
             file = self.data.images[question.image].file
             picture = await asyncio.to_thread(picture_of, file, self.row.image_px)
             request = request_for(question, self.data.names)
-            self.answers[place] = (await self.asker.ask(request, picture, 0)).text
+            self.answers[place] = (await self.client.ask(request, picture, 0)).text
         except RefusedError as refusal:
             self.refused.append(str(refusal))
         except StoppedError:

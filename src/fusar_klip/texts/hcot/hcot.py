@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from fusar_klip.errors import BudgetError, ProviderError, SettingsError
 from fusar_klip.llm import Provider
 from fusar_klip.llm.answer_cache import AnswerCache
-from fusar_klip.llm.client import Asker, Rehearsal
+from fusar_klip.llm.client import DryRunClient, LlmClient
 from fusar_klip.llm.limits import Budget, StopFlag, StoppedError
 from fusar_klip.llm.openai_batch import OpenAiBatch
 from fusar_klip.llm.openai_chat import OpenAiChat, chat_parameters, model_name
@@ -48,19 +48,19 @@ def describe_by_model(dataset: Path, settings: DescribeSettings) -> DescribeSumm
     provider = _provider(settings)
     stop = StopFlag()
     with closing(_evidence(dataset, settings)) as store, closing(AnswerCache(dataset)) as cache:
-        ledger = Budget(cache, provider.name, price, settings.budget_usd)
-        asking: Asker | OpenAiBatch
+        budget = Budget(cache, provider.name, price, settings.budget_usd)
+        asking: LlmClient | OpenAiBatch
         if settings.batch and isinstance(provider, OpenAiChat):
-            asking = OpenAiBatch(provider, dataset, cache, ledger, stop, settings)
+            asking = OpenAiBatch(provider, dataset, cache, budget, stop, settings)
         else:
-            asking = Asker(provider, cache, ledger, stop, settings)
+            asking = LlmClient(provider, cache, budget, stop, settings)
         with closing(Outcomes()) as outcomes:
-            _run(_ask_until_done(store, provider, asking, ledger, stop, settings, outcomes))
+            _run(_ask_until_done(store, provider, asking, budget, stop, settings, outcomes))
             _check_complete(settings, stop, outcomes.counts)
             version = outcomes.write(
                 dataset, source=provider.name, prompt_version=PROMPT_VERSION, maker=_maker(settings, provider)
             )
-        return _summary(dataset, version, outcomes.counts, asking, ledger.spent_usd())
+        return _summary(dataset, version, outcomes.counts, asking, budget.spent_usd())
 
 
 def estimate_by_model(dataset: Path, settings: DescribeSettings) -> DescribeEstimate:
@@ -71,24 +71,24 @@ def estimate_by_model(dataset: Path, settings: DescribeSettings) -> DescribeEsti
         )
     name, price = model_name(settings), price_of(settings)
     with closing(_evidence(dataset, settings)) as store, closing(AnswerCache(dataset)) as cache:
-        rehearsal = Rehearsal(name, chat_parameters(settings), cache, settings)
+        rehearsal = DryRunClient(name, chat_parameters(settings), cache, settings)
         stop = StopFlag()
         with _shown("estimating", len(store), lambda: None) as advance:
             _run(generate(store, rehearsal, stop, settings, advance))
         if stop.reason is not None:
             raise stop.reason
-        tally = rehearsal.tally
+        usage = rehearsal.usage
         cost_usd = None
         if price is not None:
-            cost_usd = price.usd(tally.input_tokens, tally.output_tokens, batch=settings.batch)
+            cost_usd = price.usd(usage.input_tokens, usage.output_tokens, batch=settings.batch)
         return DescribeEstimate(
             dataset=str(dataset),
             source=name,
             tiles=len(store),
-            requests=tally.requests,
-            cached=tally.cached,
-            input_tokens=tally.input_tokens,
-            output_tokens=tally.output_tokens,
+            requests=usage.requests,
+            cached=usage.cached,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
             cost_usd=cost_usd,
             spent_usd=Budget(cache, name, price, None).spent_usd(),
         )
@@ -97,8 +97,8 @@ def estimate_by_model(dataset: Path, settings: DescribeSettings) -> DescribeEsti
 async def _ask_until_done(
     store: EvidenceStore,
     provider: Provider,
-    asking: Asker | OpenAiBatch,
-    ledger: Budget,
+    asking: LlmClient | OpenAiBatch,
+    budget: Budget,
     stop: StopFlag,
     settings: DescribeSettings,
     outcomes: Outcomes,
@@ -109,7 +109,7 @@ async def _ask_until_done(
             if isinstance(asking, OpenAiBatch):
                 await asking.resume()
             while True:
-                with _shown("describing", len(store), ledger.spent_usd) as advance:
+                with _shown("describing", len(store), budget.spent_usd) as advance:
 
                     def receive(outcome: Outcome, advance: Callable[[Outcome], None] = advance) -> None:
                         outcomes.receive(outcome)
@@ -143,7 +143,7 @@ def _evidence(dataset: Path, settings: DescribeSettings) -> EvidenceStore:
 
 
 def _checked_price(settings: DescribeSettings) -> Price | None:
-    price = price_of(settings)
+    price = price_of(settings, local=settings.provider == "transformers")
     if price is None and settings.budget_usd is not None:
         raise SettingsError(
             f"the price of {settings.model} is not known, so no budget can be kept: give "
@@ -176,7 +176,7 @@ def _maker(settings: DescribeSettings, provider: Provider) -> dict[str, Any]:
 
 
 def _summary(
-    dataset: Path, version: str, counts: Counts, asking: Asker | OpenAiBatch, cost_usd: float | None
+    dataset: Path, version: str, counts: Counts, asking: LlmClient | OpenAiBatch, cost_usd: float | None
 ) -> DescribeSummary:
     return DescribeSummary(
         dataset=str(dataset),
@@ -188,10 +188,10 @@ def _summary(
         rejected=counts.rejected,
         flagged=counts.flagged,
         unanswered=counts.unanswered,
-        requests=asking.tally.requests,
-        cached=asking.tally.cached,
-        input_tokens=asking.tally.input_tokens,
-        output_tokens=asking.tally.output_tokens,
+        requests=asking.usage.requests,
+        cached=asking.usage.cached,
+        input_tokens=asking.usage.input_tokens,
+        output_tokens=asking.usage.output_tokens,
         cost_usd=cost_usd,
     )
 

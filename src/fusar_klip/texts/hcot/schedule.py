@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fusar_klip.errors import ProviderError
-from fusar_klip.llm import DeferredError, Picture, RefusedError, TryAgainError
-from fusar_klip.llm.client import Asking
+from fusar_klip.llm import DeferredError, EncodedImage, RefusedError, Request, TryAgainError
+from fusar_klip.llm.client import AnswerSource
 from fusar_klip.llm.limits import StopFlag, StoppedError
 from fusar_klip.texts.hcot.answers import Complaint, read_answer
-from fusar_klip.texts.hcot.prompts import Turn, first_turn, next_turn, repair_turn
+from fusar_klip.texts.hcot.prompts import first_request, next_request, repair_request
 from fusar_klip.texts.measure.evidence_store import EvidenceStore, TileContext
 from fusar_klip.texts.settings import DescribeSettings
 from fusar_klip.texts.text_writer import Described, Outcome, Rejected, Unanswered
@@ -93,7 +93,7 @@ class Schedule:
 
 async def generate(
     store: EvidenceStore,
-    asker: Asking,
+    client: AnswerSource,
     stop: StopFlag,
     settings: DescribeSettings,
     receive: Callable[[Outcome], None],
@@ -105,14 +105,14 @@ async def generate(
 
     Args:
         store: What is known of every tile.
-        asker: Who answers.
+        client: Who answers.
         stop: Ends the run, from outside or from here.
         settings: Mode, pictures and limits.
         receive: Called once for every tile, in no order, in this thread.
     """
     schedule = Schedule(store.graph())
     with ThreadPoolExecutor(_DRAWING_THREADS) as threads:
-        worker = _Worker(store, asker, stop, settings, threads)
+        worker = _Worker(store, client, stop, settings, threads)
         await _work_through(schedule, worker, stop, settings.concurrency, receive)
 
 
@@ -148,12 +148,12 @@ class _Worker:
     def __init__(
         self,
         store: EvidenceStore,
-        asker: Asking,
+        client: AnswerSource,
         stop: StopFlag,
         settings: DescribeSettings,
         threads: ThreadPoolExecutor,
     ) -> None:
-        self._store, self._asker, self._stop, self._settings = store, asker, stop, settings
+        self._store, self._client, self._stop, self._settings = store, client, stop, settings
         self._threads = threads
         self._unanswered_in_a_row = 0
 
@@ -192,41 +192,41 @@ class _Worker:
         loop = asyncio.get_running_loop()
         context, picture = await loop.run_in_executor(self._threads, self._prepare, job.tile_id)
         parent = job.parent.fields if isinstance(job.parent, Described) else None
-        turn = first_turn(context, self._settings.mode, parent)
+        request = first_request(context, self._settings.mode, parent)
         attempt = 0
-        outcome = await self._attempt(context, turn, picture, attempt)
+        outcome = await self._attempt(context, request, picture, attempt)
         may_ask = self._settings.retry_rejected
         while isinstance(outcome, Rejected):
             attempt += 1
-            if not self._asker.known(turn, picture, attempt):
+            if not self._client.known(request, picture, attempt):
                 if not may_ask:
                     break
                 may_ask = False
-            outcome = await self._attempt(context, turn, picture, attempt)
+            outcome = await self._attempt(context, request, picture, attempt)
         return outcome
 
-    def _prepare(self, tile_id: str) -> tuple[TileContext, Picture]:
+    def _prepare(self, tile_id: str) -> tuple[TileContext, EncodedImage]:
         context = self._store.context(tile_id)
         path: Path = self._store.dataset / context.path
         png = tile_png(path, self._settings.image_px, self._settings.scale_bar, context.gsd_m)
-        return context, Picture(png, hashlib.sha256(png).hexdigest())
+        return context, EncodedImage(png, hashlib.sha256(png).hexdigest())
 
     async def _attempt(
-        self, context: TileContext, turn: Turn, picture: Picture, attempt: int
+        self, context: TileContext, request: Request, picture: EncodedImage, attempt: int
     ) -> Described | Rejected:
-        """Ask all turns about a tile, and once more if the answer cannot be used."""
-        text = await self._text(turn, picture, attempt)
-        while (following := next_turn(context, self._settings.mode, turn, text)) is not None:
-            turn, text = following, await self._text(following, picture, attempt)
+        """Ask all requests about a tile, and once more if the answer cannot be used."""
+        text = await self._text(request, picture, attempt)
+        while (following := next_request(context, self._settings.mode, request, text)) is not None:
+            request, text = following, await self._text(following, picture, attempt)
         answers = [text]
         read = read_answer(text, context)
         if isinstance(read, Complaint):
-            answers.append(await self._text(repair_turn(turn, text, read.reason), picture, attempt))
+            answers.append(await self._text(repair_request(request, text, read.reason), picture, attempt))
             read = read_answer(answers[-1], context)
         if isinstance(read, Complaint):
             return Rejected(context.tile_id, read.reason, tuple(answers))
         return Described(context.tile_id, context.task, read.fields, read.flags)
 
-    async def _text(self, turn: Turn, picture: Picture, attempt: int) -> str:
-        answer = await self._asker.ask(turn, picture if turn.with_image else None, attempt)
+    async def _text(self, request: Request, picture: EncodedImage, attempt: int) -> str:
+        answer = await self._client.ask(request, picture if request.with_image else None, attempt)
         return answer.text

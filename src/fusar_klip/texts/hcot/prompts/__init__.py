@@ -5,7 +5,7 @@ layers and one that defines the eight fields, and `sensors.toml` with what is kn
 polarizations. This package fills their slots and puts them in order; it asks nobody, and reads no answer.
 """
 
-from fusar_klip.texts.hcot.prompts.requests import Mode, Turn, first_turn, next_turn, repair_turn
+from fusar_klip.texts.hcot.prompts.requests import Mode, first_request, next_request, repair_request
 from fusar_klip.texts.hcot.prompts.schemas import LAYERS, Layer
 from fusar_klip.texts.hcot.prompts.templates import PROMPT_VERSION
 
@@ -14,8 +14,7 @@ __all__ = [
     "PROMPT_VERSION",
     "Layer",
     "Mode",
-    "Turn",
-    "first_turn",
-    "next_turn",
-    "repair_turn",
+    "first_request",
+    "next_request",
+    "repair_request",
 ]
