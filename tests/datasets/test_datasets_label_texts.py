@@ -254,7 +254,7 @@ def test_wrong_readers_and_splits_say_so(boxes: Path, tmp_path: Path) -> None:
         label_texts("mstar", boxes, tmp_path / "texts")
     with pytest.raises(SettingsError, match="no split"):
         label_texts("coco", boxes, tmp_path / "texts", split="thirds")
-    with pytest.raises(FusarKlipError, match="looked for at"):
+    with pytest.raises(FusarKlipError, match=r"not found: .*nowhere does not exist"):
         label_texts("coco", tmp_path / "nowhere", tmp_path / "texts")
     assert not (tmp_path / "texts").exists()
 

@@ -67,7 +67,7 @@ def test_split_folders_and_mstar_names(tmp_path: Path) -> None:
         (None, "name a split file"),
         ("file,class\na/0.png,a\n", "no column split"),
         (CLEAN + "a/0.png,a,0,train\n", "more than once"),
-        (CLEAN + "a/9.png,a,0,train\n", "not there, the first"),
+        (CLEAN + "a/9.png,a,0,train\n", "do not exist, the first"),
         (CLEAN.replace("train", "val"), "no train images"),
         (CLEAN.replace("b/1.png,b", "b/1.png,a"), "no training image of b"),
         ("file,class,split\na/0.png,a,train\na/2.png,a,test\n", "only one class"),

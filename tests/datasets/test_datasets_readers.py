@@ -279,16 +279,16 @@ def test_yolo_names(tmp_path: Path, names: str) -> None:
 @pytest.mark.parametrize(
     ("reader", "lay", "file", "content", "words"),
     [
-        ("coco", lay_sardet, "Annotations/val.json", "{}", "no COCO file"),
-        ("coco", lay_sardet, "Annotations/val.json", coco(["gone.png"]), "gone.png was looked for"),
-        ("coco", lay_sardet, "Annotations/val.json", coco(["val.png"], ("tank",)), "calls category 1 tank"),
-        ("voc", lay_voc, "Annotations/val.xml", "<annotation>", "no VOC label"),
+        ("coco", lay_sardet, "Annotations/val.json", "{}", "no valid COCO file"),
+        ("coco", lay_sardet, "Annotations/val.json", coco(["gone.png"]), "image gone.png does not exist"),
+        ("coco", lay_sardet, "Annotations/val.json", coco(["val.png"], ("tank",)), "names category 1 tank"),
+        ("voc", lay_voc, "Annotations/val.xml", "<annotation>", "no valid VOC label"),
         ("voc", lay_voc, "Annotations/val.xml", voc("<object><name>a</name></object>"), "without a box"),
         ("coco", lay_sardet, "Annotations/val.json", coco_of('"width": 20, ', ""), "KeyError('width')"),
         ("coco", lay_sardet, "Annotations/val.json", coco_of("[2, 3, 6, 4]", "[2, 3, -6, 4]"), "-6, 4"),
         ("coco", lay_sardet, "Annotations/val.json", coco_of("[2, 3, 6, 4]", "[2, NaN, 6, 4]"), "2, nan"),
         ("voc", lay_voc, "Annotations/val.xml", voc(BNDBOX.replace("<xmin>2", "<xmin>9")), "9, 3, -1, 4"),
-        ("voc", lay_voc, "Annotations/val.xml", voc(HALF_A_BOX), "no VOC label (KeyError('angle'))"),
+        ("voc", lay_voc, "Annotations/val.xml", voc(HALF_A_BOX), "no valid VOC label (KeyError('angle'))"),
         ("voc", lay_voc, "Annotations/val.xml", voc(BROKEN_RING), "points of 1 numbers"),
         ("voc", lay_voc, "JPEGImages/val.jpg", "no image", "val.jpg is not a readable image"),
         ("yolo", lay_yolo_parts, "images/val/val.jpg", "no image", "val.jpg is not a readable image"),
@@ -445,7 +445,7 @@ def test_wrong_paths_say_what_was_looked_for_and_where_it_is_had(tmp_path: Path,
     with pytest.raises(DatasetNotFoundError, match="FUSAR_KLIP_DATA") as missing:
         READ[reader](reader, tmp_path / "nowhere", "My set")  # type: ignore[operator]
     assert DATASETS[reader].download in str(missing.value)
-    with pytest.raises(DatasetError, match="was looked for") as empty:
+    with pytest.raises(DatasetError, match="My set not found") as empty:
         READ[reader](reader, tmp_path, "My set")  # type: ignore[operator]
     assert "\n" not in str(empty.value)
 

@@ -1,7 +1,7 @@
-"""Readers of the three common ways to write boxes: COCO, VOC (rotated ones too) and YOLO.
+"""Readers of the three common box formats: COCO, VOC (also rotated boxes) and YOLO.
 
-Coordinates are pixels from the image's top left corner, and are taken as the files write them: no half pixel
-and no 1 is added or removed. They open an image's header for its size where the labels do not hold it.
+Coordinates are pixels from the image's top left corner, as the files give them: no half pixel and no 1 is
+added or removed. An image's header is read for its size where the labels do not give it.
 """
 
 import json
@@ -19,6 +19,7 @@ from fusar_klip.datasets.labelled_data import (
     DetectionData,
     ImageWithBoxes,
     Part,
+    layout_error,
     list_images,
 )
 from fusar_klip.errors import DatasetError
@@ -38,16 +39,16 @@ PART_NAMES: Mapping[str, Part] = {
 }
 
 _LARGEST_SHARE = 2.0
-"""Boxes may reach beyond their image, but not by a whole one."""
+"""Largest coordinate as a share of the image's size: a box may exceed its image, but not by a whole one."""
 
 
 def read_coco(path: Path, name: str) -> DetectionData:
-    """Read COCO files: *.json below PATH, PATH/annotations or PATH/Annotations, and the images they name.
+    """Read COCO files: *.json in PATH, PATH/annotations or PATH/Annotations, and the images that they name.
 
-    A file named after a part (train, val, test, with or without 2017) gives its images that part; where there
-    is no such file, all others are read and the images have no part. Files such as test_inshore.json, which
-    repeat a part's images, are left out beside the parts' own. Images are looked for in images, JPEGImages,
-    Images and PATH, and in their folders train, val and test. The category ids keep their order.
+    A file named after a part (train, val, test, with or without 2017) gives its images that part; without
+    such a file, all files are read and the images have no part. Beside files of the parts, other files such
+    as test_inshore.json, which repeat a part's images, are not read. The folders of images are images,
+    JPEGImages, Images and PATH, and their folders train, val and test. The category ids keep their order.
     """
     found = [
         f for folder in ("annotations", "Annotations", ".") for f in sorted((path / folder).glob("*.json"))
@@ -55,10 +56,7 @@ def read_coco(path: Path, name: str) -> DetectionData:
     parts = {file: PART_NAMES[file.stem.lower()] for file in found if file.stem.lower() in PART_NAMES}
     files: Mapping[Path, Part | None] = parts or dict.fromkeys(found)
     if not files:
-        raise DatasetError(
-            f"{name} was looked for as COCO files (annotations/train.json and the like, or any *.json) in "
-            f"{path}, and none is there: point the suite's path at the folder that holds them"
-        )
+        raise layout_error(name, path, "COCO files (annotations/train.json and the like, or any *.json)")
     images: list[ImageWithBoxes] = []
     categories: dict[int, str] = {}
     for file, part in files.items():
@@ -76,10 +74,7 @@ def read_voc(path: Path, name: str) -> DetectionData:
     """
     labels = list(_voc_labels(path))
     if not labels:
-        raise DatasetError(
-            f"{name} was looked for as VOC (Annotations/*.xml beside JPEGImages/*) in {path}, and no .xml is "
-            "there: point the suite's path at the folder that holds Annotations"
-        )
+        raise layout_error(name, path, "VOC labels (Annotations/*.xml beside JPEGImages/*)")
     listed = _image_sets(path)
     images = []
     for label, folders, part in labels:
@@ -92,24 +87,20 @@ def read_voc(path: Path, name: str) -> DetectionData:
 
 
 def read_yolo(path: Path, name: str, names: Sequence[str] = ()) -> DetectionData:
-    """Read YOLO: a .txt for each image, of lines "class cx cy w h" (or "class x1 y1 .. x4 y4"), shares of 1.
+    """Read YOLO: a .txt per image with lines "class cx cy w h" (or "class x1 y1 .. x4 y4"), as shares.
 
-    The layouts images/train/* with labels/train/*, train/images/* with train/labels/*, images/* with
-    labels/*,
-    and both side by side in PATH. An image without a label file is background.
+    The layouts are images/train/* with labels/train/*, train/images/* with train/labels/*, images/* with
+    labels/*, and both side by side in PATH. An image without a label file is background.
 
     Args:
         path: The folder.
-        name: The data set's name in errors.
-        names: The categories; else classes.txt or the `names` of a data.yaml beside the folders, else
-        class_0.
+        name: The data set's name in error messages.
+        names: The categories; without them classes.txt or the `names` of a data.yaml in PATH, else class_0.
     """
     pairs = list(_yolo_pairs(path))
     if not any(label.is_file() for _, label, _ in pairs):
-        raise DatasetError(
-            f"{name} was looked for as YOLO (images/* beside labels/*.txt, by part or not, or side by "
-            "side) in "
-            f"{path}, and no label is there: point the suite's path at the folder that holds them"
+        raise layout_error(
+            name, path, "YOLO labels (images/* beside labels/*.txt, by part or not, or side by side)"
         )
     known = tuple(names) or _yolo_names(path)
     images = [_yolo_image(path, image, label, part, known) for image, label, part in pairs]
@@ -131,21 +122,21 @@ def _coco_file(
             by_image[a["image_id"]].append(_checked(box))
         images = [(i["id"], str(i["file_name"]), int(i["width"]), int(i["height"])) for i in table["images"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise DatasetError(f"{file} is no COCO file ({error!r}): name another, or mend it") from None
+        raise DatasetError(f"{file} is no valid COCO file ({error!r}): correct it, or remove it") from None
     for number, category in named.items():
         if categories.setdefault(number, category) != category:
             raise DatasetError(
-                f"{file} calls category {number} {category}, and another file {categories[number]}: give "
-                "each number one name"
+                f"{file} names category {number} {category}, and another file names it "
+                f"{categories[number]}: give each number one name"
             )
     for number, file_name, width, height in images:
-        picture = _image_named(path, file_name, part)
-        name = picture.relative_to(path).as_posix()
-        yield ImageWithBoxes(picture, name, tuple(by_image[number]), width, height, part)
+        image_file = _image_named(path, file_name, part)
+        name = image_file.relative_to(path).as_posix()
+        yield ImageWithBoxes(image_file, name, tuple(by_image[number]), width, height, part)
 
 
 def _image_named(path: Path, file_name: str, part: Part | None) -> Path:
-    """Return where an image lies; its folder in a COCO file may be another machine's."""
+    """Return the path of an image; its folder in a COCO file may be that of another machine."""
     plain = file_name.replace("\\", "/")
     names = dict.fromkeys((plain, plain.rpartition("/")[2]))
     inner = ("", *(n for n, p in PART_NAMES.items() if p == part)) if part else ("",)
@@ -155,17 +146,17 @@ def _image_named(path: Path, file_name: str, part: Part | None) -> Path:
                 if (file := path / folder / middle / name).is_file():
                     return file
     raise DatasetError(
-        f"the image {file_name} was looked for in {', '.join(IMAGE_FOLDERS)} of {path} (and in their folder "
-        f"{part or 'of a part'}), and it is not there: complete the data set"
+        f"the image {file_name} does not exist in {', '.join(IMAGE_FOLDERS)} of {path} (or in their folder "
+        f"{part or 'of a part'}): complete the data set"
     )
 
 
 def _voc_labels(path: Path) -> Iterator[tuple[Path, list[Path], Part | None]]:
-    """Yield each label, the folders its image may be in, and the part that its folder says."""
-    pictures = [path / "JPEGImages", path / "images", path / "PNGImages", path / "data", path]
+    """Yield each label, the possible folders of its image, and the part by its folder's name."""
+    image_folders = [path / "JPEGImages", path / "images", path / "PNGImages", path / "data", path]
     for folder in ("Annotations", "annotations", "xml", "."):
         for label in sorted((path / folder).glob("*.xml")):
-            yield label, pictures, None
+            yield label, image_folders, None
     for part_name, part in PART_NAMES.items():
         for label in sorted((path / f"Annotations_{part_name}").glob("*.xml")):
             yield label, [path / f"JPEGImages_{part_name}", path / "JPEGImages"], part
@@ -191,16 +182,16 @@ def _voc_image(path: Path, label: Path, folders: Sequence[Path], part: Part | No
         root = ET.parse(label).getroot()
         boxes = tuple(_voc_box(entry) for entry in (*root.iter("object"), *root.iter("HRSC_Object")))
     except (ET.ParseError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise DatasetError(f"{label} is no VOC label ({error!r}): mend it, or take it out") from None
+        raise DatasetError(f"{label} is no valid VOC label ({error!r}): correct it, or remove it") from None
     candidates = (f / f"{label.stem}{suffix}" for f in folders for suffix in sorted(IMAGE_SUFFIXES))
-    picture = next((file for file in candidates if file.is_file()), None)
-    if picture is None:
+    image_file = next((file for file in candidates if file.is_file()), None)
+    if image_file is None:
         raise DatasetError(
-            f"the image of {label} was looked for in {', '.join(str(f) for f in folders)}, and it is not "
-            "there: complete the data set, or take the label out"
+            f"the image of {label} does not exist in {', '.join(str(f) for f in folders)}: complete the data "
+            "set, or remove the label"
         )
-    height, width = image_size(picture)
-    return ImageWithBoxes(picture, picture.relative_to(path).as_posix(), boxes, width, height, part)
+    height, width = image_size(image_file)
+    return ImageWithBoxes(image_file, image_file.relative_to(path).as_posix(), boxes, width, height, part)
 
 
 def _voc_box(entry: ET.Element) -> Box:
@@ -225,10 +216,10 @@ def _voc_box(entry: ET.Element) -> Box:
 
 
 def _checked(box: Box) -> Box:
-    """Return a box that has a place and a size.
+    """Return the box if it is valid.
 
     Raises:
-        ValueError: It has none: a number is missing, or its ends are the wrong way round.
+        ValueError: A number is not finite, or the width or height is negative.
     """
     sides = (box.x, box.y, box.width, box.height)
     if not all(map(math.isfinite, sides)) or min(box.width, box.height) < 0:
@@ -252,15 +243,15 @@ def _corners(entry: ET.Element) -> tuple[float, ...] | None:
     ]
     if any(len(point) != 2 for point in points):
         raise ValueError(f"points of {len(points[0])} numbers")
-    # Five points close the ring.
+    # A fifth point closes the ring.
     return tuple(value for point in points[:4] for value in point) if len(points) >= 4 else None
 
 
 def rotated_corners(cx: float, cy: float, width: float, height: float, angle: float) -> tuple[float, ...]:
-    """Return x1, y1 to x4, y4 of a box turned by `angle` radians, clockwise on the screen."""
-    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    """Return x1, y1 to x4, y4 of a box rotated by `angle` radians, clockwise on the screen."""
+    rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     half = np.array([[-width, -height], [width, -height], [width, height], [-width, height]]) / 2
-    return tuple(float(value) for value in (half @ turn.T + (cx, cy)).ravel())
+    return tuple(float(value) for value in (half @ rotation.T + (cx, cy)).ravel())
 
 
 def _yolo_pairs(path: Path) -> Iterator[tuple[Path, Path, Part | None]]:
@@ -269,8 +260,8 @@ def _yolo_pairs(path: Path) -> Iterator[tuple[Path, Path, Part | None]]:
         layouts.append((path / "images" / folder, path / "labels" / folder, known))
         layouts.append((path / folder / "images", path / folder / "labels", known))
     layouts += [(path / "images", path / "labels", None), (path, path, None)]
-    for pictures, labels, part in layouts:
-        for image in list_images(pictures):
+    for image_folder, labels, part in layouts:
+        for image in list_images(image_folder):
             yield image, labels / f"{image.stem}.txt", part
 
 
@@ -294,7 +285,7 @@ def _yolo_image(
 ) -> ImageWithBoxes:
     height, width = image_size(image)
     boxes = []
-    # What is no text has lines that are no YOLO lines.
+    # Bytes that are no UTF-8 become lines that are no YOLO lines.
     lines = label.read_text(encoding="utf-8", errors="replace").split("\n") if label.is_file() else []
     for number, line in enumerate(lines, start=1):
         try:
@@ -302,14 +293,15 @@ def _yolo_image(
             if not values:
                 continue
             index, shares = int(values[0]), np.array(values[1:])
-            # Pixels instead of shares are the usual mistake.
+            # Pixels instead of shares are a common mistake.
             if index < 0 or np.abs(shares).max(initial=0) > _LARGEST_SHARE:
                 raise ValueError(line)
             category = names[index] if names else f"class_{index}"
             boxes.append(_checked(_yolo_box(category, shares, width, height)))
         except (ValueError, IndexError):
             raise DatasetError(
-                f"{label}, line {number} is no YOLO line of a known class, in shares of 1: {line.strip()!r}"
+                f"{label}, line {number} is no YOLO line of a known class with coordinates as shares of the "
+                f"image: {line.strip()!r}"
             ) from None
     return ImageWithBoxes(image, image.relative_to(path).as_posix(), tuple(boxes), width, height, part)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fusar_klip.datasets.labelled_data import ImageWithLabel, Part, list_images, read_csv
+from fusar_klip.datasets.labelled_data import ImageWithLabel, Part, layout_error, list_images, read_csv
 from fusar_klip.datasets.specs import ClassificationSpec
 from fusar_klip.errors import DatasetError
 
@@ -37,7 +37,7 @@ _PARTS: Sequence[tuple[Part, Sequence[str]]] = (
     ("train", ("train", "TRAIN/17_DEG", "train/17_DEG")),
     ("test", ("test", "val", "TEST/15_DEG", "test/15_DEG")),
 )
-# Cargo_x1234_y5678_VH.tif; the 8-bit pictures of the first release begin with Visualize_.
+# Cargo_x1234_y5678_VH.tif; the 8-bit images of the first release begin with Visualize_.
 _OPENSARSHIP = re.compile(
     r"(?:Visualize_)?(?P<type>[^_]+)_x(?P<x>\d+)_y(?P<y>\d+)(?:_(?P<pol>[VH]{2}))?\.", re.I
 )
@@ -47,8 +47,8 @@ _OPENSARSHIP_FOLDERS = ("Patch_Uint8", "PATCH_UINT8", "Patch_Cal", "PATCH_CAL", 
 def read_class_folders(path: Path, name: str, split_file: str) -> list[ImageWithLabel]:
     """Read images that a split file lists: CSV with the columns file, class, split and perhaps group.
 
-    Rows of other splits than train and test (a validation part, say) are left out. Without such a file, the
-    folders CLASS/* (or images/CLASS/*) are read, and the images have no part yet.
+    Rows of other parts than train and test (such as val) are left out. Without a split file, the folders
+    CLASS/* (or images/CLASS/*) are read, and the images have no part yet.
     """
     if (path / split_file).is_file():
         return read_split_file(path, path / split_file)
@@ -63,7 +63,7 @@ def read_split_file(path: Path, split_file: Path) -> list[ImageWithLabel]:
     """Read a split file; its `file` column is relative to `path`.
 
     Raises:
-        DatasetError: A column is missing, a file is listed twice or is not there.
+        DatasetError: A column is missing, or a file is listed twice or does not exist.
     """
     columns, rows = read_csv(split_file)
     if missing := {"file", "class", "split"} - set(columns):
@@ -71,10 +71,10 @@ def read_split_file(path: Path, split_file: Path) -> list[ImageWithLabel]:
     entries = [entry for entry in rows if entry["split"] in ("train", "test")]
     if repeated := [name for name, count in Counter(e["file"] for e in entries).items() if count > 1]:
         raise DatasetError(f"{split_file} lists {repeated[0]} more than once: keep one row for each file")
-    if gone := [entry["file"] for entry in entries if not (path / entry["file"]).is_file()]:
+    if missing_files := [entry["file"] for entry in entries if not (path / entry["file"]).is_file()]:
         raise DatasetError(
-            f"{split_file} lists {len(gone)} files that are not there, the first {path / gone[0]}: "
-            "complete the data set, or take them out of the list"
+            f"{split_file} lists {len(missing_files)} files that do not exist, the first "
+            f"{path / missing_files[0]}: complete the data set, or remove them from the list"
         )
     return [
         ImageWithLabel(
@@ -97,15 +97,15 @@ def read_mstar(path: Path, name: str, split_file: str) -> list[ImageWithLabel]:
     """Read MSTAR's ten classes (standard operating conditions), in three layouts.
 
     train/CLASS/* and test|val/CLASS/*, where CLASS is a number 0 to 9 or a name (BTR60, BTR_60); or the
-    original TRAIN/17_DEG/CLASS/SN_*/* and TEST/15_DEG/CLASS/SN_*/*, turned into pictures (the original .000
-    to .026 files are no images: mstar2jpeg converts them).
+    original TRAIN/17_DEG/CLASS/SN_*/* and TEST/15_DEG/CLASS/SN_*/*, converted to images (the original files
+    .000 to .026 are no images: mstar2jpeg converts them).
     """
     images = _parts(path, name, "*/*", 1) + _parts(path, name, "*/SN_*/*", 2, required=False)
     names = {_plain(known): known for known in MSTAR_CLASSES.values()} | dict(MSTAR_CLASSES)
-    if strangers := sorted({i.label for i in images if _plain(i.label) not in names}):
+    if unknown := sorted({i.label for i in images if _plain(i.label) not in names}):
         raise DatasetError(
-            f"{path} has the class folder {strangers[0]}, but MSTAR's are numbered 0 to 9 or named "
-            f"{', '.join(MSTAR_CLASSES.values())}: take the reader split_folders for other classes"
+            f"{path} has the class folder {unknown[0]}, but MSTAR's are numbered 0 to 9 or named "
+            f"{', '.join(MSTAR_CLASSES.values())}: use the reader split_folders for other classes"
         )
     return [replace(i, label=names[_plain(i.label)], gsd_m=MSTAR_GSD_M) for i in images]
 
@@ -118,7 +118,7 @@ def read_sar_acd(path: Path, name: str, split_file: str) -> list[ImageWithLabel]
 def read_fusar_ship(path: Path, name: str, split_file: str) -> list[ImageWithLabel]:
     """Read FUSAR-Ship: CATEGORY/SUBCATEGORY/Ship_CxxSyyNzzzz.tiff, and meta.csv with the pixel sizes.
 
-    The class is the category. Folders of CATEGORY/* alone, as processed copies have them, are read as well.
+    The class is the category. CATEGORY/*, the layout of processed copies, is read too.
     `gsd_m` is the geometric mean of meta.csv's two pixel sizes.
     """
     spacing = _fusar_spacing(path / "meta.csv")
@@ -139,24 +139,22 @@ def read_fusar_ship(path: Path, name: str, split_file: str) -> list[ImageWithLab
 def read_opensarship(path: Path, name: str, split_file: str) -> list[ImageWithLabel]:
     """Read OpenSARShip: SCENE/Patch_Uint8/TYPE_xX_yY_POL.tif, or Patch_Cal or Patch where that is missing.
 
-    The class is the AIS type in the file's name. A ship has a picture for each polarization: one is taken, VV
-    before VH, HH and HV. All pictures of one scene are one group, for overlapping patches share ships.
+    The class is the AIS type in the file's name. A ship has an image for each polarization, of which one is
+    read: VV before VH, HH and HV. All images of a scene are one group, because overlapping patches share
+    ships.
     """
     folder = next(
         (f for f in _OPENSARSHIP_FOLDERS if list_images(path, f"*/{f}/*") + list_images(path, f"{f}/*")), None
     )
     if folder is None:
-        raise DatasetError(
-            f"{name} was looked for as SCENE/Patch_Uint8/TYPE_xX_yY_POL.tif (or Patch_Cal, or Patch) below "
-            f"{path}, and it is not there: point the suite's path at the folder that holds the scenes"
-        )
+        raise layout_error(name, path, "SCENE/Patch_Uint8/TYPE_xX_yY_POL.tif (or Patch_Cal, or Patch)")
     ships: dict[tuple[str, str, str], tuple[int, ImageWithLabel]] = {}
     order = {"VV": 0, "": 1, "VH": 2, "HH": 3, "HV": 4}
     for file in list_images(path, f"*/{folder}/*") + list_images(path, f"{folder}/*"):
         found = _OPENSARSHIP.match(file.name)
         if found is None:
             raise DatasetError(
-                f"{file} is not named TYPE_xX_yY_POL: OpenSARShip's patches are; take it out of the folder"
+                f"{file} is not named TYPE_xX_yY_POL as OpenSARShip's patches: remove it from the folder"
             )
         scene = file.parent.parent.name
         rank = order[(found["pol"] or "").upper()]
@@ -174,10 +172,7 @@ def _parts(path: Path, name: str, pattern: str, depth: int, required: bool = Tru
     """Read the part folders of `_PARTS`; the class is the folder `depth` levels above each file."""
     found = {part: next((f for f in names if (path / f).is_dir()), None) for part, names in _PARTS}
     if required and None in found.values():
-        raise DatasetError(
-            f"{name} was looked for in the folders train and test (or val) of {path}, and they are not "
-            "there: point the suite's path at the folder that holds them"
-        )
+        raise layout_error(name, path, "the folders train and test (or val)")
     return [
         ImageWithLabel(file, file.relative_to(path).as_posix(), file.parents[depth - 1].name, part, None)
         for part, folder in found.items()
@@ -187,7 +182,7 @@ def _parts(path: Path, name: str, pattern: str, depth: int, required: bool = Tru
 
 
 def _plain(label: str) -> str:
-    """Return a class name without what its spellings differ in: ZSU_23_4, ZSU-234 and ZSU234 are one."""
+    """Return a class name in capitals and digits only: ZSU_23_4, ZSU-234 and ZSU234 are the same."""
     return re.sub(r"[^0-9A-Z]", "", label.upper())
 
 
@@ -203,7 +198,7 @@ def _fusar_spacing(meta: Path) -> dict[str, float]:
             spacing[Path(row["id"]).stem] = math.sqrt(float(row["heightspace"]) * float(row["widthspace"]))
         except (KeyError, ValueError):
             raise DatasetError(
-                f"{meta} has a row without id, heightspace and widthspace: take FUSAR-Ship's own meta.csv"
+                f"{meta} has a row without id, heightspace and widthspace: use FUSAR-Ship's own meta.csv"
             ) from None
     return spacing
 

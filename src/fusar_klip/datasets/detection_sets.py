@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from fusar_klip.datasets.box_formats import read_coco, read_voc, read_yolo
-from fusar_klip.datasets.labelled_data import DetectionData
+from fusar_klip.datasets.labelled_data import DetectionData, layout_error
 from fusar_klip.datasets.specs import DetectionSpec
-from fusar_klip.errors import DatasetError
 
 BoxFormat = Literal["coco", "voc", "yolo"]
 
@@ -63,10 +62,7 @@ class BoxSetReader:
         layout = next((it for it in layouts if any((path / it.folder).glob(it.pattern))), None)
         if layout is None:
             expected = ", ".join(dict.fromkeys((Path(it.folder) / it.pattern).as_posix() for it in layouts))
-            raise DatasetError(
-                f"{name} was looked for at {path} as {expected}, and none of them is there: point the path "
-                "at the folder that holds them"
-            )
+            raise layout_error(name, path, f"one of {expected}")
         data = _FORMATS[layout.format](path / layout.folder, name, self.categories)
         images = tuple(
             replace(

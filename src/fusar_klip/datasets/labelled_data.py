@@ -33,6 +33,13 @@ class DatasetNotFoundError(DatasetError):
     """A data set's folder does not exist; a suite may allow to skip its rows."""
 
 
+def layout_error(name: str, path: Path, expected: str) -> DatasetError:
+    """Return the error of a data set `name` whose layout on disk is not found in `path`."""
+    return DatasetError(
+        f"{name} not found in {path}: expected {expected}; set the path to the folder that contains them"
+    )
+
+
 @dataclass(frozen=True)
 class DatasetImage(ABC):
     """One image of a data set."""

@@ -160,8 +160,8 @@ def _check_folder(path: Path, name: str, spec: DatasetSpec) -> None:
     if not path.is_dir():
         download = f" (download {spec.name} from {spec.download})" if spec.download else ""
         raise DatasetNotFoundError(
-            f"{name} was looked for at {path}, and there is no such folder: give --data DIR or set "
-            f"FUSAR_KLIP_DATA to the folder that holds it{download}"
+            f"{name} not found: {path} does not exist; give --data DIR or set FUSAR_KLIP_DATA to the folder "
+            f"that contains it{download}"
         )
 
 
@@ -169,6 +169,6 @@ def _check_some(count: int, path: Path, name: str, spec: DatasetSpec) -> None:
     if not count:
         download = f"; download it from {spec.download}" if spec.download else ""
         raise DatasetError(
-            f"{name} was looked for at {path} as {spec.layout.replace('`', '')}, and no image is there: "
-            f"point the path at the folder that holds it{download}"
+            f"{name} not found: {path} has no images in the layout {spec.layout.replace('`', '')}; set the "
+            f"path to the folder that contains it{download}"
         )

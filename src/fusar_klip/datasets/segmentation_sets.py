@@ -16,6 +16,7 @@ from fusar_klip.datasets.labelled_data import (
     ImageWithMask,
     Part,
     SegmentationData,
+    layout_error,
     list_images,
     read_csv,
 )
@@ -62,10 +63,7 @@ class MaskSetReader:
             if images := tuple(_paired(path, layout, self.gsd_m, self.group)):
                 return SegmentationData(images, self.table.names, self.table)
         expected = ", ".join(f"{layout.images} beside {layout.masks}" for layout in self.layouts)
-        raise DatasetError(
-            f"{name} was looked for at {path} as {expected}, and none of them is there: point the path at "
-            "the folder that holds them"
-        )
+        raise layout_error(name, path, f"one of {expected}")
 
 
 _TRAIN_TEST: Mapping[Part, str] = {"train": "train", "test": "test"}
@@ -111,11 +109,7 @@ def read_mask_folders(path: Path, name: str) -> SegmentationData:
     for layout in layouts:
         if images := tuple(_paired(path, layout, None, None)):
             return SegmentationData(images, table.names, table)
-    raise DatasetError(
-        f"{name} was looked for at {path} as images/* beside masks/* (or train/images/* beside "
-        "train/masks/*), "
-        "and they are not there: point the suite's path at the folder that holds them"
-    )
+    raise layout_error(name, path, "images/* beside masks/* (or train/images/* beside train/masks/*)")
 
 
 def read_sen1floods11(path: Path, name: str) -> SegmentationData:
@@ -133,11 +127,7 @@ def read_sen1floods11(path: Path, name: str) -> SegmentationData:
         if any(folder.glob("*_S1Hand.tif")):
             labels = path / "LabelHand" if folder != path else path
             return _sen1floods11(path, folder, labels, None)
-    raise DatasetError(
-        f"{name} was looked for at {path} as data/flood_events/HandLabeled/S1Hand/*_S1Hand.tif, and it is "
-        "not "
-        "there: point the suite's path at the folder that holds data and splits"
-    )
+    raise layout_error(name, path, "data/flood_events/HandLabeled/S1Hand/*_S1Hand.tif and splits")
 
 
 def _sen1floods11(
@@ -199,7 +189,7 @@ def _class_table(file: Path) -> ClassTable:
     if not names or not all(names):
         raise DatasetError(f"{file} needs the columns value and name, and a row for each class")
     if len(names) > IGNORED:
-        raise DatasetError(f"{file} has {len(names)} classes, and at most {IGNORED} can be told apart")
+        raise DatasetError(f"{file} has {len(names)} classes, and at most {IGNORED} are possible")
     values: dict[int | tuple[int, int, int], int] = {}
     for row in rows:
         try:
@@ -208,7 +198,7 @@ def _class_table(file: Path) -> ClassTable:
             value = (colour[0], colour[1], colour[2]) if colour is not None else int(text)
         except (ValueError, IndexError):
             raise DatasetError(
-                f"{file} gives the value {row['value']!r}: write a grey value, or a colour as #RRGGBB"
+                f"{file} gives the value {row['value']!r}: give a pixel value, or a colour as #RRGGBB"
             ) from None
         if value in values:
             raise DatasetError(f"{file} gives the value {row['value']} twice: give each value one class")

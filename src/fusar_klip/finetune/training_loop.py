@@ -79,7 +79,7 @@ def run_training(job: FinetuneJob[Batch], settings: TrainingSettings, descriptio
 
 
 def lr_factor(step: int, steps: int, warmup: int, decay: Decay = "cosine") -> float:
-    """Return the factor of the learning rate at a step: a linear warm-up of `warmup` steps, then the decay."""
+    """Return the learning-rate factor of a step: a linear warm-up of `warmup` steps, then the decay."""
     if step < warmup:
         return (step + 1) / warmup
     match decay:

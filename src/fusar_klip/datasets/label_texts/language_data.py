@@ -176,8 +176,8 @@ def read_records(folder: Path, name: str) -> LanguageData:
     """
     if not folder.is_dir():
         raise DatasetNotFoundError(
-            f"{name} was looked for at {folder}, and there is no such folder: write it with fusar-klip "
-            "label-texts, or correct the row's path"
+            f"{name} not found: {folder} does not exist; write it with fusar-klip label-texts, or correct "
+            "the row's path"
         )
     manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
     root = folder / manifest.get("images", ".")
