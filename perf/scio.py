@@ -1,13 +1,10 @@
-"""Time and FLOPs of SCIO screening, compared with a literal implementation of Algorithm 1.
+"""The cost of screening, compared with a literal Algorithm 1: equal decisions, time and FLOPs side by side.
 
-The script checks that both make the same decisions.
-
-The literal implementation evaluates the whole text and each of its leave-one-out texts one after the other.
-For each of them it encodes image and text again, alone, for ITC and again for ITM, and it computes ITM for
-every segment. (It computes the losses of the whole text once per text, not once per segment as line 5 could
-be read; and our network skips padding by itself, so that the literal implementation does not pay for it.)
-Both share the reference features. The cost of a pass is compared with an epoch of training this model on the
-same tiles.
+The literal algorithm scores the whole text and each of its leave-one-out variants by itself. For each of them
+it encodes image and text again, for the ITC loss and again for the ITM score, and it scores every segment.
+(It computes the losses of the whole text once per text, not once per segment as line 5 could be read. The
+network skips padding by itself, so padding costs the literal algorithm nothing.) Both share the features of
+the negatives. The training epoch that a pass is compared with is one of this model on the same tiles.
 
     python perf/scio.py [--images 50] [--model small] [--data DATASET] [--device cpu]
 """
@@ -37,31 +34,31 @@ from fusar_klip.texts import describe
 from fusar_klip.tiles import build
 
 T = TypeVar("T")
-Noise = tuple[int, ...]
+Indices = tuple[int, ...]
 
 
 class Literal:
-    """Algorithm 1's phase 2 for one image and its text at a time."""
+    """Phase 2 of Algorithm 1 for one image and its text at a time."""
 
     def __init__(self, klip: Klip, negatives: Negatives) -> None:
         self._klip, self._negatives = klip, negatives
 
-    def screen(self, image_1ss: Tensor, image_id: int, text: SegmentedText) -> Noise:
-        """Return the noise of one text, one evaluation after the other."""
+    def screen(self, image_1ss: Tensor, image_id: int, text: SegmentedText) -> Indices:
+        """Return the indices of the noise of one text."""
         whole = list(text.used)
         if len(whole) < 2:
             return ()
         loss, score = self._loss(image_1ss, image_id, text, whole), self._score(image_1ss, text, whole)
         gain: dict[int, float] = {}
-        for place in whole:
-            rest = [other for other in whole if other != place]
+        for i in whole:
+            rest = [other for other in whole if other != i]
             delta_itc = self._loss(image_1ss, image_id, text, rest) - loss
             delta_itm = self._score(image_1ss, text, rest) - score
             if delta_itc < 0 and delta_itm > 0:
-                gain[place] = delta_itc
+                gain[i] = delta_itc
         noise = sorted(gain, key=gain.__getitem__)[: len(whole) - 1]
         while noise:
-            left = [place for place in whole if place not in noise]
+            left = [i for i in whole if i not in noise]
             if (
                 self._loss(image_1ss, image_id, text, left) < loss
                 and self._score(image_1ss, text, left) > score
@@ -70,15 +67,15 @@ class Literal:
             noise.pop()
         return tuple(sorted(noise))
 
-    def _ids(self, text: SegmentedText, places: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _ids(self, text: SegmentedText, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         tokenizer, device = self._klip.tokenizer, self._klip.device
-        ids_1l, mask_1l = tokenizer.pad([tokenizer.join(text.segments[place] for place in places)])
+        ids_1l, mask_1l = tokenizer.pad([tokenizer.join(text.segments[i] for i in indices)])
         return ids_1l.to(device), mask_1l.to(device)
 
-    def _loss(self, image_1ss: Tensor, image_id: int, text: SegmentedText, places: Sequence[int]) -> float:
+    def _loss(self, image_1ss: Tensor, image_id: int, text: SegmentedText, indices: Sequence[int]) -> float:
         network, negatives = self._klip.network, self._negatives
         image_1e = network.image_features(network.image_tokens(image_1ss[None]))
-        text_1e = network.text_features(*self._ids(text, places))
+        text_1e = network.text_features(*self._ids(text, indices))
         own = float(image_1e @ text_1e.T / network.temperature)
         other_q = negatives.ids_q != image_id
         losses = []
@@ -88,27 +85,27 @@ class Literal:
             losses.append(float(everything.logsumexp(0)) - own)
         return sum(losses) / 2
 
-    def _score(self, image_1ss: Tensor, text: SegmentedText, places: Sequence[int]) -> float:
+    def _score(self, image_1ss: Tensor, text: SegmentedText, indices: Sequence[int]) -> float:
         network = self._klip.network
-        memory = network.image_kv(network.image_tokens(image_1ss[None]))
-        return float(network.match_logits(*self._ids(text, places), memory).softmax(1)[0, 1])
+        image_kv = network.image_kv(network.image_tokens(image_1ss[None]))
+        return float(network.match_logits(*self._ids(text, indices), image_kv).softmax(1)[0, 1])
 
 
-def ours(
+def batched(
     klip: Klip, negatives: Negatives, images: Tensor, ids: Sequence[int], texts: list[SegmentedText]
-) -> list[Noise]:
-    """Return the noise of each text as `refine` finds it."""
-    settings, found = ScioSettings(), list[Noise]()
+) -> list[Indices]:
+    """Return the indices of the noise of each text, as `refine` computes them."""
+    settings, noise = ScioSettings(), list[Indices]()
     for start in range(0, len(texts), settings.images_per_block):
         part = slice(start, start + settings.images_per_block)
-        block = ImageBatch(images[part], ids[part])
-        scorer = ImageTextScorer(klip.network, klip.tokenizer, block, negatives)
-        found += [one.noise for one in screen(scorer, texts[part], settings)]
-    return found
+        batch = ImageBatch(images[part], ids[part])
+        scorer = ImageTextScorer(klip.network, klip.tokenizer, batch, negatives)
+        noise += [result.noise for result in screen(scorer, texts[part], settings)]
+    return noise
 
 
 def timed(work: Callable[[], T], device: torch.device) -> tuple[T, float]:
-    """Return what `work` returns, and its seconds."""
+    """Return the result of `work`, and its duration in seconds."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     began = time.perf_counter()
@@ -119,15 +116,15 @@ def timed(work: Callable[[], T], device: torch.device) -> tuple[T, float]:
 
 
 def flops(work: Callable[[], object]) -> int:
-    """Return the multiplications and additions of `work`'s matrix products."""
-    # The counter knows the products that attention is made of, not every fused kernel.
+    """Return the FLOPs of the matrix products of `work`."""
+    # The counter counts the matrix products of unfused attention, but not every fused kernel.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
     return int(counter.get_total_flops())
 
 
 def train_a_little(dataset: Path, run: Path, model: str, steps: int, batch: int, device: str) -> float:
-    """Train a run whose weights judge; return its samples a second, warm-up step left out."""
+    """Train the model that screens; return its samples per second without the warm-up step."""
     options = [
         f"model={model}",
         f"batch_size={batch}",
@@ -150,16 +147,16 @@ def train_a_little(dataset: Path, run: Path, model: str, steps: int, batch: int,
 def compare(
     dataset: Path, run: Path, count: int, pairs: int, samples_per_s: float, device: str
 ) -> dict[str, float]:
-    """Screen `count` tiles both ways, against `pairs` negatives; return what was measured."""
+    """Screen `count` tiles with both algorithms, against `pairs` negatives; return the measurements."""
     klip = load(run, device)
     segments_of = segments_by_tile(read_texts(dataset))
     cache = open_tile_cache(dataset, klip.preprocess.size)
     tiles = [t for t in read_tiles(dataset, ["tile_id"])["tile_id"] if t in segments_of and t in cache.rows]
     rows = [cache.rows[t] for t in tiles]
-    longest = klip.network.settings.max_tokens
+    max_tokens = klip.network.settings.max_tokens
     texts = [
-        SegmentedText(cut, (True,) * len(cut))
-        for cut in (klip.tokenizer.segments(segments_of[t], longest) for t in tiles)
+        SegmentedText(segments, (True,) * len(segments))
+        for segments in (klip.tokenizer.segments(segments_of[t], max_tokens) for t in tiles)
     ]
     images = klip.preprocess.standardise(cache.images[rows]).to(klip.device)
 
@@ -175,11 +172,11 @@ def compare(
     negatives = Negatives.encode(klip.network, klip.tokenizer, batches(min(len(texts), pairs)))
     literal = Literal(klip, negatives)
 
-    def slow(stop: int) -> list[Noise]:
+    def slow(stop: int) -> list[Indices]:
         return [literal.screen(images[i], rows[i], texts[i]) for i in range(stop)]
 
-    def fast(stop: int) -> list[Noise]:
-        return ours(klip, negatives, images[:stop], rows[:stop], texts[:stop])
+    def fast(stop: int) -> list[Indices]:
+        return batched(klip, negatives, images[:stop], rows[:stop], texts[:stop])
 
     with torch.inference_mode():
         for work in (slow, fast):
@@ -208,11 +205,9 @@ def main() -> None:
     parser.add_argument("--model", default="small")
     parser.add_argument("--data", type=Path, help="a data set with texts; default: simulated")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--references", type=int, default=128, help="negatives")
-    parser.add_argument(
-        "--steps", type=int, default=4, help="training steps, which are timed but for the first"
-    )
-    parser.add_argument("--batch", type=int, default=16, help="tiles of a training step")
+    parser.add_argument("--references", type=int, default=128, help="number of negatives")
+    parser.add_argument("--steps", type=int, default=4, help="training steps; all but the first are timed")
+    parser.add_argument("--batch", type=int, default=16, help="tiles per training step")
     parser.add_argument("--out", type=Path, default=Path("perf/scio.json"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

@@ -80,15 +80,15 @@ _MEASURED = ("false", "delta_itc", "delta_itm", "verdict")
 
 
 @dataclass(frozen=True)
-class Material:
-    """A data set whose texts can be checked.
+class TrueDataset:
+    """A data set with ground truth for its texts.
 
     Attributes:
         dataset: With texts v000.
-        truth: What is known of its tiles.
-        template: The version of its template texts; None where there are none.
-        score: From the data set and a run to one value for each held-out tile, for table 8.
-        score_name: What that is.
+        truth: Ground truth by tile.
+        template: The version of the template texts; None if there are none.
+        score: Computes from the data set and a run one value per held-out tile, for table 8.
+        score_name: Name of that value.
     """
 
     dataset: Path
@@ -98,8 +98,8 @@ class Material:
     score_name: str
 
 
-def simulated(folder: Path, scenes: int, size: int) -> Material:
-    """Return simulated scenes with measured texts (v000) and template texts (v001)."""
+def simulated(folder: Path, scenes: int, size: int) -> TrueDataset:
+    """Return simulated scenes with rule-based texts (v000) and template texts (v001)."""
     dataset, truth = folder / "dataset", folder / "scenes" / "truth"
     if not (dataset / "texts" / "v001.parquet").is_file():
         simulate(folder / "scenes", scenes=scenes, size=size, seed=11)
@@ -109,19 +109,19 @@ def simulated(folder: Path, scenes: int, size: int) -> Material:
             describe(dataset)
         options = ["provider=template", f"annotations={str(truth)!r}"]
         describe(dataset, load_settings(DescribeSettings, None, options))
-    return Material(dataset, read_truth(dataset, truth), "v001", mean_recall, "mean recall")
+    return TrueDataset(dataset, read_truth(dataset, truth), "v001", mean_recall, "mean recall")
 
 
-def labelled(folder: Path, data: Path) -> Material:
+def labelled(folder: Path, data: Path) -> TrueDataset:
     """Return the chips of SAR-ACD and MSTAR with texts from their labels."""
     truth = write_label_chips(folder / "dataset", data)
-    return Material(folder / "dataset", truth, None, right_class, "right class")
+    return TrueDataset(folder / "dataset", truth, None, right_class, "right class")
 
 
 def corrupt(
     dataset: Path, truth: Mapping[str, Truth], kind: str, share: float, seed: int
 ) -> tuple[str, pd.Series]:
-    """Write a version with false sentences; return its name, and which of its rows are false by our hand."""
+    """Write a version with false sentences; return its name, and which of its rows were replaced."""
     about = {"verb": "scio_noise", "kind": kind, "share": share, "seed": seed}
     texts = read_texts(dataset)
     tiles = read_tiles(dataset, ["tile_id", "scene_type"]).set_index("tile_id")
@@ -158,7 +158,7 @@ def version_of(dataset: Path, texts: pd.DataFrame, parent: str, about: Mapping[s
 
 
 def with_another_image(dataset: Path, texts: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Return the texts as those of other tiles of the same part, in the order of a version."""
+    """Return each tile's texts with the tile_id of another tile of its split, in the order of a version."""
     ids = read_tiles(dataset, ["tile_id", "split"]).merge(texts[["tile_id"]].drop_duplicates())
     shuffled = ids.sample(frac=1, random_state=seed).groupby("split")["tile_id"]
     other = {one: next_one for _, of in shuffled for one, next_one in zip(of, np.roll(of, 1), strict=True)}
@@ -166,7 +166,7 @@ def with_another_image(dataset: Path, texts: pd.DataFrame, seed: int) -> pd.Data
 
 
 def two_sentences(dataset: Path, texts: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Return two sentences of each tile."""
+    """Return two random sentences of each tile."""
     return texts.groupby("tile_id").sample(2, random_state=seed).sort_index()
 
 
@@ -175,15 +175,15 @@ class Experiment:
     """One kind of noise and one seed.
 
     Attributes:
-        material: Data and truth.
-        kind: The noise.
-        seed: Of noise and trainings.
-        folder: Of the runs.
-        steps: Of each training.
+        data: Data set and ground truth.
+        kind: Kind of the noise.
+        seed: Of the noise and the training runs.
+        folder: Folder of the runs.
+        steps: Number of training steps of each run.
         recipe: Further settings of pretraining.
     """
 
-    material: Material
+    data: TrueDataset
     kind: str
     seed: int
     folder: Path
@@ -195,7 +195,7 @@ class Experiment:
         run = self.folder / f"{self.kind}_{self.seed}_{name}"
         own = [f"max_steps={self.steps}", f"seed={self.seed}", f"texts.version={version}"]
         settings = load_settings(PretrainSettings, None, [*RECIPE, *self.recipe, *own])
-        pretrain(self.material.dataset, run, settings, resume=run.exists())
+        pretrain(self.data.dataset, run, settings, resume=run.exists())
         return run
 
 
@@ -213,8 +213,8 @@ def refine(dataset: Path, run: Path, version: str, **options: Any) -> str:
     ).version
 
 
-def found(dataset: Path, version: str, false: pd.Series, known: pd.Series) -> pd.DataFrame:
-    """Return the judged sentences of which it is known whether they are false, with what was measured."""
+def judged_sentences(dataset: Path, version: str, false: pd.Series, known: pd.Series) -> pd.DataFrame:
+    """Return the judged sentences whose truth is known, with their measurements."""
     rows = read_texts(dataset, version, in_use=False)
     split = read_tiles(dataset, ["tile_id", "split"]).set_index("tile_id")["split"]
     rows = rows.assign(false=false, trained_on=rows["tile_id"].map(split) == "train")
@@ -223,7 +223,7 @@ def found(dataset: Path, version: str, false: pd.Series, known: pd.Series) -> pd
 
 
 def measures(rows: pd.DataFrame) -> dict[str, float]:
-    """Return AUROCs, precision and recall."""
+    """Return AUROC, precision and recall of the verdicts."""
     false, noise = rows["false"].to_numpy(bool), (rows["verdict"] == "noise").to_numpy()
     confirmed = noise & (rows["delta_itm"] > 0).to_numpy()
     return {
@@ -301,20 +301,20 @@ def mean_recall(dataset: Path, run: Path) -> np.ndarray:
 
 
 def find_noise(experiment: Experiment, share: float) -> tuple[pd.DataFrame, Path, str]:
-    """Corrupt, train, screen; return what each judge found, the model, and the version that `alone` left."""
-    dataset, truth, seed = experiment.material.dataset, experiment.material.truth, experiment.seed
+    """Corrupt, train and screen; return sentences by judge, the model, and the version that `alone` wrote."""
+    dataset, truth, seed = experiment.data.dataset, experiment.data.truth, experiment.seed
     noisy, false = corrupt(dataset, truth, experiment.kind, share, seed)
     before = judge_texts(read_texts(dataset), truth)
     known = false | pd.Series([judged is not True for judged in before])
     run = experiment.trained("all", noisy)
     judged = {judge: refine(dataset, run, noisy, reconstruct=False, **how) for judge, how in JUDGES.items()}
-    rows = [found(dataset, judged[judge], false, known).assign(judge=judge) for judge in JUDGES]
+    rows = [judged_sentences(dataset, judged[judge], false, known).assign(judge=judge) for judge in JUDGES]
     for control, change in CONTROLS.items():
         texts = change(dataset, read_texts(dataset, noisy), seed)
         changed = version_of(dataset, texts, noisy, {"verb": "scio_noise", "control": control, "of": noisy})
         version = refine(dataset, run, changed, reconstruct=False, **JUDGES["left_out"])
         flags = (column[texts.index].reset_index(drop=True) for column in (false, known))
-        rows.append(found(dataset, version, *flags).assign(judge=control))
+        rows.append(judged_sentences(dataset, version, *flags).assign(judge=control))
     return pd.concat(rows).assign(seed=seed), run, judged["alone"]
 
 
@@ -322,7 +322,7 @@ def rebuild(
     experiment: Experiment, all_run: Path, screened: str, margin: float
 ) -> tuple[dict[str, int], dict[str, np.ndarray]]:
     """Rewrite the noise; return how many of the new sentences are true, and table 8's rows."""
-    material = experiment.material
+    material = experiment.data
     writer = experiment.trained("screened", screened)
     how = {**JUDGES["alone"], "reconstruction_margin": margin}
     rebuilt = refine(material.dataset, writer, screened, screen=False, **how)
@@ -343,7 +343,7 @@ def report(
     table8: Mapping[str, Sequence[np.ndarray]],
     score_name: str,
 ) -> dict[str, Any]:
-    """Print a kind's figures, and return them."""
+    """Print the results for a kind of noise, and return them."""
     finding = {
         (judge, "trained on" if trained_on else "held out"): with_intervals(part.reset_index(drop=True))
         for (judge, trained_on), part in rows.groupby(["judge", "trained_on"])
@@ -391,13 +391,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--noise", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--share", type=float, default=0.2, help="share of the sentences that is made false")
+    parser.add_argument("--share", type=float, default=0.2, help="share of the sentences that are made false")
     parser.add_argument("--steps", type=int, default=800, help="steps of every training")
-    parser.add_argument("--rows", type=int, default=3, help="seeds whose noise is rebuilt, for 2 and 3")
+    parser.add_argument(
+        "--rows", type=int, default=3, help="number of seeds whose noise is reconstructed, for 2 and 3"
+    )
     parser.add_argument("--margin", type=float, default=0.0, help="reconstruction_margin")
     parser.add_argument("--truth", choices=["simulated", "labels"], default="simulated")
     parser.add_argument(
-        "--data", type=Path, default=Path("../shared/data"), help="for labels: the data folder"
+        "--data", type=Path, default=Path("../shared/data"), help="for --truth labels: the data folder"
     )
     parser.add_argument("--scenes", type=int, default=48)
     parser.add_argument("--size", type=int, default=2048, help="side of a scene in pixels")
