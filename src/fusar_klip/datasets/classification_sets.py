@@ -206,12 +206,12 @@ def _fusar_spacing(meta: Path) -> dict[str, float]:
 CLASSIFICATION_SETS: Mapping[str, ClassificationSpec] = {
     "class_folders": ClassificationSpec(
         "class folders",
-        layout="`CLASS/*` or `images/CLASS/*`; a CSV (file, class, split, group) if there",
+        layout="`CLASS/*` or `images/CLASS/*`; optional CSV (file, class, split, group)",
         licence="-",
         read=read_class_folders,
     ),
     "split_folders": ClassificationSpec(
-        "part folders",
+        "train and test folders",
         layout="`train/CLASS/*` and `test/CLASS/*` (or `val`)",
         licence="-",
         read=read_split_folders,
@@ -232,11 +232,12 @@ CLASSIFICATION_SETS: Mapping[str, ClassificationSpec] = {
     ),
     "sar_acd": ClassificationSpec(
         "SAR-ACD",
-        layout="`CLASS/*` or `images/CLASS/*`; `split.csv` if there",
+        layout="`CLASS/*` or `images/CLASS/*`; optional `split.csv`",
         classes=("A220", "A320321", "A330", "ARJ21", "Boeing737", "Boeing787"),
         licence="research use",
         download="github.com/AICyberTeam/SAR-ACD",
-        layout_source="the shared copy; the repository's README names the classes, not the folders",
+        layout_source="the copy in `../shared/data`; the repository's README names the classes, not the "
+        "folders",
         read=read_sar_acd,
     ),
     "mstar": ClassificationSpec(
@@ -245,7 +246,7 @@ CLASSIFICATION_SETS: Mapping[str, ClassificationSpec] = {
         classes=tuple(MSTAR_CLASSES.values()),
         licence="US government public release",
         download="www.sdms.afrl.af.mil (MSTAR public targets)",
-        layout_source="the shared copy; jangsoopark/AConvNet-pytorch, README",
+        layout_source="the copy in `../shared/data`; jangsoopark/AConvNet-pytorch, README",
         read=read_mstar,
     ),
     "opensarship": ClassificationSpec(
@@ -253,7 +254,7 @@ CLASSIFICATION_SETS: Mapping[str, ClassificationSpec] = {
         layout="`SCENE/Patch_Uint8/TYPE_xX_yY_POL.tif`, else `Patch_Cal`, `Patch`",
         download="opensar.sjtu.edu.cn",
         layout_source="READMEs of two public loaders (folders Patch, Patch_Cal, Patch_RGB, Patch_Uint8); the "
-        "names in Patch_Uint8 not found, those of Patch_Cal are used",
+        "file names in Patch_Uint8 not found: those of Patch_Cal are read",
         read=read_opensarship,
     ),
 }

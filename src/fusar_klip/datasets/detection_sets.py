@@ -94,13 +94,13 @@ DETECTION_SETS: Mapping[str, DetectionSpec] = {
         read=read_coco,
     ),
     "voc": DetectionSpec(
-        "VOC, rotated too",
-        layout="`Annotations/*.xml`, `JPEGImages/*`, `ImageSets/Main/*.txt` if there",
+        "VOC (also rotated boxes)",
+        layout="`Annotations/*.xml`, `JPEGImages/*`, optional `ImageSets/Main/*.txt`",
         licence="-",
         read=read_voc,
     ),
     "yolo": DetectionSpec(
-        "YOLO, rotated too",
+        "YOLO (also rotated boxes)",
         layout="`images/train/*`, `labels/train/*.txt`, or `train/images`, or side by side",
         licence="-",
         read=read_yolo,
@@ -158,7 +158,7 @@ DETECTION_SETS: Mapping[str, DetectionSpec] = {
         "MSAR",
         layout="`MSAR-1.0 dataset/Annotations/*.xml`, `JPEGImages/*`",
         download="radars.ac.cn/web/data/getData?dataType=MSAR",
-        layout_source='public loaders of "MSAR-1.0 dataset"; it brings no split',
+        layout_source='public loaders of "MSAR-1.0 dataset"; it has no split of its own',
         read=BoxSetReader((BoxLayout("voc", "MSAR-1.0 dataset", "Annotations/*.xml"),)),
     ),
     "sadd": DetectionSpec(
@@ -166,7 +166,7 @@ DETECTION_SETS: Mapping[str, DetectionSpec] = {
         layout="`images/*` and YOLO `labels/*.txt`, or side by side",
         classes=("aircraft",),
         download="github.com/hust-rslab/SAR-aircraft-data",
-        layout_source="its README (labels); the folders not found, all YOLO layouts are tried",
+        layout_source="its README (labels); the folders not found: all YOLO layouts are tried",
         read=BoxSetReader(categories=("aircraft",)),
     ),
     "air_sarship": DetectionSpec(
@@ -183,12 +183,12 @@ DETECTION_SETS: Mapping[str, DetectionSpec] = {
         classes=("A220", "A320/321", "A330", "ARJ21", "Boeing737", "Boeing787", "other"),
         licence="research use",
         download="radars.ac.cn (doi 10.12000/JR23043)",
-        layout_source="public loaders of SAR-AIRcraft-1.0; the shared copy is COCO",
+        layout_source="public loaders of SAR-AIRcraft-1.0; the copy in `../shared/data` is COCO",
         read=BoxSetReader(gsd_m=1.0),
     ),
     "fusar_ship_sense": DetectionSpec(
         "FUSAR-SHIP-Sense",
-        layout="COCO, VOC or YOLO, whichever is there",
+        layout="COCO, VOC or YOLO, whichever is found",
         classes=("ship",),
         download="its authors (paper, 4.3); no public address found",
         layout_source="not found",
@@ -196,7 +196,7 @@ DETECTION_SETS: Mapping[str, DetectionSpec] = {
     ),
     "fusar_air_sense": DetectionSpec(
         "FUSAR-AIR-Sense",
-        layout="COCO, VOC or YOLO, whichever is there",
+        layout="COCO, VOC or YOLO, whichever is found",
         classes=("aircraft",),
         download="its authors (paper, 4.3); no public address found",
         layout_source="not found",

@@ -219,7 +219,7 @@ SEGMENTATION_SETS: Mapping[str, SegmentationSpec] = {
         classes=FUSAR_MAP.names,
         download="github.com/fudanxu/FUSAR-Map",
         layout_source="public loaders (SAR_1024, _SAR_ to _Label_, colours); the label folder's name not "
-        "found, three are tried",
+        "found: three are tried",
         read=MaskSetReader(
             (
                 MaskLayout("SAR_1024", "LAB_1024", _FUSAR_MAP_NAMES),
@@ -256,7 +256,7 @@ SEGMENTATION_SETS: Mapping[str, SegmentationSpec] = {
         layout="`OmbriaS1/{train,test}/{BEFORE,AFTER,MASK}/S1_after_0001.png`",
         classes=OMBRIA.names,
         download="github.com/geodrak/OMBRIA",
-        layout_source="NewRudy/geoai-ombria-robustness, data README; the shared copy",
+        layout_source="NewRudy/geoai-ombria-robustness, data README; the copy in `../shared/data`",
         read=MaskSetReader(
             tuple(
                 MaskLayout(
