@@ -32,7 +32,8 @@ def score(metric: str, value: float) -> Score:
 
 def section(results: Mapping[str, RowResult], dataset: str = "Set", **values: object) -> ReportSection:
     known = {"task": "captioning", "dataset": dataset, "path": "p", "split": "given", "reader": "hrsid"}
-    return ReportSection(CaptioningRow.model_validate(known | values), "4 images", [], dict(results))
+    row = CaptioningRow.model_validate(known | values)
+    return ReportSection(row, "Captioning", "bleu4", "4 images", [], dict(results))
 
 
 def png(level: int = 0) -> str:

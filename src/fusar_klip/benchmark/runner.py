@@ -98,7 +98,7 @@ def benchmark(
     digests = [ref.digest() for ref in refs]
     _warn_of_equal_models(names, digests)
     plan, skipped = _read_data(loaded, data_folder(data))
-    sections = [ReportSection(p.row, p.data.size_summary, p.data.notes, {}) for p in plan]
+    sections = [_section(planned) for planned in plan]
     rows_run = 0
     for ref, name, digest in zip(refs, names, digests, strict=True):
         evaluated = EvaluatedModel(ref, name, out, base_url)
@@ -117,6 +117,12 @@ def benchmark(
         skipped=skipped,
         headlines=[headline for section in sections for headline in _headlines(section)],
     )
+
+
+def _section(planned: _PlannedRow) -> ReportSection:
+    """Return a row's section of the report, without results yet."""
+    task, row, data = TASKS[planned.row.task], planned.row, planned.data
+    return ReportSection(row, task.title, task.headline_of(row), data.size_summary, data.notes, {})
 
 
 def _row_result(planned: _PlannedRow, evaluated: EvaluatedModel, digest: str) -> tuple[RowResult, bool]:

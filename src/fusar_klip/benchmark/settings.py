@@ -13,7 +13,6 @@ from fusar_klip.datasets.registry import ClassificationReader
 from fusar_klip.datasets.splits import SplitSettings
 
 ClassMetric = Literal["top1", "top3", "macro_f1"]
-Missing = Literal["fail", "skip"]
 
 
 class Row(Settings):

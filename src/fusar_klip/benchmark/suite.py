@@ -10,9 +10,9 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from fusar_klip.benchmark.settings import Missing, Row
+from fusar_klip.benchmark.settings import Row
 from fusar_klip.benchmark.tasks.registry import TASKS
 from fusar_klip.config import Settings, load_settings, validate_settings
 from fusar_klip.datasets.labelled_data import DatasetNotFoundError
@@ -21,6 +21,7 @@ from fusar_klip.errors import DatasetError, SettingsError
 DEFAULT_SUITE = Path(__file__).with_name("default_suite.toml")
 DEFAULT_DATA = Path("../shared/data")
 DATA_VARIABLE = "FUSAR_KLIP_DATA"
+MissingData = Literal["fail", "skip"]
 
 
 class SuiteFile(Settings):
@@ -28,7 +29,7 @@ class SuiteFile(Settings):
 
     name: str
     """The suite's name, the title of the report."""
-    missing: Missing = "fail"
+    missing: MissingData = "fail"
     """How to treat a missing data set: `fail`, or `skip` its rows and list them in the report."""
     row: list[dict[str, Any]]
     """The rows, in the order of the report."""
@@ -39,7 +40,7 @@ class Suite:
     """A validated suite."""
 
     name: str
-    missing: Missing
+    missing: MissingData
     rows: tuple[Row, ...]
     folder: Path
     """The folder of the suite file, for tasks with `path_from_suite`."""

@@ -7,7 +7,6 @@ from fusar_klip.benchmark.metrics.bootstrap import Score
 from fusar_klip.benchmark.metrics.retrieval_metrics import DUPLICATES, RERANKED
 from fusar_klip.benchmark.results import RowResult
 from fusar_klip.benchmark.settings import Row
-from fusar_klip.benchmark.tasks.registry import TASKS
 
 METRIC_TITLES: Mapping[str, str] = {
     "top1": "Top-1",
@@ -41,22 +40,15 @@ class ReportSection:
     """One row of the suite with its result for each model."""
 
     row: Row
+    task_title: str
+    headline: str
+    """The metric that represents the row in the overview."""
     size_summary: str
     """The data set's sizes, in one line."""
     notes: Sequence[str]
     """Remarks on the data set."""
     results: dict[str, RowResult]
     """By the name of the model."""
-
-    @property
-    def headline(self) -> str:
-        """The metric that represents the row in the overview."""
-        return TASKS[self.row.task].headline_of(self.row)
-
-    @property
-    def task_title(self) -> str:
-        """The title of the row's task."""
-        return TASKS[self.row.task].title
 
     def headline_score(self, model: str) -> Score:
         """Return a model's score of the headline metric."""
