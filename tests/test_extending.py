@@ -33,7 +33,7 @@ TINY = ModelSettings(
 )
 REGISTRIES = {
     "a labelled data set": ["fusar_klip.datasets.registry:DATASETS"],
-    "a published model": ["fusar_klip.models.pretrained.registry:ZOO"],
+    "a published model": ["fusar_klip.models.pretrained.registry:PRETRAINED"],
     "a benchmark task": ["fusar_klip.benchmark.tasks.registry:TASKS"],
     "a SAR product": ["fusar_klip.tiles.scene.products:PRODUCTS"],
     "a pretraining loss": ["fusar_klip.pretrain.loss:LOSSES"],

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from zoo_checkpoints import MAKERS
 
 from fusar_klip.benchmark import benchmark
 from fusar_klip.benchmark.evaluated_model import EvaluatedModel
@@ -20,6 +19,7 @@ from fusar_klip.benchmark.tasks.vqa import VqaRow
 from fusar_klip.errors import CheckpointError, SettingsError
 from fusar_klip.models import ModelRef, model_ref
 from fusar_klip.models.pretrained import encoder
+from published_checkpoints import MAKERS
 
 MakeRun = Callable[..., str]
 COMMON = {"dataset": "D", "path": "p", "split": "given"}
@@ -109,7 +109,7 @@ def test_a_revision_of_a_task_asks_for_its_rows_again(monkeypatch: pytest.Monkey
     assert row_identity(row, "model", "data") == before
 
 
-def test_a_zoo_model_answers_with_a_lent_text_side_wherever_that_lies(
+def test_a_published_model_answers_with_a_lent_text_side_wherever_that_lies(
     land: Path, run: str, tmp_path: Path
 ) -> None:
     source, _ = MAKERS["mae"]("mae", tmp_path)

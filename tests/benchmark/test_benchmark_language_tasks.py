@@ -46,7 +46,7 @@ from fusar_klip.models import KlipNetwork, ModelRef, ModelSettings, Preprocess, 
 from fusar_klip.models.captioning import question_prompt
 from fusar_klip.models.checkpoint import save_weights
 from fusar_klip.models.pretrained.encoder import PretrainedEncoder, PretrainedNetwork
-from fusar_klip.models.pretrained.registry import ZOO
+from fusar_klip.models.pretrained.registry import PRETRAINED
 
 SETTINGS = ModelSettings(
     image_size=32,
@@ -241,21 +241,23 @@ def test_a_model_without_decoder_gets_a_random_text_side(patches: Path, base_run
     data, own = data_of(patches), models.load(base_run)
     tower = models.load(f"untrained:{base_run}").network.image_tower
     preprocess = Preprocess(32, 0.4, 0.3)
-    zoo = PretrainedEncoder(ZOO["mae"], PretrainedNetwork(tower, None, None), preprocess, "mae:weights.pth")
+    encoder = PretrainedEncoder(
+        PRETRAINED["mae"], PretrainedNetwork(tower, None, None), preprocess, "mae:weights.pth"
+    )
     row = captioning(text_side=base_run, epochs=1, tokens=40)
-    copy = copy_with_text_side(zoo, row)
+    copy = copy_with_text_side(encoder, row)
     assert isinstance(copy.network.image_tower, ImageTowerAdapter)
     assert copy.preprocess == preprocess
     assert copy.network.settings.max_tokens == 40
     weight = copy.network.text_projection.weight
     assert not torch.equal(weight, own.network.text_projection.weight)
     images = np.stack([preprocess.resize(image.file) for image in data.images])
-    learnt = train_language(zoo, images, data, row, "captions")
+    learnt = train_language(encoder, images, data, row, "captions")
     assert not torch.equal(
         learnt.network.image_tower.tower.blocks[0].mlp.fc1.weight, tower.blocks[0].mlp.fc1.weight
     )
     with pytest.raises(CheckpointError, match="text_side = RUN"):
-        copy_with_text_side(zoo, captioning())
+        copy_with_text_side(encoder, captioning())
     fresh = copy_with_text_side(own, captioning(fresh_text_side=True)).network
     assert not torch.equal(fresh.matching_head.weight, own.network.matching_head.weight)
     assert torch.equal(fresh.image_tower.cls_token, own.network.image_tower.cls_token)

@@ -85,8 +85,12 @@ def write_label_texts(
     )
 
 
-def list_models(as_json: JsonOption = False) -> None:
+def list_models(
+    name: Annotated[str | None, typer.Argument(help="Print the details of this model.")] = None,
+    as_json: JsonOption = False,
+) -> None:
     """List the published models that can be used by name, and where to download their weights."""
-    from fusar_klip.models.pretrained import listing
+    from fusar_klip.models.pretrained import model_table
 
-    report(listing.listing(), as_json, listing.text())
+    found = model_table.model_table(name)
+    report(found, as_json, model_table.drawn() if name is None else model_table.details(name))

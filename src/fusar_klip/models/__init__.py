@@ -3,8 +3,9 @@
 It reads tiles with Pillow and never imports rasterio or geopandas; it neither trains nor evaluates.
 """
 
+from fusar_klip.models.capability import Capability
 from fusar_klip.models.klip import Klip, Text
-from fusar_klip.models.model_ref import Capability, ModelRef, load
+from fusar_klip.models.model_ref import ModelRef, load
 from fusar_klip.models.network.klip_network import KlipNetwork
 from fusar_klip.models.preprocess import ImageInput, Preprocess
 from fusar_klip.models.protocols import VisionEncoder, VisionLanguageModel

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from fusar_klip.errors import CheckpointError
+from fusar_klip.models.capability import Capability
 from fusar_klip.models.checkpoint import (
     checkpoint_digest,
     image_objective,
@@ -24,19 +25,10 @@ from fusar_klip.models.checkpoint import (
     load_image_tower,
 )
 from fusar_klip.models.klip import Klip
-from fusar_klip.models.pretrained.registry import RESAMPLED_LAYOUTS, ZOO
+from fusar_klip.models.pretrained.registry import PRETRAINED
 from fusar_klip.models.protocols import VisionLanguageModel
 
 ModelKind = Literal["run", "untrained", "pretrained", "llm"]
-
-Capability = Literal["image_features", "patch_grid", "text_features", "matching", "generation", "chat"]
-"""What a task can ask of a model.
-
-`image_features`: a feature vector per image. `patch_grid`: a plain ViT whose position embeddings can be
-resampled to another image size. `text_features`: image and text embeddings of one space. `matching`: the
-probability that image and text belong together; a published model may publish it in some of its files only.
-`generation`: fusion encoder and decoder. `chat`: answers to free questions, by a language model.
-"""
 
 _PREFIX_UNTRAINED = "untrained:"
 _PREFIX_LLM = "llm:"
@@ -76,16 +68,16 @@ class ModelRef:
             return cls("llm", rest, "", text)
         if text.startswith(_PREFIX_UNTRAINED):
             return cls("untrained", "", rest, text)
-        if colon and name in ZOO:
+        if colon and name in PRETRAINED:
             if not rest:
                 raise CheckpointError(
-                    f"{text} names no weights: write {name}:FILE (download {ZOO[name].title}'s from "
-                    f"{ZOO[name].weights})"
+                    f"{text} names no weights: write {name}:FILE (download {PRETRAINED[name].title}'s from "
+                    f"{PRETRAINED[name].weights})"
                 )
             return cls("pretrained", name, rest, text)
-        looks_like_a_name = (colon and name.replace("-", "").isalnum()) or text in ZOO
+        looks_like_a_name = (colon and name.replace("-", "").isalnum()) or text in PRETRAINED
         if looks_like_a_name and not Path(text).exists():
-            near = difflib.get_close_matches(name, ZOO, n=1)
+            near = difflib.get_close_matches(name, PRETRAINED, n=1)
             hint = f"did you mean {near[0]}:FILE?" if near else "fusar-klip models lists the names"
             raise CheckpointError(
                 f"{text} is neither a checkpoint nor a published model with its weights; {hint}"
@@ -116,7 +108,7 @@ class ModelRef:
             case "run" | "untrained":
                 return _IMAGE_ONLY if image_objective(Path(self.source)) else _ALL_OF_A_RUN
             case "pretrained":
-                return _capabilities_of_published(self.name)
+                return PRETRAINED[self.name].capabilities
             case "llm":
                 return frozenset({"chat"})
 
@@ -226,7 +218,7 @@ class ModelRef:
 
     @property
     def _title(self) -> str:
-        return ZOO[self.name].title if self.kind == "pretrained" else self.text
+        return PRETRAINED[self.name].title if self.kind == "pretrained" else self.text
 
 
 def load(checkpoint: str | Path, device: str = "cpu") -> Klip:
@@ -239,15 +231,3 @@ def load(checkpoint: str | Path, device: str = "cpu") -> Klip:
         CheckpointError: There is no checkpoint, its training has not ended, or its files do not fit.
     """
     return ModelRef.parse(checkpoint).load_klip(device)
-
-
-def _capabilities_of_published(name: str) -> frozenset[Capability]:
-    model = ZOO[name]
-    found: set[Capability] = {"image_features"}
-    if model.layout in RESAMPLED_LAYOUTS:
-        found.add("patch_grid")
-    if model.texts is not None:
-        found.add("text_features")
-    if model.texts == "blip":
-        found.add("matching")
-    return frozenset(found)

@@ -1,9 +1,10 @@
-"""The model zoo: the compared vision encoders (paper, table 2), from other projects' files.
+"""Other projects' weights: published models by name, and the initial weights of `pretrain`.
 
-`fusar-klip models` prints the table; `fusar-klip benchmark NAME:FILE` measures one. It trains nothing. The
-loader is `encoder.load_zoo`; this module imports the table alone, so that listing it needs no torch.
+`registry` lists the published models as data. `weight_files` finds files and reads tensors, `key_layouts`
+renames them, `state_dict` loads them and reports what does not fit; `encoder` (published models) and
+`init_weights` (`init.image`, `init.text`) use all three. Nothing is trained here.
 """
 
-from fusar_klip.models.pretrained.registry import ZOO, ZooModel
+from fusar_klip.models.pretrained.registry import PRETRAINED, PretrainedSpec
 
-__all__ = ["ZOO", "ZooModel"]
+__all__ = ["PRETRAINED", "PretrainedSpec"]

@@ -11,12 +11,12 @@ from transformers.models.blip.configuration_blip import BlipTextConfig
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from fusar_klip.errors import CheckpointError
-from fusar_klip.models.pretrained.towers import MEND
-from fusar_klip.models.state_dict import fill
+from fusar_klip.models.pretrained.key_layouts import blip_text_tower
+from fusar_klip.models.pretrained.state_dict import load_tensors
+from fusar_klip.models.pretrained.towers import ADVICE
 
 # B texts, L tokens, N image tokens, W image width, E shared length
 
-_PREFIX = "text_encoder."
 # BLIP appends [DEC] and [ENC] to BERT's vocabulary; [ENC] stands first in a text that looks at an image.
 _ADDED = 2
 _LONGEST = 512
@@ -105,7 +105,7 @@ def read_blip_text(
     Raises:
         CheckpointError: Too much of it is missing or left over.
     """
-    text = {key.removeprefix(_PREFIX): value for key, value in state.items() if key.startswith(_PREFIX)}
+    text = blip_text_tower(state)
     if not text or "text_proj.weight" not in state or "vision_proj.weight" not in state:
         return None
     words, width = text["embeddings.word_embeddings.weight"].shape
@@ -123,8 +123,7 @@ def read_blip_text(
         layer_norm_eps=1e-12,
     )
     tower = BlipTextModel(config, add_pooling_layer=False)
-    text.pop("embeddings.position_ids", None)
-    fill(tower, text, source, mend=MEND)
+    load_tensors(tower, text, source, advice=ADVICE)
     matching = _linear(state, "itm_head") if "itm_head.weight" in state else None
     texts = BlipTexts(tower, _linear(state, "text_proj"), matching, vocabulary)
     # The image side's bias is a row more.

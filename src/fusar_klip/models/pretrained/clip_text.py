@@ -12,9 +12,9 @@ from tokenizers import Regex, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
 from fusar_klip.errors import CheckpointError
-from fusar_klip.models.pretrained.key_layouts import join_attention
-from fusar_klip.models.pretrained.towers import MEND
-from fusar_klip.models.state_dict import fill
+from fusar_klip.models.pretrained.key_layouts import clip_text_tower
+from fusar_klip.models.pretrained.state_dict import load_tensors
+from fusar_klip.models.pretrained.towers import ADVICE
 
 # B texts, L tokens, D text width, E shared length
 
@@ -131,45 +131,12 @@ def read_clip_text(
     Raises:
         CheckpointError: Too much of it is missing or left over.
     """
-    text, projection = _openai_text(state)
+    text, projection = clip_text_tower(state)
     if "token_embedding.weight" not in text or "text_projection" not in text or projection is None:
         return None
     tower = ClipText(text, quick_gelu)
-    fill(tower, text, source, mend=MEND)
+    load_tensors(tower, text, source, advice=ADVICE)
     return tower, projection
-
-
-def _openai_text(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
-    parts = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
-    if "visual.proj" in state:
-        text = {
-            key.replace("transformer.resblocks.", "blocks."): value
-            for key, value in state.items()
-            if key.startswith(parts)
-        }
-        return text, state["visual.proj"]
-    if "visual_projection.weight" not in state:
-        return {}, None
-    named: dict[str, Tensor] = {}
-    for key, value in join_attention(state).items():
-        if key == "text_projection.weight":
-            named["text_projection"] = value.T
-        elif key.startswith("text_model.") and not key.endswith("position_ids"):
-            for old, new in (
-                ("text_model.", ""),
-                ("embeddings.token_embedding.", "token_embedding."),
-                ("embeddings.position_embedding.weight", "positional_embedding"),
-                ("encoder.layers.", "blocks."),
-                ("self_attn.", "attn."),
-                ("layer_norm1.", "ln_1."),
-                ("layer_norm2.", "ln_2."),
-                ("mlp.fc1.", "mlp.c_fc."),
-                ("mlp.fc2.", "mlp.c_proj."),
-                ("final_layer_norm.", "ln_final."),
-            ):
-                key = key.replace(old, new)
-            named[key] = value
-    return named, state["visual_projection.weight"].T
 
 
 def clip_tokenizer(folder: Path) -> tokenizers.Tokenizer:

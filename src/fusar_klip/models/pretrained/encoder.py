@@ -18,7 +18,7 @@ from fusar_klip.models.klip import Text
 from fusar_klip.models.preprocess import ImageInput, Preprocess
 from fusar_klip.models.pretrained.blip_text import BlipTexts, read_blip_text
 from fusar_klip.models.pretrained.clip_text import VOCABULARY, ClipTexts, read_clip_text
-from fusar_klip.models.pretrained.registry import ZOO, ZooModel
+from fusar_klip.models.pretrained.registry import PRETRAINED, PretrainedSpec
 from fusar_klip.models.pretrained.single_channel import single_channel_normalisation
 from fusar_klip.models.pretrained.towers import build_tower
 from fusar_klip.models.pretrained.weight_files import find_files, read_tensors
@@ -85,7 +85,7 @@ class PretrainedEncoder:
 
     def __init__(
         self,
-        model: ZooModel,
+        model: PretrainedSpec,
         network: PretrainedNetwork,
         preprocess: Preprocess,
         source: str,
@@ -189,8 +189,8 @@ def load_pretrained(name: str, source: str, device: str = "cpu") -> PretrainedEn
     Raises:
         CheckpointError: There are no such weights, or they are of another model.
     """
-    model, files = ZOO[name], find_files(source)
-    state = read_tensors(files)
+    model, files = PRETRAINED[name], find_files(source)
+    state = {key: value.float() for key, value in read_tensors(files).items()}
     quick_gelu = _said_activation(files[0].parent)
     tower, size = build_tower(model, state, source, quick_gelu=quick_gelu)
     texts, projection = _texts(model, state, files[0], source, quick_gelu)
@@ -211,7 +211,7 @@ def wrap_image_tower(
         source: How messages call the run.
         device: Where it computes.
     """
-    model = ZOO["moco-v3" if objective == "mocov3" else str(objective)]
+    model = PRETRAINED["moco-v3" if objective == "mocov3" else str(objective)]
     return PretrainedEncoder(model, PretrainedNetwork(tower, None, None), preprocess, source, device)
 
 
@@ -228,7 +228,7 @@ def pretrained_digest(name: str, source: str) -> str:
 
 
 def _texts(
-    model: ZooModel, state: Mapping[str, Tensor], file: Path, source: str, quick_gelu: bool | None
+    model: PretrainedSpec, state: Mapping[str, Tensor], file: Path, source: str, quick_gelu: bool | None
 ) -> tuple[ClipTexts | BlipTexts | None, Tensor | None]:
     if model.texts == "clip":
         if quick_gelu is None:

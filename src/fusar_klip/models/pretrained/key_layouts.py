@@ -1,6 +1,11 @@
-"""From each project's names and shapes to timm's; the tensors are renamed, cut and joined, never invented.
+"""The key layout of each project: renames its tensors to the names of the module that reads them.
 
-A reader takes all tensors of a file and returns those of the image tower, and the names of all others.
+Image towers get timm's names, text towers those of `clip_text`, of transformers' BLIP or of `network.bert`.
+Tensors are renamed, cut and joined, never made up. Each function takes all tensors of a file and returns
+those of one tower; image towers and BERT also return the names of all other tensors, for the log.
+
+`read_vision` and the text towers serve published models, whose project is known by name. `any_image_tower`
+and `bert_encoder` serve `init.image` and `init.text`, where a file comes without a name.
 """
 
 import re
@@ -10,16 +15,31 @@ import torch
 from torch import Tensor
 
 from fusar_klip.errors import CheckpointError
-from fusar_klip.models.pretrained.registry import Layout, ZooModel
+from fusar_klip.models.pretrained.registry import Layout, PretrainedSpec
 
 State = dict[str, Tensor]
 Read = tuple[State, list[str]]
 
 PATCH = "patch_embed.proj.weight"
 
-# Parts of a whole model beside its encoder: heads, decoders, masks, targets of pretraining.
+# Parts of a whole model other than its encoder: heads, decoders, masks, targets of pretraining.
 _BESIDE = re.compile(
     r"head\.|decoder|mask_token|encoder_pred\.|sarfeature\d|local_cls_norm|temporal_embed_enc\.|location_embed_enc\."
+)
+# BERT's heads and buffers, which the text tower has no use for.
+_OTHER_TEXT_KEYS = ("pooler.", "cls.", "embeddings.position_ids")
+_OPENAI_TEXT = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
+_TRANSFORMERS_TEXT = (
+    ("text_model.", ""),
+    ("embeddings.token_embedding.", "token_embedding."),
+    ("embeddings.position_embedding.weight", "positional_embedding"),
+    ("encoder.layers.", "blocks."),
+    ("self_attn.", "attn."),
+    ("layer_norm1.", "ln_1."),
+    ("layer_norm2.", "ln_2."),
+    ("mlp.fc1.", "mlp.c_fc."),
+    ("mlp.fc2.", "mlp.c_proj."),
+    ("final_layer_norm.", "ln_final."),
 )
 _OPENAI_BLOCK = (
     ("ln_", "norm"),
@@ -31,7 +51,7 @@ _OPENAI_BLOCK = (
 _QKV = re.compile(r"(.*)\.[qkv]_proj\.(weight|bias)")
 
 
-def read_vision(model: ZooModel, state: Mapping[str, Tensor], source: str) -> Read:
+def read_vision(model: PretrainedSpec, state: Mapping[str, Tensor], source: str) -> Read:
     """Return the image tower's tensors under timm's names, and the names of all others.
 
     Raises:
@@ -41,10 +61,10 @@ def read_vision(model: ZooModel, state: Mapping[str, Tensor], source: str) -> Re
     if PATCH not in vision:
         shown = ", ".join(sorted(state)[:3]) or "nothing"
         if any(".layer1.0." in key for key in state):
-            raise CheckpointError(f"{source} is a ResNet, and the zoo reads ViTs: give the project's ViT")
+            raise CheckpointError(f"{source} is a ResNet, which is not supported: give the project's ViT")
         raise CheckpointError(
             f"{source} holds no image tower of {model.title} (it has {shown}, ...): give weights of "
-            f"{model.title}, or take the name that they belong to (fusar-klip models lists them)"
+            f"{model.title}, or use the name of their own project (fusar-klip models lists the names)"
         )
     if model.class_tokens != 1:
         vision["cls_token"] = vision["cls_token"] * model.class_tokens
@@ -52,7 +72,7 @@ def read_vision(model: ZooModel, state: Mapping[str, Tensor], source: str) -> Re
     return {key: value for key, value in vision.items() if not _BESIDE.match(key)}, others
 
 
-def _clip(model: ZooModel, state: Mapping[str, Tensor]) -> Read:
+def _clip(model: PretrainedSpec, state: Mapping[str, Tensor]) -> Read:
     """OpenAI's and open_clip's names, or transformers' (CLIP alone, or inside a language model)."""
     inner = "vision_model.embeddings.class_embedding"
     if prefix := next(
@@ -134,7 +154,7 @@ def join_attention(state: Mapping[str, Tensor]) -> State:
     return joined
 
 
-def _mmseg(model: ZooModel, state: Mapping[str, Tensor]) -> Read:
+def _mmseg(model: PretrainedSpec, state: Mapping[str, Tensor]) -> Read:
     """Mmsegmentation's ViT, filled from CLIP."""
     kept, others = _strip_first(state, model.prefixes, "cls_token")
     if "patch_embed.projection.weight" not in kept:
@@ -157,7 +177,7 @@ def _mmseg(model: ZooModel, state: Mapping[str, Tensor]) -> Read:
     return named, others
 
 
-def _timm(model: ZooModel, state: Mapping[str, Tensor]) -> Read:
+def _timm(model: PretrainedSpec, state: Mapping[str, Tensor]) -> Read:
     """Read timm's names, perhaps behind a prefix; timm keeps DINOv2's registers apart, without a position."""
     kept, others = _strip_first(state, model.prefixes, PATCH)
     if "register_tokens" in kept:
@@ -167,7 +187,7 @@ def _timm(model: ZooModel, state: Mapping[str, Tensor]) -> Read:
     return kept, others
 
 
-def _prithvi(model: ZooModel, state: Mapping[str, Tensor]) -> Read:
+def _prithvi(model: PretrainedSpec, state: Mapping[str, Tensor]) -> Read:
     """A ViT on frames: the patches are 3-D, the positions those of all frames; one frame is kept."""
     kept, others = _strip_first(state, model.prefixes, PATCH)
     if PATCH not in kept or kept[PATCH].ndim != 5:
@@ -180,7 +200,7 @@ def _prithvi(model: ZooModel, state: Mapping[str, Tensor]) -> Read:
     return kept, others
 
 
-def _dinov3(model: ZooModel, state: Mapping[str, Tensor]) -> Read:
+def _dinov3(model: PretrainedSpec, state: Mapping[str, Tensor]) -> Read:
     """Meta's DINOv3; timm's Eva reads its layer scales, registers and attention bias under other names."""
     named: State = {}
     others: list[str] = []
@@ -200,7 +220,7 @@ def _dinov3(model: ZooModel, state: Mapping[str, Tensor]) -> Read:
     return named, others
 
 
-def _irpe(model: ZooModel, state: Mapping[str, Tensor]) -> Read:
+def _irpe(model: PretrainedSpec, state: Mapping[str, Tensor]) -> Read:
     """SAR-JEPA: timm's names; its fixed position embedding is not used by its own encoder."""
     if not any(".rpe_k." in key for key in state):
         return {}, []
@@ -209,7 +229,7 @@ def _irpe(model: ZooModel, state: Mapping[str, Tensor]) -> Read:
     return kept, others
 
 
-def _hivit(model: ZooModel, state: Mapping[str, Tensor]) -> Read:
+def _hivit(model: PretrainedSpec, state: Mapping[str, Tensor]) -> Read:
     """HiViT's names are its module's own; the norm over all stages belongs to the decoder's input.
 
     The index of positions is a buffer, in HiViT's own files of the whole, in SARATR-X's of each attention.
@@ -220,7 +240,7 @@ def _hivit(model: ZooModel, state: Mapping[str, Tensor]) -> Read:
     return {key: value for key, value in state.items() if key not in beside}, beside
 
 
-READERS: Mapping[Layout, Callable[[ZooModel, Mapping[str, Tensor]], Read]] = {
+READERS: Mapping[Layout, Callable[[PretrainedSpec, Mapping[str, Tensor]], Read]] = {
     "clip": _clip,
     "mmseg": _mmseg,
     "timm": _timm,
@@ -229,6 +249,79 @@ READERS: Mapping[Layout, Callable[[ZooModel, Mapping[str, Tensor]], Read]] = {
     "irpe": _irpe,
     "hivit": _hivit,
 }
+
+
+def any_image_tower(state: Mapping[str, Tensor]) -> Read:
+    """Return the image tower of a file of unknown project in a layout that timm's filter renames.
+
+    Files: timm, MAE, OpenAI's CLIP, ALBEF and BLIP (whole files too), a RUN's model.safetensors.
+    """
+    for prefix in ("visual_encoder.", "image_tower."):
+        if any(key.startswith(prefix) for key in state):
+            return _strip(state, prefix)
+    if "visual.class_embedding" in state:
+        # timm's filter knows OpenAI's names by their prefix.
+        kept = {key: value for key, value in state.items() if key.startswith("visual.")}
+        return kept, [key for key in state if key not in kept]
+    # timm's filter takes a "mask_token" for DINOv2's.
+    others = [key for key in state if key.startswith(("mask_token", "decoder_"))]
+    return {key: value for key, value in state.items() if key not in others}, others
+
+
+def bert_encoder(state: Mapping[str, Tensor]) -> Read:
+    """Return the text encoder of BERT, ALBEF or BLIP under BERT's names.
+
+    BERT adds `token_type_embeddings[0]` to every position; here it is added to the position embeddings.
+    """
+    others: list[str] = []
+    if any(key.startswith("text_encoder.") for key in state):
+        others = [key for key in state if not key.startswith(("text_encoder.", "text_decoder."))]
+        state, _ = _strip(state, "text_encoder.")
+    named: State = {}
+    for key, value in state.items():
+        # Older files name LayerNorm's weights by the paper's symbols.
+        key = key.removeprefix("bert.")
+        key = key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        named[key] = value
+    positions = "embeddings.position_embeddings.weight"
+    types = named.pop("embeddings.token_type_embeddings.weight", None)
+    if types is not None and positions in named:
+        named[positions] = named[positions] + types[0]
+    others += [key for key in named if key.startswith(_OTHER_TEXT_KEYS)]
+    return {key: value for key, value in named.items() if not key.startswith(_OTHER_TEXT_KEYS)}, others
+
+
+def clip_text_tower(state: Mapping[str, Tensor]) -> tuple[State, Tensor | None]:
+    """Return CLIP's text tower under OpenAI's names, and the image side's projection (W, E).
+
+    The layouts are OpenAI's (open_clip's) and transformers'. Without a text tower, the state is empty or the
+    projection None.
+    """
+    if "visual.proj" in state:
+        text = {
+            key.replace("transformer.resblocks.", "blocks."): value
+            for key, value in state.items()
+            if key.startswith(_OPENAI_TEXT)
+        }
+        return text, state["visual.proj"]
+    if "visual_projection.weight" not in state:
+        return {}, None
+    named: State = {}
+    for key, value in join_attention(state).items():
+        if key == "text_projection.weight":
+            named["text_projection"] = value.T
+        elif key.startswith("text_model.") and not key.endswith("position_ids"):
+            for old, new in _TRANSFORMERS_TEXT:
+                key = key.replace(old, new)
+            named[key] = value
+    return named, state["visual_projection.weight"].T
+
+
+def blip_text_tower(state: Mapping[str, Tensor]) -> State:
+    """Return the tensors of BLIP's text encoder, which has the names of transformers' BlipTextModel."""
+    text, _ = _strip(state, "text_encoder.")
+    text.pop("embeddings.position_ids", None)
+    return text
 
 
 def _strip(state: Mapping[str, Tensor], prefix: str) -> Read:

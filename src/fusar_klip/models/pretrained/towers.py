@@ -13,11 +13,11 @@ from fusar_klip.errors import CheckpointError
 from fusar_klip.models.pretrained.hivit import HiViT
 from fusar_klip.models.pretrained.irpe import IrpeTower
 from fusar_klip.models.pretrained.key_layouts import PATCH, read_vision
-from fusar_klip.models.pretrained.registry import ZooModel
+from fusar_klip.models.pretrained.registry import PretrainedSpec
 from fusar_klip.models.pretrained.single_channel import fold_channels
-from fusar_klip.models.state_dict import fill
+from fusar_klip.models.pretrained.state_dict import load_tensors
 
-MEND = "take the zoo name that the weights belong to, or fetch the file whole"
+ADVICE = "use the name of the project that the weights belong to, or download the whole file"
 """What to do about weights that do not fill a tower."""
 
 _BIAS = "patch_embed.proj.bias"
@@ -27,7 +27,7 @@ _POOLING = {"class token": "token", "mean of patch tokens": "avg"}
 
 
 def build_tower(
-    model: ZooModel, state: Mapping[str, Tensor], source: str, *, quick_gelu: bool | None = None
+    model: PretrainedSpec, state: Mapping[str, Tensor], source: str, *, quick_gelu: bool | None = None
 ) -> tuple[nn.Module, int]:
     """Return the filled image tower and the side of its input in pixels.
 
@@ -40,7 +40,7 @@ def build_tower(
     Raises:
         CheckpointError: The weights are of another project, or too many are missing or left over.
     """
-    vision, others = read_vision(model, state, source)
+    vision, skipped = read_vision(model, state, source)
     vision[PATCH], vision[_BIAS] = fold_channels(vision[PATCH], vision.get(_BIAS), *model.normalisation)
     try:
         tower, size = _empty(model, vision, quick_gelu)
@@ -53,12 +53,12 @@ def build_tower(
         ) from error
     # HiViT's own classifier norms the mean; weights from pretraining have no such norm.
     normless = model.layout == "hivit"
-    fill(
+    load_tensors(
         tower,
         vision,
         source,
-        mend=MEND,
-        others=others,
+        advice=ADVICE,
+        skipped=skipped,
         optional=lambda name: normless and name.startswith("fc_norm."),
     )
     return tower.eval(), size
@@ -72,7 +72,9 @@ def image_width(state: Mapping[str, Tensor]) -> int:
     return int(token.shape[-1])
 
 
-def _empty(model: ZooModel, state: Mapping[str, Tensor], quick_gelu: bool | None) -> tuple[nn.Module, int]:
+def _empty(
+    model: PretrainedSpec, state: Mapping[str, Tensor], quick_gelu: bool | None
+) -> tuple[nn.Module, int]:
     width, patch = image_width(state), state[PATCH].shape[-1]
     heads = model.heads.get(width, _HEADS.get(width, max(1, width // 64)))
     if model.layout == "hivit":

@@ -1,13 +1,16 @@
-"""Where a checkpoint's files lie, and the tensors in them. Nothing but tensors is read (`weights_only`).
+"""Finds the files of foreign weights and reads their tensors, and nothing but tensors (`weights_only`).
 
-A source is a file, a folder, or a hub's OWNER/NAME or OWNER/NAME/FILE.
+A source is a file, a folder, or OWNER/NAME or OWNER/NAME/FILE on the Hugging Face hub. `key_layouts` knows
+the names of the tensors.
 """
 
+import argparse
 import json
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
 
+import torch
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
@@ -25,7 +28,7 @@ _WHOLE = (
 )
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _BESIDE = ("*.json", "*.txt", "*.txt.gz")
-# Language models are many times larger than the image tower that stands in one of their parts.
+# A language model is many times larger than the image tower in one of its shards.
 _IMAGE_PART = "vision_model."
 
 _UNREADABLE = (
@@ -41,10 +44,10 @@ _UNREADABLE = (
 
 
 def find_files(source: str) -> list[Path]:
-    """Return the weight files of a source, all in one folder, where a vocabulary may lie too.
+    """Return the weight files of a source, all in one folder, which may also hold a vocabulary.
 
     Raises:
-        CheckpointError: There is no such file, folder or hub name, or it is not clear which file is meant.
+        CheckpointError: There is no such file, folder or hub name, or the folder holds several weight files.
     """
     path = Path(source)
     if path.is_file():
@@ -55,10 +58,12 @@ def find_files(source: str) -> list[Path]:
 
 
 def read_tensors(files: list[Path]) -> dict[str, Tensor]:
-    """Return all tensors as float32, by their names without "module."; of parts, the image tower's alone.
+    """Return all tensors as stored, by their names without "module."; of shards, only the image tower's.
+
+    Training states are read too: the tensors are those of "model" or "state_dict" in them.
 
     Raises:
-        CheckpointError: A file is damaged, holds other things than tensors, or is a TorchScript archive.
+        CheckpointError: A file is damaged, holds other objects than tensors, or is a TorchScript archive.
     """
     state: dict[str, Tensor] = {}
     for file in files:
@@ -69,7 +74,9 @@ def read_tensors(files: list[Path]) -> dict[str, Tensor]:
                 "and give weights.pt"
             )
         try:
-            found = load_state_dict(str(file), weights_only=True)
+            # Training states of MAE, ALBEF and BLIP hold the command line beside the weights; it is not run.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                found = load_state_dict(str(file), weights_only=True)
         except _UNREADABLE as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CheckpointError(
@@ -77,7 +84,7 @@ def read_tensors(files: list[Path]) -> dict[str, Tensor]:
                 ".safetensors file, whole"
             ) from error
         state |= {
-            key: value.float()
+            key: value
             for key, value in found.items()
             if isinstance(value, Tensor) and (len(files) == 1 or _IMAGE_PART in key)
         }
@@ -94,24 +101,24 @@ def _of_folder(folder: Path) -> list[Path]:
     files = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES)
     if len(files) != 1:
         there = ", ".join(file.name for file in files[:5]) or "none"
-        raise CheckpointError(f"{folder} has {len(files)} weight files ({there}): name the one that is meant")
+        raise CheckpointError(f"{folder} has {len(files)} weight files ({there}): give the path of one file")
     return files
 
 
 def _parts(index: Path) -> list[Path]:
-    """Return the parts that hold the image tower."""
+    """Return the shards that hold the image tower."""
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         parts = sorted({index.parent / file for key, file in names.items() if _IMAGE_PART in key})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is no list of parts: fetch the folder again") from error
+        raise CheckpointError(f"{index} is no index of shards: download the folder again") from error
     if not parts:
         raise CheckpointError(
             f"{index.parent} holds no image tower (no name with {_IMAGE_PART}): give the folder of the image "
             "tower that its project started from"
         )
     if gone := [part.name for part in parts if not part.is_file()]:
-        raise CheckpointError(f"{index.parent} lacks {gone[0]}: fetch the folder whole")
+        raise CheckpointError(f"{index.parent} lacks {gone[0]}: download the whole folder")
     return parts
 
 
@@ -131,7 +138,7 @@ def _of_hub(source: str) -> list[Path]:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
-            f"no weights at {source}, neither here nor on the hub ({reason}): fetch them and give the file"
+            f"no weights at {source}, neither here nor on the hub ({reason}): download them and give the file"
         ) from error
 
 

@@ -140,7 +140,7 @@ def test_a_torchscript_archive_says_how_to_get_at_its_tensors(network: KlipNetwo
     with zipfile.ZipFile(tmp_path / "clip.pt", "w") as archive:
         for name in ("constants.pkl", "data.pkl", "version"):
             archive.writestr(f"clip/{name}", "3\n")
-    with pytest.raises(CheckpointError, match=r"TorchScript archive.*torch\.jit\.load\(FILE\)\.state_dict"):
+    with pytest.raises(CheckpointError, match=r"TorchScript archive.*torch\.jit\.load\(.*\)\.state_dict"):
         load_image_weights(network.image_tower, str(tmp_path / "clip.pt"))
 
 

@@ -1,4 +1,4 @@
-"""The zoo reads each project's names and shapes, and gives the features that its own forward gives."""
+"""Published models give the features of their project's own forward, from files with its names and shapes."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from zoo_checkpoints import MAKERS
 
 from fusar_klip.models import ModelRef
-from fusar_klip.models.pretrained import ZOO
+from fusar_klip.models.pretrained import PRETRAINED
+from published_checkpoints import MAKERS
 
 
 def chip(side: int) -> NDArray[np.uint8]:
@@ -18,10 +18,10 @@ def chip(side: int) -> NDArray[np.uint8]:
 
 
 def test_every_model_has_a_checkpoint_here() -> None:
-    assert MAKERS.keys() == ZOO.keys()
+    assert MAKERS.keys() == PRETRAINED.keys()
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", PRETRAINED)
 def test_features_are_the_project_s_own(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source, reference = MAKERS[name](name, tmp_path)
     model = ModelRef.parse(f"{name}:{source}").load()
@@ -33,7 +33,7 @@ def test_features_are_the_project_s_own(name: str, tmp_path: Path, caplog: pytes
     np.testing.assert_allclose(model.features([tile, tile]), expected.expand(2, -1), atol=2e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", PRETRAINED)
 def test_a_head_can_be_trained_on_every_tower(name: str, tmp_path: Path) -> None:
     from timm.optim import param_groups_layer_decay
 
@@ -42,7 +42,7 @@ def test_a_head_can_be_trained_on_every_tower(name: str, tmp_path: Path) -> None
     tower.reset_classifier(3)
     groups = param_groups_layer_decay(tower, 0.05, tuple(tower.no_weight_decay()), layer_decay=0.75)
     assert len({group["lr_scale"] for group in groups}) > 2
-    side = ZOO[name].size or 64
+    side = PRETRAINED[name].size or 64
     size = ModelRef.parse(f"{name}:{source}").load().preprocess.size
     assert size in (side, 32)
     answer = tower(torch.randn(2, 1, size, size))

@@ -1,9 +1,8 @@
-"""What the zoo refuses, from where it reads, and how the benchmark and the command line take its names."""
+"""Published weights: where they are read from, which are refused, and the table of `fusar-klip models`."""
 
 import json
 import logging
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,15 @@ import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
-from zoo_checkpoints import MAKERS, WIDTH, clip, to_openai, vit
 
 from fusar_klip import cli
-from fusar_klip.benchmark import benchmark
-from fusar_klip.errors import CheckpointError, FusarKlipError
+from fusar_klip.errors import CheckpointError
 from fusar_klip.models import ModelRef
-from fusar_klip.models.pretrained import ZOO, listing, weight_files
+from fusar_klip.models.pretrained import PRETRAINED, model_table, weight_files
 from fusar_klip.models.pretrained.single_channel import fold_channels
+from published_checkpoints import MAKERS, WIDTH, clip, to_openai, vit
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def save(folder: Path, state: dict[str, torch.Tensor], name: str = "weights.pth") -> Path:
@@ -45,13 +43,13 @@ def test_one_folded_kernel_is_the_repeated_chip() -> None:
 
 def test_a_one_channel_file_of_a_colour_project_is_read_too(tmp_path: Path) -> None:
     model = vit(in_chans=1)
-    zoo = ModelRef.parse(f"mae:{save(tmp_path, model.state_dict())}").load()
-    mean, std = (float(np.mean(values)) for values in ZOO["mae"].normalisation)
+    encoder = ModelRef.parse(f"mae:{save(tmp_path, model.state_dict())}").load()
+    mean, std = (float(np.mean(values)) for values in PRETRAINED["mae"].normalisation)
     tile = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
     fed = (torch.from_numpy(tile)[None, None].float() / 255 - mean) / std
     with torch.no_grad():
         expected = model.forward_features(fed)[:, 0]
-    np.testing.assert_allclose(zoo.features([tile]), expected, atol=1e-4)
+    np.testing.assert_allclose(encoder.features([tile]), expected, atol=1e-4)
 
 
 def test_what_is_missing_and_left_over_is_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -152,7 +150,7 @@ def test_a_language_model_s_parts(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no image tower"):
         ModelRef.parse(f"geochat:{source}").load()
     index.write_text("[]")
-    with pytest.raises(CheckpointError, match="fetch the folder again"):
+    with pytest.raises(CheckpointError, match="download the folder again"):
         ModelRef.parse(f"geochat:{source}").load()
 
 
@@ -207,49 +205,41 @@ def test_the_digest_follows_name_weights_and_vocabulary(tmp_path: Path) -> None:
     assert ModelRef.parse(f"mae:{file}").digest() not in (first, second)
 
 
-def test_the_benchmark_runs_vision_tasks_on_zoo_names(
-    tmp_path: Path, data_folder: Path, write_suite: Callable[..., Path], run: str
-) -> None:
-    models = [run]
-    for name in ("mae", "saratr-x", "clip"):
-        (tmp_path / name).mkdir()
-        models.append(f"{name}:{MAKERS[name](name, tmp_path / name)[0]}")
-    suite, out = write_suite("epochs = 2", "epochs = 1"), tmp_path / "out"
-    frozen = benchmark(models, out, suite=suite, data=data_folder, tasks=["linear_probe", "knn"])
-    assert (frozen.rows_run, frozen.rows_reused) == (8, 0)
-    named = {line["model"] for line in frozen.headlines}
-    assert named == {"run", "mae:checkpoint.pth", "saratr-x:checkpoint-800.pth", "clip:clip"}
-    tuned = benchmark(models[2:3], out, suite=suite, data=data_folder, tasks=["knn", "finetune"])
-    assert (tuned.rows_run, tuned.rows_reused) == (1, 1)
-
-
-def test_retrieval_without_texts_is_refused_before_anything_runs(
-    tmp_path: Path, data_folder: Path, write_suite: Callable[..., Path]
-) -> None:
-    file = save(tmp_path, vit().state_dict())
-    with pytest.raises(FusarKlipError, match=r"MAE has no text tower.*--task"):
-        benchmark([f"mae:{file}"], tmp_path / "out", suite=write_suite(), data=data_folder)
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_verb_prints_the_zoo() -> None:
+def test_the_verb_prints_the_table() -> None:
     result = CliRunner().invoke(cli.app, ["models", "--json"])
     assert result.exit_code == 0
     models = {entry["name"]: entry for entry in json.loads(result.stdout)["models"]}
-    assert models.keys() == ZOO.keys()
+    assert models.keys() == PRETRAINED.keys()
     assert models["prithvi"]["fed"] == "repeated 6 times"
+    assert models["clip"]["tasks"] == ["classification", "detection", "segmentation", "retrieval"]
+    assert models["blip"]["tasks"] == [*models["clip"]["tasks"], "re-ranking"]
+    assert models["dinov3"]["tasks"] == ["classification"]
     plain = CliRunner().invoke(cli.app, ["models"]).stdout
-    assert plain == listing.markdown() + "\n"
-    for name in ZOO:
-        assert name in listing.drawn(200)
+    for width in (80, 120):
+        table = model_table.drawn(width)
+        assert max(map(len, table.splitlines())) <= width
+        for name in PRETRAINED:
+            assert f"\n {name} " in table
+            assert f"\n {name} " in plain
 
 
-def test_the_page_holds_the_verb_s_table() -> None:
-    assert listing.markdown() in (DOCS / "zoo.md").read_text(encoding="utf-8")
+def test_the_verb_prints_one_model() -> None:
+    result = CliRunner().invoke(cli.app, ["models", "remoteclip"])
+    assert result.exit_code == 0
+    for words in ("TGRS 2024", "ChenDelong1999/RemoteCLIP", "fusar-klip benchmark remoteclip:FILE"):
+        assert words in result.stdout
+    result = CliRunner().invoke(cli.app, ["models", "remoteclip", "--json"])
+    assert [entry["name"] for entry in json.loads(result.stdout)["models"]] == ["remoteclip"]
+    with pytest.raises(CheckpointError, match=r"no published model remotclip; did you mean remoteclip\?"):
+        model_table.details("remotclip")
+
+
+def test_the_page_holds_the_tables() -> None:
+    assert model_table.markdown() in (DOCS / "pretrained_models.md").read_text(encoding="utf-8")
 
 
 def test_every_model_says_where_it_was_read_and_where_its_weights_are() -> None:
-    for model in ZOO.values():
+    for model in PRETRAINED.values():
         assert model.sources
         assert model.weights
         assert model.licence

@@ -1,23 +1,29 @@
-"""The zoo's text towers: CLIP's against transformers' CLIP, BLIP's against its parts put together."""
+"""Text towers of published models: CLIP's against transformers', BLIP's against its parts put together."""
 
 import gzip
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-from transformers import BlipTextConfig, CLIPTokenizer
-from transformers.models.blip.modeling_blip_text import BlipTextModel
-from zoo_checkpoints import MERGES, WIDTH, WORDS, channels, clip, shaken, to_openai, vit, write_vocabulary
+from transformers import CLIPTokenizer
 
-from fusar_klip.benchmark import benchmark
 from fusar_klip.errors import CheckpointError
 from fusar_klip.models import ModelRef
 from fusar_klip.models.pretrained.clip_text import END, START, clip_tokenizer
+from published_checkpoints import (
+    BERT_WORDS,
+    MERGES,
+    WORDS,
+    channels,
+    clip,
+    to_openai,
+    vit,
+    write_blip,
+    write_vocabulary,
+)
 
 TEXTS = ("A ship, it's 30 m long!", "  the SEA\nand naïve ships é", "")
 
@@ -60,10 +66,10 @@ def test_clip_s_texts_and_images_meet_where_clip_puts_them(layout: str, tmp_path
     write_hub_vocabulary(tmp_path)
     if layout == "openai":
         torch.save(to_openai(model), tmp_path / "weights.pt")
-        zoo = ModelRef.parse(f"clip:{tmp_path / 'weights.pt'}").load()
+        loaded = ModelRef.parse(f"clip:{tmp_path / 'weights.pt'}").load()
     else:
         model.save_pretrained(tmp_path)
-        zoo = ModelRef.parse(f"clip:{tmp_path}").load()
+        loaded = ModelRef.parse(f"clip:{tmp_path}").load()
     tile = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
     tokenizer = CLIPTokenizer.from_pretrained(tmp_path)
     for text in TEXTS:
@@ -72,11 +78,13 @@ def test_clip_s_texts_and_images_meet_where_clip_puts_them(layout: str, tmp_path
         ids = torch.tensor([ids if len(ids) <= 12 else [*ids[:11], ids[-1]]])
         with torch.no_grad():
             outputs = model(input_ids=ids, pixel_values=channels(tile, "clip"))
-        np.testing.assert_allclose(zoo.embed_text([text])[0], outputs.text_embeds[0], atol=1e-5)
-        np.testing.assert_allclose(zoo.embed_image([tile])[0], outputs.image_embeds[0], atol=1e-4)
+        np.testing.assert_allclose(loaded.embed_text([text])[0], outputs.text_embeds[0], atol=1e-5)
+        np.testing.assert_allclose(loaded.embed_image([tile])[0], outputs.image_embeds[0], atol=1e-4)
     # A text's vector does not depend on its neighbours, and segments are joined.
-    np.testing.assert_allclose(zoo.embed_text(TEXTS)[2], zoo.embed_text([""])[0], atol=1e-6)
-    np.testing.assert_array_equal(zoo.embed_text([("A ship,", "it's")]), zoo.embed_text(["A ship, it's"]))
+    np.testing.assert_allclose(loaded.embed_text(TEXTS)[2], loaded.embed_text([""])[0], atol=1e-6)
+    np.testing.assert_array_equal(
+        loaded.embed_text([("A ship,", "it's")]), loaded.embed_text(["A ship, it's"])
+    )
 
 
 def test_plain_gelu_is_taken_where_the_folder_says_so(tmp_path: Path) -> None:
@@ -87,46 +95,15 @@ def test_plain_gelu_is_taken_where_the_folder_says_so(tmp_path: Path) -> None:
     ids = torch.tensor([CLIPTokenizer.from_pretrained(tmp_path)("a ship")["input_ids"]])
     with torch.no_grad():
         outputs = model(input_ids=ids, pixel_values=channels(tile, "clip"))
-    zoo = ModelRef.parse(f"clip:{tmp_path}").load()
-    np.testing.assert_allclose(zoo.embed_text(["a ship"])[0], outputs.text_embeds[0], atol=1e-5)
-    np.testing.assert_allclose(zoo.embed_image([tile])[0], outputs.image_embeds[0], atol=1e-4)
-
-
-BERT_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "ship", "##s", "of", "0", "road", "water", "."]
-
-
-def write_blip(folder: Path) -> tuple[nn.Module, BlipTextModel, dict[str, nn.Linear]]:
-    """Write BLIP's retrieval file, and return its parts."""
-    image = vit()
-    config = BlipTextConfig(
-        vocab_size=len(BERT_WORDS) + 2, hidden_size=WIDTH, encoder_hidden_size=WIDTH,
-        intermediate_size=4 * WIDTH, num_hidden_layers=2, num_attention_heads=1, max_position_embeddings=64,
-    )  # fmt: skip
-    text = BlipTextModel(config, add_pooling_layer=False)
-    shaken(text)
-    linears = {
-        "vision_proj": nn.Linear(WIDTH, 16),
-        "text_proj": nn.Linear(WIDTH, 16),
-        "itm_head": nn.Linear(WIDTH, 2),
-    }
-    state = {f"visual_encoder.{key}": value for key, value in image.state_dict().items()}
-    state |= {f"text_encoder.{key}": value for key, value in text.state_dict().items()}
-    state |= {f"text_encoder_m.{key}": value * 0 for key, value in text.state_dict().items()}
-    state["text_encoder.embeddings.position_ids"] = torch.arange(64)[None]
-    for name, linear in linears.items():
-        state |= {f"{name}.{key}": value for key, value in shaken(linear).state_dict().items()}
-    torch.save(
-        {"model": state | {"image_queue": torch.zeros(16, 9), "temp": torch.tensor(0.07)}},
-        folder / "blip.pth",
-    )
-    (folder / "vocab.txt").write_text("\n".join(BERT_WORDS) + "\n")
-    return image, text, linears
+    loaded = ModelRef.parse(f"clip:{tmp_path}").load()
+    np.testing.assert_allclose(loaded.embed_text(["a ship"])[0], outputs.text_embeds[0], atol=1e-5)
+    np.testing.assert_allclose(loaded.embed_image([tile])[0], outputs.image_embeds[0], atol=1e-4)
 
 
 def test_blip_s_texts_images_and_matching(tmp_path: Path) -> None:
     image, text, linears = write_blip(tmp_path)
-    zoo = ModelRef.parse(f"blip:{tmp_path / 'blip.pth'}").load()
-    assert zoo.can_match
+    loaded = ModelRef.parse(f"blip:{tmp_path / 'blip.pth'}").load()
+    assert loaded.can_match
     tile = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
     with torch.no_grad():
         ids = torch.tensor([[2, 4, 5, 6, 3]])
@@ -142,35 +119,35 @@ def test_blip_s_texts_images_and_matching(tmp_path: Path) -> None:
             is_decoder=False,
         ).last_hidden_state
         matched = linears["itm_head"](fused[:, 0]).softmax(1)[:, 1]
-    np.testing.assert_allclose(zoo.embed_text(["A ships"]), written, atol=1e-5)
-    np.testing.assert_allclose(zoo.embed_text(["A ships", "water of a road."])[:1], written, atol=1e-5)
-    np.testing.assert_allclose(zoo.embed_image([tile]), seen, atol=1e-4)
-    np.testing.assert_allclose(zoo.match(tile, ["a ships", "water"])[:1], matched, atol=1e-5)
+    np.testing.assert_allclose(loaded.embed_text(["A ships"]), written, atol=1e-5)
+    np.testing.assert_allclose(loaded.embed_text(["A ships", "water of a road."])[:1], written, atol=1e-5)
+    np.testing.assert_allclose(loaded.embed_image([tile]), seen, atol=1e-4)
+    np.testing.assert_allclose(loaded.match(tile, ["a ships", "water"])[:1], matched, atol=1e-5)
 
 
 def test_a_captioning_file_has_no_texts_for_retrieval(tmp_path: Path) -> None:
     state = {f"visual_encoder.{key}": value for key, value in vit().state_dict().items()}
     state["text_decoder.cls.predictions.bias"] = torch.zeros(3)
     torch.save({"model": state}, tmp_path / "caption.pth")
-    zoo = ModelRef.parse(f"blip:{tmp_path / 'caption.pth'}").load()
+    loaded = ModelRef.parse(f"blip:{tmp_path / 'caption.pth'}").load()
     with pytest.raises(CheckpointError, match="no text tower"):
-        zoo.embed_text(["a ship"])
+        loaded.embed_text(["a ship"])
     with pytest.raises(CheckpointError, match="shortlist = 0"):
-        zoo.match(np.zeros((64, 64), np.uint8), ["a"])
+        loaded.match(np.zeros((64, 64), np.uint8), ["a"])
 
 
 def test_a_text_tower_without_its_vocabulary_is_a_mendable_error(tmp_path: Path) -> None:
     torch.save(to_openai(clip(quick=True)), tmp_path / "weights.pt")
-    zoo = ModelRef.parse(f"clip:{tmp_path / 'weights.pt'}").load()
+    loaded = ModelRef.parse(f"clip:{tmp_path / 'weights.pt'}").load()
     with pytest.raises(CheckpointError, match=r"bpe_simple_vocab_16e6\.txt\.gz"):
-        zoo.embed_text(["a ship"])
+        loaded.embed_text(["a ship"])
     (tmp_path / "bpe_simple_vocab_16e6.txt").write_text("#version: 0.2\ns h\n")
     with pytest.raises(CheckpointError, match=f"515 entries and the text tower {WORDS}"):
-        zoo.embed_text(["a ship"])
+        loaded.embed_text(["a ship"])
     (tmp_path / "bpe_simple_vocab_16e6.txt").unlink()
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        zoo.embed_text(["a ship"])
+        loaded.embed_text(["a ship"])
     write_blip(tmp_path)
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n")
     with pytest.raises(CheckpointError, match="has 4 words"):
@@ -178,24 +155,3 @@ def test_a_text_tower_without_its_vocabulary_is_a_mendable_error(tmp_path: Path)
     (tmp_path / "vocab.txt").unlink()
     with pytest.raises(CheckpointError, match=r"vocab\.txt there"):
         ModelRef.parse(f"blip:{tmp_path / 'blip.pth'}").load().embed_text(["a"])
-
-
-def test_retrieval_beside_our_own(
-    tmp_path: Path, data_folder: Path, write_suite: Callable[..., Path], run: str
-) -> None:
-    (tmp_path / "clip").mkdir()
-    (tmp_path / "blip").mkdir()
-    torch.save(to_openai(clip(quick=True)), tmp_path / "clip" / "weights.pt")
-    write_vocabulary(tmp_path / "clip")
-    write_blip(tmp_path / "blip")
-    models = [run, f"remoteclip:{tmp_path / 'clip' / 'weights.pt'}", f"blip:{tmp_path / 'blip' / 'blip.pth'}"]
-    summary = benchmark(models, tmp_path / "out", suite=write_suite(), data=data_folder, tasks=["retrieval"])
-    assert {line["model"] for line in summary.headlines} == {"run", "remoteclip:weights.pt", "blip:blip.pth"}
-    results = json.loads(Path(summary.results).read_text())
-    found = {(e["model"], e["metric"]): e["value"] for e in results}
-    for metric in ("image_to_text_r5", "text_to_image_r5"):
-        # No head for matching: the second pass keeps the order of the first, and the report says so.
-        assert found["remoteclip:weights.pt", metric] == found["remoteclip:weights.pt", f"{metric}_reranked"]
-    page = Path(summary.report_md).read_text()
-    assert "remoteclip:weights.pt: has no matching head" in page
-    assert "blip:blip.pth: has no matching head" not in page

@@ -21,9 +21,10 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+from transformers import BlipTextConfig, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-from fusar_klip.models.pretrained import ZOO
+from fusar_klip.models.pretrained import PRETRAINED
 
 Reference = Callable[[NDArray[np.uint8]], Tensor]
 Made = tuple[Path, Reference]
@@ -33,8 +34,8 @@ WIDTH = 64
 
 def channels(chip: NDArray[np.uint8], name: str, count: int | None = None) -> Tensor:
     """Return the chip as the project feeds it, (1, C, S, S)."""
-    mean, std = ZOO[name].normalisation
-    count = count or ZOO[name].channels
+    mean, std = PRETRAINED[name].normalisation
+    count = count or PRETRAINED[name].channels
     grey = torch.from_numpy(chip.astype(np.float32) / 255)
     mean_c, std_c = (torch.tensor(v).expand(count) if len(v) == 1 else torch.tensor(v) for v in (mean, std))
     return ((grey[None] - mean_c[:, None, None]) / std_c[:, None, None])[None]
@@ -122,7 +123,7 @@ def clip_reference(model: CLIPModel, name: str) -> Reference:
 
 
 def _open_clip(name: str, folder: Path) -> Made:
-    quick = ZOO[name].quick_gelu
+    quick = PRETRAINED[name].quick_gelu
     model = clip(quick)
     write_vocabulary(folder)
     if name == "sarclip":
@@ -150,7 +151,7 @@ def _vhm(name: str, folder: Path) -> Made:
 
 def _geochat(name: str, folder: Path) -> Made:
     """Two parts, the first without the image tower; the positions are resampled to 504 px."""
-    size = ZOO[name].size
+    size = PRETRAINED[name].size
     assert size is not None
     model = clip(quick=True, size=28, patch=14)
     inner = "model.vision_tower.vision_tower.vision_model."
@@ -254,7 +255,7 @@ def _changeclip(name: str, folder: Path) -> Made:
 def vit_reference(model: VisionTransformer, name: str) -> Reference:
     def reference(chip: NDArray[np.uint8]) -> Tensor:
         tokens = model.forward_features(channels(chip, name))
-        return tokens[:, 0] if ZOO[name].pooled == "class token" else tokens[:, 1:].mean(1)
+        return tokens[:, 0] if PRETRAINED[name].pooled == "class token" else tokens[:, 1:].mean(1)
 
     return reference
 
@@ -298,7 +299,7 @@ def _moco(name: str, folder: Path) -> Made:
 
 def _dinov2(name: str, folder: Path) -> Made:
     """With registers, as Meta's files hold them: positions for the class token and the patches."""
-    size = ZOO[name].size
+    size = PRETRAINED[name].size
     assert size is not None
     model = vit(size, 14, init_values=1e-5, reg_tokens=4, no_embed_class=True)
     state = dict(model.state_dict())
@@ -337,7 +338,7 @@ def _dinov3(name: str, folder: Path) -> Made:
 
 def _prithvi(name: str, folder: Path) -> Made:
     """Three frames of six bands; the reference computes the 3-D convolution of the first."""
-    size = ZOO[name].size
+    size = PRETRAINED[name].size
     assert size is not None
     model = vit(size, 16, in_chans=6)
     state = {key: value.clone() for key, value in model.state_dict().items()}
@@ -368,7 +369,7 @@ def _blip(name: str, folder: Path) -> Made:
 
 
 def _sar_jepa(name: str, folder: Path) -> Made:
-    size = ZOO[name].size
+    size = PRETRAINED[name].size
     assert size is not None
     model = vit(size, 16, in_chans=1, pos_embed="none")
     grid, tables = size // 16, [torch.randn(1, WIDTH, 50) * 0.3 for _ in model.blocks]
@@ -511,3 +512,34 @@ MAKERS: dict[str, Callable[[str, Path], Made]] = {
     "dinov2": _dinov2,
     "dinov3": _dinov3,
 }
+
+
+BERT_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "ship", "##s", "of", "0", "road", "water", "."]
+
+
+def write_blip(folder: Path) -> tuple[nn.Module, BlipTextModel, dict[str, nn.Linear]]:
+    """Write BLIP's retrieval file, and return its parts."""
+    image = vit()
+    config = BlipTextConfig(
+        vocab_size=len(BERT_WORDS) + 2, hidden_size=WIDTH, encoder_hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH, num_hidden_layers=2, num_attention_heads=1, max_position_embeddings=64,
+    )  # fmt: skip
+    text = BlipTextModel(config, add_pooling_layer=False)
+    shaken(text)
+    linears = {
+        "vision_proj": nn.Linear(WIDTH, 16),
+        "text_proj": nn.Linear(WIDTH, 16),
+        "itm_head": nn.Linear(WIDTH, 2),
+    }
+    state = {f"visual_encoder.{key}": value for key, value in image.state_dict().items()}
+    state |= {f"text_encoder.{key}": value for key, value in text.state_dict().items()}
+    state |= {f"text_encoder_m.{key}": value * 0 for key, value in text.state_dict().items()}
+    state["text_encoder.embeddings.position_ids"] = torch.arange(64)[None]
+    for name, linear in linears.items():
+        state |= {f"{name}.{key}": value for key, value in shaken(linear).state_dict().items()}
+    torch.save(
+        {"model": state | {"image_queue": torch.zeros(16, 9), "temp": torch.tensor(0.07)}},
+        folder / "blip.pth",
+    )
+    (folder / "vocab.txt").write_text("\n".join(BERT_WORDS) + "\n")
+    return image, text, linears

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from zoo_checkpoints import MAKERS
 
 import fusar_klip.models as models
 from fusar_klip.errors import CheckpointError
@@ -15,7 +14,8 @@ from fusar_klip.models import ModelRef
 from fusar_klip.models.pretrained.hivit import HiViT
 from fusar_klip.models.pretrained.irpe import IrpeTower
 from fusar_klip.models.pretrained.plain_vit import PlainViT, patch_of
-from fusar_klip.models.pretrained.registry import RESAMPLED_LAYOUTS, ZOO
+from fusar_klip.models.pretrained.registry import PRETRAINED, RESAMPLED_LAYOUTS
+from published_checkpoints import MAKERS
 
 Tower = Any
 
@@ -152,11 +152,11 @@ def test_relative_positions_fit_grid_and_windows(model: models.Klip) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ZOO)
-def test_every_tower_of_the_zoo_is_a_backbone_or_refused(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_every_published_tower_is_a_backbone_or_refused(name: str, tmp_path: Path) -> None:
     source, _ = MAKERS[name](name, tmp_path)
     encoder = ModelRef.parse(f"{name}:{source}").load()
-    if ZOO[name].layout not in RESAMPLED_LAYOUTS:
+    if PRETRAINED[name].layout not in RESAMPLED_LAYOUTS:
         with pytest.raises(CheckpointError, match="as its image tower"):
             PlainViT(encoder, 64)
         return
