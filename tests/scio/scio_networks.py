@@ -1,4 +1,4 @@
-"""Networks with fresh weights for the tests of SCIO: small, and not shy of having an opinion."""
+"""Small randomly initialised networks for the tests of SCIO, whose matching scores vary."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A pass over a data set: what the new text version holds, and that it can be stopped and repeated."""
+"""A pass over a data set: the rows of the new text version, resuming and repeating."""
 
 import errno
 import os
@@ -43,7 +43,7 @@ def rows_of(dataset: Path, version: str) -> pd.DataFrame:
     return catalog.read_texts(dataset, version, in_use=False)
 
 
-def test_every_decision_stands_in_a_new_version(dataset: Path) -> None:
+def test_decisions_become_a_new_version(dataset: Path) -> None:
     summary = refine(dataset)
     assert (summary.parent, summary.version, summary.tiles, summary.segments) == ("v000", "v001", 60, 240)
     before, after = rows_of(dataset, "v000"), rows_of(dataset, "v001")
@@ -65,7 +65,7 @@ def test_every_decision_stands_in_a_new_version(dataset: Path) -> None:
     assert about["maker"]["scio"]["itm"] == "segment"
 
 
-def test_what_is_accepted_replaces_the_text(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_accepted_reconstruction_replaces_the_text(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write(network: KlipNetwork, ids_bl: object, *_: object, **__: object) -> list[list[int]]:
         tokenizer = make_network(0)[1]
         return [tokenizer.segments(["80.5 m, north"], 30)[0] + [tokenizer.sep_id]] * len(ids_bl)  # type: ignore[arg-type]
@@ -84,7 +84,9 @@ def test_what_is_accepted_replaces_the_text(dataset: Path, monkeypatch: pytest.M
     assert (new["prompt_version"] == "scio-2").all()
 
 
-def test_the_stages_can_be_passes_of_their_own(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_screening_and_reconstruction_as_separate_passes(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     screened = refine(dataset, reconstruct=False)
     assert screened.refused == {}
     rebuilt = refine(dataset, screened.version, screen=False)
@@ -97,7 +99,7 @@ def test_the_stages_can_be_passes_of_their_own(dataset: Path, monkeypatch: pytes
     assert both.drop(columns=["source"]).equals(second.drop(columns=["source"]))
 
 
-def test_the_same_pass_is_made_once(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_pass_runs_once(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     summary = refine(dataset)
     monkeypatch.setattr(dataset_pass, "refine_batch", None)
     assert refine(dataset) == summary
@@ -109,7 +111,7 @@ def test_the_same_pass_is_made_once(dataset: Path, monkeypatch: pytest.MonkeyPat
     assert refine(dataset).version == "v004"
 
 
-def test_a_pass_that_was_killed_goes_on(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_pass_resumes(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset_pass, "_TILES_PER_PART", 16)
     work, calls = dataset_pass.refine_batch, list[int]()
 
@@ -135,9 +137,7 @@ def test_a_pass_that_was_killed_goes_on(dataset: Path, monkeypatch: pytest.Monke
     assert (dataset / "texts" / "v001.parquet").read_bytes() == resumed
 
 
-def test_a_full_disk_ends_a_pass_that_goes_on_when_there_is_room(
-    dataset: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pass_resumes_after_a_full_disk(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset_pass, "_TILES_PER_PART", 16)
     write, calls = dataset_pass.pq.write_table, list[Path]()
 
@@ -163,7 +163,7 @@ def test_a_full_disk_ends_a_pass_that_goes_on_when_there_is_room(
     assert catalog.text_versions(dataset) == ["v000", "v001"]
 
 
-def test_a_pass_killed_as_soon_as_its_version_was_there_leaves_nothing(
+def test_a_pass_interrupted_after_its_version_is_cleaned_up(
     dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def dying(*_: object, **__: object) -> None:
@@ -178,14 +178,14 @@ def test_a_pass_killed_as_soon_as_its_version_was_there_leaves_nothing(
     assert not list((dataset / "texts").glob(".scio-*"))
 
 
-def test_tiles_straddle_no_parts(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rows_of_a_tile_are_in_one_part(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset_pass, "_TILES_PER_PART", 7)
     parts = list(dataset_pass._parts(dataset, "v000"))
     assert [part["tile_id"].nunique() for part in parts] == [7] * 8 + [4]
     assert pd.concat(parts, ignore_index=True).equals(rows_of(dataset, "v000"))
 
 
-def test_other_splits_stay_as_they_are(dataset: Path) -> None:
+def test_other_splits_stay_unchanged(dataset: Path) -> None:
     summary = refine(dataset, splits=["val"])
     assert summary.tiles == 10
     assert summary.left == {"other split, or not kept": 50}
@@ -194,7 +194,7 @@ def test_other_splits_stay_as_they_are(dataset: Path) -> None:
     assert set(judged) == set(tiles.loc[tiles["split"] == "val", "tile_id"])
 
 
-def test_a_damaged_tile_is_left_and_counted(dataset: Path) -> None:
+def test_a_damaged_tile_stays_unchanged_and_is_counted(dataset: Path) -> None:
     (dataset / "tiles" / "scene" / "tile0003.tif").write_bytes(b"no picture")
     shutil.rmtree(dataset / "cache", ignore_errors=True)
     summary = refine(dataset)
@@ -202,7 +202,7 @@ def test_a_damaged_tile_is_left_and_counted(dataset: Path) -> None:
     assert set(rows_of(dataset, "v001").query("tile_id == 'tile0003'")["verdict"]) == {"original"}
 
 
-def test_the_network_is_left_as_it_was(dataset: Path) -> None:
+def test_the_network_stays_unchanged(dataset: Path) -> None:
     network, tokenizer = make_network(0)
     network.train()
     negatives = Negatives.encode(network.eval(), tokenizer, [])
@@ -215,12 +215,12 @@ def test_the_network_is_left_as_it_was(dataset: Path) -> None:
     assert (summary.kept, summary.noise) == (240, 0)
 
 
-def test_one_image_alone_is_kept(write_blobs: WriteBlobs, tmp_path: Path) -> None:
+def test_a_single_image_is_kept(write_blobs: WriteBlobs, tmp_path: Path) -> None:
     summary = refine(write_blobs(tmp_path / "one", 1))
     assert (summary.tiles, summary.noise) == (1, 0)
 
 
-def test_nothing_to_judge_is_said(dataset: Path) -> None:
+def test_nothing_to_judge_is_an_error(dataset: Path) -> None:
     with pytest.raises(DatasetError, match="no text of v000 to judge"):
         refine(dataset, splits=["test"])
     assert catalog.text_versions(dataset) == ["v000"]
@@ -246,8 +246,8 @@ def test_the_parts_hold_all_splits(dataset: Path) -> None:
     )
 
 
-def test_the_tokenizer_cuts_as_in_training(dataset: Path) -> None:
-    """Each segment is spelled with its field, as pretraining reads it."""
+def test_segments_are_tokenized_as_in_training(dataset: Path) -> None:
+    """Each segment begins with its field, as in pretraining."""
     rows = rows_of(dataset, "v000").head(4)
     tokenizer: Tokenizer = make_network(0)[1]
     text = dataset_pass._segmented_text(rows, tokenizer, 64)

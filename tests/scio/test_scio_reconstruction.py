@@ -1,4 +1,4 @@
-"""What is written in place of noise, and when it is used, with a decoder that says what it is told to."""
+"""Reconstruction: what the decoder sees, and which of its outputs are used, with a scripted decoder."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,7 @@ TEXTS = ["Count: 3 ships", "Size: 40 m long", "Region: water", "Layout: a row"]
 
 
 class Script:
-    """A scorer whose decoder writes `answers` in turn, and that likes texts for the words they hold."""
+    """A scorer whose decoder generates `answers` in turn, and that scores texts by the words they contain."""
 
     max_tokens = 64
 
@@ -77,7 +77,7 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.train([*TEXTS, "5 ships at a quay", "80 m long", "of the tile"] * 3, 400)
 
 
-def test_it_is_asked_by_name_in_the_context_of_the_rest(tokenizer: Tokenizer) -> None:
+def test_the_decoder_sees_the_segment_name_and_the_other_segments(tokenizer: Tokenizer) -> None:
     (one,), script = run(tokenizer, ["5 ships at a quay"], {"5 ships": 1}, (0,))
     assert script.masked == ["count: [MASK]; size: 40 m long; region: water; layout: a row"]
     assert one == Reconstruction(
@@ -85,8 +85,8 @@ def test_it_is_asked_by_name_in_the_context_of_the_rest(tokenizer: Tokenizer) ->
     )
 
 
-def test_one_at_a_time_and_each_on_its_own(tokenizer: Tokenizer) -> None:
-    """The second is written with the first in place, and has to beat the text with it."""
+def test_segments_are_reconstructed_one_at_a_time(tokenizer: Tokenizer) -> None:
+    """The second is generated with the first in place, and must beat the text with it."""
     written, script = run(tokenizer, ["5 ships", "80 m long"], {"5 ships": 1, "80 m": -1}, (0, 1))
     assert script.masked == [
         "count: [MASK]; region: water; layout: a row",
@@ -96,13 +96,13 @@ def test_one_at_a_time_and_each_on_its_own(tokenizer: Tokenizer) -> None:
     assert written[1].delta_itm is None
 
 
-def test_what_fails_leaves_the_text_as_it_was(tokenizer: Tokenizer) -> None:
+def test_a_rejected_reconstruction_leaves_the_text_unchanged(tokenizer: Tokenizer) -> None:
     written, script = run(tokenizer, ["5 ships", "80 m long"], {"5 ships": -1, "80 m": 1}, (0, 1))
     assert script.masked[1] == "size: [MASK]; region: water; layout: a row"
     assert [one.rejection for one in written] == ["ITC", None]
 
 
-def test_both_tests_have_to_be_passed(tokenizer: Tokenizer) -> None:
+def test_both_tests_must_pass(tokenizer: Tokenizer) -> None:
     class Doubter(Script):
         def itm_score(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
             return [0.5 for _ in texts]
@@ -113,15 +113,15 @@ def test_both_tests_have_to_be_passed(tokenizer: Tokenizer) -> None:
     assert (one.rejection, one.delta_itm) == ("ITM", 0)
 
 
-def test_the_baseline_decides(tokenizer: Tokenizer) -> None:
-    """Better than the text without noise, and worse than the original, which the model liked."""
+def test_baseline(tokenizer: Tokenizer) -> None:
+    """Better than the text without noise, and worse than the original text."""
     likes = {"3 ships": 2.0, "5 ships": 1.0}
     assert run(tokenizer, ["5 ships"], likes, (0,))[0][0].rejection is None
     assert run(tokenizer, ["5 ships"], likes, (0,), baseline="original")[0][0].rejection == "ITC"
 
 
-def test_alone_the_new_segment_is_what_is_tested(tokenizer: Tokenizer) -> None:
-    """The rest of the text does not count, and without the matching score nothing else does."""
+def test_alone_tests_the_new_segment_by_itself(tokenizer: Tokenizer) -> None:
+    """The other segments do not matter; without the matching score the loss decides by itself."""
     likes = {"3 ships": 2.0, "5 ships": 1.0, "40 m": 9.0, "80 m": -1.0}
     alone = {"judge": "alone", "itm": "off"}
     written, script = run(tokenizer, ["5 ships", "80 m long"], likes, (0, 1), **alone)
@@ -131,7 +131,7 @@ def test_alone_the_new_segment_is_what_is_tested(tokenizer: Tokenizer) -> None:
     assert script.masked[1].startswith("count: 5 ships")
 
 
-def test_alone_the_segment_has_to_match_better_than_a_guess(tokenizer: Tokenizer) -> None:
+def test_alone_needs_a_score_above_chance_level(tokenizer: Tokenizer) -> None:
     class Table(Script):
         def itm_score(self, texts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[float]:
             scores = {"count: 5 ships": 0.4, "size: 80 m long": 0.3}
@@ -146,7 +146,7 @@ def test_alone_the_segment_has_to_match_better_than_a_guess(tokenizer: Tokenizer
 
 
 @pytest.mark.parametrize("judge", ["left_out", "alone"])
-def test_a_margin_has_to_be_beaten_by_more(tokenizer: Tokenizer, judge: str) -> None:
+def test_reconstruction_margin(tokenizer: Tokenizer, judge: str) -> None:
     for margin, rejection in ((0.9, None), (1.0, "ITC")):
         (one,), _ = run(
             tokenizer, ["5 ships"], {"5 ships": 1}, (0,), judge=judge, reconstruction_margin=margin
@@ -154,7 +154,7 @@ def test_a_margin_has_to_be_beaten_by_more(tokenizer: Tokenizer, judge: str) -> 
         assert one.rejection == rejection
 
 
-def test_what_no_reader_would_want_is_refused(tokenizer: Tokenizer) -> None:
+def test_rejections_before_the_tests(tokenizer: Tokenizer) -> None:
     sep, unknown = tokenizer.sep_id, tokenizer.vocabulary.index(UNKNOWN)
     (ships,) = tokenizer.segments(["ships"], 60)
     for answer, rejection in [
@@ -172,15 +172,15 @@ def test_what_no_reader_would_want_is_refused(tokenizer: Tokenizer) -> None:
         assert one.rejection == rejection, answer
 
 
-def test_a_text_that_is_all_noise_can_be_rebuilt(tokenizer: Tokenizer) -> None:
+def test_a_text_of_noise_only_can_be_reconstructed(tokenizer: Tokenizer) -> None:
     written, script = run(tokenizer, ["5 ships", "80 m", "land", "ring"], {"5": 1}, (0, 1, 2, 3))
     assert script.masked[:2] == ["count: [MASK]", "count: 5 ships; size: [MASK]"]
     assert [one.rejection for one in written] == [None, "ITC", "ITC", "ITC"]
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_the_network_writes(beams: int) -> None:
-    """With fresh weights nothing sensible comes, but all tests run and none is skipped."""
+def test_a_randomly_initialised_network(beams: int) -> None:
+    """Its texts are meaningless, but every step runs."""
     network, tokenizer = make_network(seed=1)
     images = torch.randn(3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     negatives = Negatives(torch.eye(16), torch.eye(16), torch.arange(16))

@@ -33,8 +33,8 @@ def make_texts(tokenizer: Tokenizer, count: int, seed: int) -> list[SegmentedTex
     texts = []
     for _ in range(count):
         segments = [
-            f"Field{place}: {' '.join(draw.choices(WORDS, k=draw.randint(1, 6)))}"
-            for place in range(draw.randint(1, 8))
+            f"Field{i}: {' '.join(draw.choices(WORDS, k=draw.randint(1, 6)))}"
+            for i in range(draw.randint(1, 8))
         ]
         texts.append(SegmentedText(tokenizer.segments(segments, 64), (True,) * len(segments)))
     return texts
@@ -55,7 +55,7 @@ def make_negatives(network: KlipNetwork, count: int, seed: int) -> Negatives:
 def literal_loss(
     made: Made, image: torch.Tensor, image_id: int, ids: Sequence[int], negatives: Negatives
 ) -> float:
-    """Eq. 4 in both directions, spelled out: one pair, its own entries left out of the negatives."""
+    """Eq. 4 of one pair in both directions; entries of the own image are not negatives."""
     network, tokenizer = made
     image_e = network.image_features(network.image_tokens(image[None]))[0].double()
     text_e = network.text_features(*tokenizer.pad([list(ids)]))[0].double()
@@ -78,7 +78,7 @@ def literal_score(made: Made, image: torch.Tensor, ids: Sequence[int]) -> float:
 def literal_noise(
     text: SegmentedText, loss: Callable[[list[int]], float], score: Callable[[list[int]], float]
 ) -> list[int]:
-    """Phase 2 of Algorithm 1 with decisions.md's acceptance, one evaluation after the other."""
+    """Phase 2 of Algorithm 1 with the acceptance of decisions.md, one evaluation at a time."""
     everything = list(range(len(text.segments)))
     if len(everything) == 1:
         return []
@@ -101,7 +101,7 @@ def literal_noise(
 
 
 @pytest.mark.parametrize("fusion_layers", [None, 1])
-def test_decisions_are_those_of_the_literal_algorithm(fusion_layers: int | None) -> None:
+def test_decisions_equal_those_of_the_literal_algorithm(fusion_layers: int | None) -> None:
     made = make_network(seed=3, fusion_layers=fusion_layers, text_depth=2)
     network, tokenizer = made
     images = torch.randn(14, 1, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -111,31 +111,31 @@ def test_decisions_are_those_of_the_literal_algorithm(fusion_layers: int | None)
     verdicts = set()
     for row, (text, screening) in enumerate(zip(texts, found, strict=True)):
 
-        def ids(places: list[int], text: SegmentedText = text) -> list[int]:
-            return tokenizer.join(text.segments[place] for place in places)
+        def ids(indices: list[int], text: SegmentedText = text) -> list[int]:
+            return tokenizer.join(text.segments[i] for i in indices)
 
-        def loss(places: list[int], row: int = row) -> float:
-            return literal_loss(made, images[row], row, ids(places), negatives)
+        def loss(indices: list[int], row: int = row) -> float:
+            return literal_loss(made, images[row], row, ids(indices), negatives)
 
-        def score(places: list[int], row: int = row) -> float:
-            return literal_score(made, images[row], ids(places))
+        def score(indices: list[int], row: int = row) -> float:
+            return literal_score(made, images[row], ids(indices))
 
         assert list(screening.noise) == literal_noise(text, loss, score)
-        verdicts.update(place in screening.noise for place in text.used)
+        verdicts.update(i in screening.noise for i in text.used)
         everything = list(text.used)
-        for place, delta in screening.delta_itc.items():
-            rest = [other for other in everything if other != place]
+        for i, delta in screening.delta_itc.items():
+            rest = [other for other in everything if other != i]
             assert delta == pytest.approx(loss(rest) - loss(everything), abs=2e-5)
         assert screening.delta_itm.keys() == {p for p, delta in screening.delta_itc.items() if delta < 0}
-        for place, delta in screening.delta_itm.items():
-            rest = [other for other in everything if other != place]
+        for i, delta in screening.delta_itm.items():
+            rest = [other for other in everything if other != i]
             assert delta == pytest.approx(score(rest) - score(everything), abs=2e-5)
         if screening.itm_score is not None:
             assert screening.itm_score == pytest.approx(score(everything), abs=2e-5)
     assert verdicts == {True, False}
 
 
-def test_an_image_is_encoded_and_looked_at_once_whatever_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     network, tokenizer = make_network(seed=0)
     calls: list[str] = []
     for name in ("image_tokens", "image_kv"):
@@ -154,7 +154,7 @@ def test_an_image_is_encoded_and_looked_at_once_whatever_is_asked(monkeypatch: p
     assert calls == ["image_tokens", "image_kv"]
 
 
-def test_a_pair_depends_on_nothing_else() -> None:
+def test_a_pair_does_not_depend_on_its_batch() -> None:
     network, tokenizer = make_network(seed=0)
     images = torch.randn(6, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     texts, negatives = make_texts(tokenizer, 6, seed=1), make_negatives(network, 9, seed=2)
@@ -168,7 +168,7 @@ def test_a_pair_depends_on_nothing_else() -> None:
         assert alone.delta_itc == pytest.approx(together[row].delta_itc, abs=1e-5)
 
 
-def test_the_own_image_is_no_negative() -> None:
+def test_the_own_image_is_not_a_negative() -> None:
     network, tokenizer = make_network(seed=0)
     images = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     ids = tokenizer.encode("ships at a quay", 64)
@@ -184,12 +184,12 @@ def test_the_own_image_is_no_negative() -> None:
     only_own = ImageTextScorer(
         network, tokenizer, ImageBatch(images, [0]), Negatives(*(t[:1] for t in vars(negatives).values()))
     )
-    # Nothing to be told apart from: no loss, and so nothing that leaving out could lower.
+    # Without negatives the loss is 0, and leaving out cannot lower it.
     assert only_own.itc_loss([ids], [0]) == [0.0]
 
 
 @torch.inference_mode()
-def test_alone_a_segment_is_compared_with_saying_nothing() -> None:
+def test_alone_compares_a_segment_with_an_uninformative_text() -> None:
     network, tokenizer = make_network(seed=0)
     images = torch.randn(5, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     image_be = network.image_features(network.image_tokens(images)).double()
@@ -202,8 +202,8 @@ def test_alone_a_segment_is_compared_with_saying_nothing() -> None:
     for row, (text, screening) in enumerate(zip(texts, found, strict=True)):
         assert screening.delta_itm == {}
         assert screening.itm_score is None
-        for place, delta in screening.delta_itc.items():
-            alone = tokenizer.pad([tokenizer.join([text.segments[place]])])
+        for i, delta in screening.delta_itc.items():
+            alone = tokenizer.pad([tokenizer.join([text.segments[i]])])
             text_e = network.text_features(*alone)[0].double()
             others = [negatives.image_qe[q].double() for q in range(9) if q != row]
             candidates = torch.stack([image_be[row], *others])
@@ -217,7 +217,7 @@ def test_alone_a_segment_is_compared_with_saying_nothing() -> None:
     assert signs == {True, False}
 
 
-def test_the_queue_is_frozen() -> None:
+def test_negatives_of_a_queue_are_a_copy() -> None:
     queue = FeatureQueue(4, 2)
     queue.enqueue(torch.eye(2), torch.eye(2), torch.tensor([7, 8]))
     negatives = Negatives.of_queue(queue)
@@ -227,7 +227,7 @@ def test_the_queue_is_frozen() -> None:
 
 
 class Table:
-    """A scorer that draws losses and scores per set of segments; segment p of row r has the id 100 r + p."""
+    """A scorer with random losses and scores per set of segments; segment i of row r has the id 100 r + i."""
 
     max_tokens = 64
 
@@ -256,7 +256,7 @@ class Table:
 
 def screened(table: Table, counts: Sequence[int], **changes: object) -> list[ScreeningResult]:
     texts = [
-        SegmentedText([[100 * row + place] for place in range(count)], (True,) * count)
+        SegmentedText([[100 * row + i] for i in range(count)], (True,) * count)
         for row, count in enumerate(counts)
     ]
     return screen(table, texts, ScioSettings.model_validate(changes))  # type: ignore[arg-type]
@@ -268,14 +268,16 @@ def screened(table: Table, counts: Sequence[int], **changes: object) -> list[Scr
     st.sampled_from([0.0, 0.05, 0.5]),
     st.lists(st.integers(1, 8), min_size=1, max_size=3),
 )
-def test_whatever_the_losses_the_literal_algorithm_agrees(seed: int, tilt: float, counts: list[int]) -> None:
+def test_any_losses_give_the_decisions_of_the_literal_algorithm(
+    seed: int, tilt: float, counts: list[int]
+) -> None:
     table = Table(seed, tilt)
     for row, (count, found) in enumerate(zip(counts, screened(table, counts), strict=True)):
 
-        def ids(places: Sequence[int], row: int = row) -> list[int]:
-            return [100 * row + place for place in places]
+        def ids(indices: Sequence[int], row: int = row) -> list[int]:
+            return [100 * row + i for i in indices]
 
-        text = SegmentedText([[100 * row + place] for place in range(count)], (True,) * count)
+        text = SegmentedText([[100 * row + i] for i in range(count)], (True,) * count)
         expected = literal_noise(text, lambda p: table.loss(ids(p)), lambda p: table.score(ids(p)))
         assert list(found.noise) == expected
         assert len(found.noise) < count
@@ -283,19 +285,19 @@ def test_whatever_the_losses_the_literal_algorithm_agrees(seed: int, tilt: float
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 10**6), st.integers(2, 8))
-def test_with_the_score_off_the_loss_decides_alone(seed: int, count: int) -> None:
+def test_itm_off(seed: int, count: int) -> None:
     table = Table(seed, 0.05)
     (found,) = screened(table, [count], itm="off")
-    text = SegmentedText([[place] for place in range(count)], (True,) * count)
+    text = SegmentedText([[i] for i in range(count)], (True,) * count)
     # A score that always rises confirms everything.
-    expected = literal_noise(text, table.loss, lambda places: -len(places))
+    expected = literal_noise(text, table.loss, lambda indices: -len(indices))
     assert list(found.noise) == expected
     assert found.delta_itm == {}
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 10**6), st.integers(2, 8))
-def test_alone_the_score_of_the_segment_itself_confirms(seed: int, count: int) -> None:
+def test_alone_is_confirmed_by_the_score_of_the_segment(seed: int, count: int) -> None:
     table = Table(seed, 0.0)
     (found,) = screened(table, [count], judge="alone", itm_margin=0.1)
     against = {p for p in range(count) if table.loss([p]) > 0.5}
@@ -309,21 +311,21 @@ def test_alone_the_score_of_the_segment_itself_confirms(seed: int, count: int) -
 
 
 @pytest.mark.parametrize(
-    ("change", "mend"),
+    ("change", "complaint"),
     [
         ({"itm": "set"}, "use itm=segment or itm=off"),
         ({"baseline": "original"}, "leave baseline out"),
         ({"itm_margin": 0.34}, "use less than 1/3"),
     ],
 )
-def test_alone_what_would_not_be_asked_is_refused(change: dict[str, object], mend: str) -> None:
-    with pytest.raises(ValueError, match=mend):
+def test_settings_that_contradict_alone(change: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
         ScioSettings.model_validate({"judge": "alone", **change})
 
 
 @settings(deadline=None, max_examples=100)
 @given(st.integers(0, 10**6), st.integers(2, 8))
-def test_as_a_set_the_text_is_the_longest_that_wins(seed: int, count: int) -> None:
+def test_itm_set_accepts_the_longest_text_that_passes(seed: int, count: int) -> None:
     table = Table(seed, 0.2)
     (found,) = screened(table, [count], itm="set")
     everything = list(range(count))
@@ -349,7 +351,7 @@ def test_margins_and_scores_for_all() -> None:
     assert scored.delta_itm.keys() == set(range(8))
 
 
-def test_what_was_noise_before_stays_out() -> None:
+def test_earlier_noise_is_not_part_of_the_text() -> None:
     table = Table(3, 0.1)
     text = SegmentedText([[0], [1], [2], [3]], (True, False, True, True))
     (found,) = screen(table, [text], ScioSettings())  # type: ignore[arg-type]

@@ -93,7 +93,7 @@ def test_kept_captions_and_decisions(table: Path, klip: Klip) -> None:
     assert read(table).equals(before)
 
 
-def test_twice_is_the_same(table: Path, klip: Klip) -> None:
+def test_a_repeated_pass_gives_the_same_bytes(table: Path, klip: Klip) -> None:
     summary = refined(table, klip)
     first = [Path(path).read_bytes() for path in (summary.out, summary.decisions)]
     assert refined(table, klip) == summary
@@ -115,7 +115,7 @@ def test_blocks_and_formats_agree(table: Path, klip: Klip, monkeypatch: pytest.M
     assert pd.read_parquet(parquet.decisions)["verdict"].tolist() == expected[1]
 
 
-def test_a_csv_with_tabs_stays_one(table: Path, klip: Klip) -> None:
+def test_a_csv_with_tabs_keeps_its_separator(table: Path, klip: Klip) -> None:
     expected = read(refined(table, klip).out)
     path = table.with_name("tabs.csv")
     read(table).to_csv(path, sep="\t", index=False)
@@ -124,8 +124,8 @@ def test_a_csv_with_tabs_stays_one(table: Path, klip: Klip) -> None:
     assert Path(summary.decisions).read_text().startswith("row\timage\t")
 
 
-def test_a_parquet_that_pandas_cut_rows_out_of_keeps_all_its_columns(table: Path, klip: Klip) -> None:
-    """Its index is a column of the file; and a large number beside a missing one is no float."""
+def test_a_parquet_with_a_pandas_index_keeps_all_columns(table: Path, klip: Klip) -> None:
+    """The index is a column of the file; a large integer beside a null does not become a float."""
     frame = read(table).drop(columns="n")
     frame["photo"] = pd.array([2**60 + 1, None, 3, 4, 5], "Int64")
     path = table.with_name("cut.parquet")
@@ -142,25 +142,25 @@ def test_lists_of_sentences_stay_lists(table: Path, klip: Klip) -> None:
     frame = read(table).drop(columns="n")
     frame["caption"] = [split_sentences(caption) for caption in frame["caption"]]
     path = table.with_name("lists.parquet")
-    frame.rename(columns={"caption": "said", "image": "shown"}).to_parquet(path)
+    frame.rename(columns={"caption": "words", "image": "shown"}).to_parquet(path)
     with pytest.raises(
-        SettingsError, match=r"no column of image paths \(there: shown, said\).*--image-column"
+        SettingsError, match=r"no column of image paths \(there: shown, words\).*--image-column"
     ):
         refined(path, klip)
-    summary = refined(path, klip, image_column="shown", caption_column="said")
-    after = pd.read_parquet(summary.out)["said"]
-    assert [join_sentences(list(said)) for said in after] == read(refined(table, klip).out)[
+    summary = refined(path, klip, image_column="shown", caption_column="words")
+    after = pd.read_parquet(summary.out)["words"]
+    assert [join_sentences(list(sentences)) for sentences in after] == read(refined(table, klip).out)[
         "caption"
     ].tolist()
 
 
-def test_rows_of_one_image_are_no_negatives_of_each_other(table: Path, klip: Klip) -> None:
+def test_rows_of_one_image_are_not_negatives_of_each_other(table: Path, klip: Klip) -> None:
     frame = read(table).iloc[[0, 0, 0]].assign(caption=[CAPTIONS[0], CAPTIONS[2], CAPTIONS[4]])
     frame.to_csv(table.with_name("same.csv"), index=False)
     assert refined(table.with_name("same.csv"), klip).noise == 0
 
 
-def test_a_caption_without_end_is_judged_as_far_as_the_network_reads(table: Path, klip: Klip) -> None:
+def test_only_the_first_sentences_of_a_long_caption_are_judged(table: Path, klip: Klip) -> None:
     frame = read(table).assign(caption="Bright water. " * 40)
     frame.to_csv(table.with_name("long.csv"), index=False)
     summary = refined(table.with_name("long.csv"), klip)
@@ -184,7 +184,7 @@ def test_a_caption_without_end_is_judged_as_far_as_the_network_reads(table: Path
         ("image,caption\na.png,x\n", {"out": Path("t.parquet")}, "must be another file"),
     ],
 )
-def test_what_is_wrong_is_said(
+def test_errors_of_a_table(
     table: Path, klip: Klip, content: str, options: dict[str, object], complaint: str
 ) -> None:
     path = table.with_name("t.csv")
@@ -194,7 +194,7 @@ def test_what_is_wrong_is_said(
     assert not list(table.parent.glob("*refined*"))
 
 
-def test_a_column_of_pictures_is_no_column_of_paths(tmp_path: Path, klip: Klip) -> None:
+def test_a_column_of_images_is_not_a_column_of_paths(tmp_path: Path, klip: Klip) -> None:
     """As `datasets` writes them."""
     picture = {"bytes": b"a picture", "path": None}
     pq.write_table(pa.table({"image": [picture], "caption": ["A ship."]}), tmp_path / "t.parquet")
@@ -208,7 +208,7 @@ def test_a_column_of_pictures_is_no_column_of_paths(tmp_path: Path, klip: Klip) 
 
 
 @pytest.mark.parametrize(("rows", "taken"), [(3, 3), (4, 2), (5, 3), (7, 3), (9, 3)])
-def test_no_more_rows_than_references_are_references(
+def test_number_of_negatives(
     table: Path, klip: Klip, monkeypatch: pytest.MonkeyPatch, rows: int, taken: int
 ) -> None:
     encode, seen = Negatives.encode, []
@@ -226,11 +226,11 @@ def test_no_more_rows_than_references_are_references(
 @pytest.mark.parametrize(
     ("kept", "noise", "reconstructed", "doubted"), [(2, 1, 0, 0), (2, 1, 1, 1), (0, 0, 0, 0)]
 )
-def test_much_noise_is_doubted_aloud(kept: int, noise: int, reconstructed: int, doubted: int) -> None:
+def test_warning_about_much_noise(kept: int, noise: int, reconstructed: int, doubted: int) -> None:
     summary = RefineSummary("ds", "v000", "v001", 1, kept + noise + reconstructed, kept, noise, reconstructed)
-    said = summary_text(summary)
-    assert said.startswith(f"{summary.segments} segments of 1 tiles: {kept} kept, {noise} noise")
-    assert said.count("More than a third is called noise") == doubted
+    printed = summary_text(summary)
+    assert printed.startswith(f"{summary.segments} segments of 1 tiles: {kept} kept, {noise} noise")
+    assert printed.count("More than a third is called noise") == doubted
 
 
 def test_the_table_is_never_overwritten(table: Path, klip: Klip) -> None:
@@ -274,10 +274,15 @@ def verb(*arguments: object) -> str:
 def test_the_verb_on_a_data_set(blobs: Path, run: Path, tmp_path: Path) -> None:
     dataset = shutil.copytree(blobs, tmp_path / "dataset")
     options = ("--checkpoint", run, "--set", "max_new_tokens=8")
-    said = json.loads(verb(dataset, *options, "--json"))
-    assert (said["parent"], said["version"], said["tiles"], said["segments"]) == ("v000", "v001", 60, 240)
+    printed = json.loads(verb(dataset, *options, "--json"))
+    assert (printed["parent"], printed["version"], printed["tiles"], printed["segments"]) == (
+        "v000",
+        "v001",
+        60,
+        240,
+    )
     # The same command again finds what it made; another setting starts from the described texts again.
-    assert json.loads(verb(dataset, *options, "--json")) == said
+    assert json.loads(verb(dataset, *options, "--json")) == printed
     assert "v002 in" in verb(dataset, *options, "--set", "itm=set")
     assert catalog.read_text_metadata(dataset, "v002")["parent"] == "v000"
     further = verb(dataset, *options, "--texts", "v001", "--set", "screen=false")
@@ -286,9 +291,9 @@ def test_the_verb_on_a_data_set(blobs: Path, run: Path, tmp_path: Path) -> None:
 
 
 def test_the_verb_on_a_table(table: Path, run: Path) -> None:
-    said = verb(table, "--checkpoint", run, "--out", table.with_name("new.csv"))
-    assert "8 sentences of 3 rows" in said
-    assert "1 rows whose image cannot be read" in said
+    printed = verb(table, "--checkpoint", run, "--out", table.with_name("new.csv"))
+    assert "8 sentences of 3 rows" in printed
+    assert "1 rows whose image cannot be read" in printed
     assert read(table.with_name("new.csv"))["image"].tolist() == read(table)["image"].tolist()
     assert table.with_name("new.decisions.csv").is_file()
 
@@ -307,9 +312,7 @@ def test_the_verb_on_a_table(table: Path, run: Path) -> None:
         (("{dataset}", "--set", "scren=false"), 'did you mean "screen"'),
     ],
 )
-def test_the_verb_says_what_to_mend(
-    blobs: Path, run: Path, arguments: tuple[str, ...], complaint: str
-) -> None:
+def test_errors_of_the_verb(blobs: Path, run: Path, arguments: tuple[str, ...], complaint: str) -> None:
     given = [argument.format(dataset=blobs) for argument in arguments]
     with pytest.raises(FusarKlipError, match=complaint):
         verb(*given, "--checkpoint", run)
