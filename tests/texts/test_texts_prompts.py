@@ -55,7 +55,7 @@ def test_a_single_request_goes_through_all_layers_in_order(task: Task) -> None:
 
 
 def test_every_slot_of_every_file_is_filled_and_every_file_is_used() -> None:
-    folder = resources.files("fusar_klip.texts.hcot.prompts")
+    folder = resources.files("fusar_klip.texts.hcot.prompts") / "words"
     shipped = {str(p.relative_to(str(folder)))[:-3] for p in folder.rglob("*.md")}  # type: ignore[attr-defined]
     layered = {f"{task}/{part}" for task in TASKS for part in (*LAYERS, "fields")}
     assert layered <= shipped

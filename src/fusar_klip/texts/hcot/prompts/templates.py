@@ -32,7 +32,7 @@ def render(name: str, /, **slots: str) -> str:
 
 
 def _folder() -> Traversable:
-    return resources.files("fusar_klip.texts.hcot.prompts")
+    return resources.files("fusar_klip.texts.hcot.prompts") / "words"
 
 
 def _version() -> str:
