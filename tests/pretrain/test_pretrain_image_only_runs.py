@@ -221,11 +221,11 @@ def test_accumulation_and_checkpointed_activations(
 
 
 def test_what_a_baseline_does_not_read_is_refused(make: MakeSettings) -> None:
-    with pytest.raises(SettingsError, match=r"objective mae reads no texts: leave out tokenizer, init\.text"):
+    with pytest.raises(SettingsError, match=r"objective mae reads no texts: remove tokenizer, init\.text"):
         make("mae", tokenizer="vocab.txt", init={"text": "bert-base-uncased"})
-    with pytest.raises(SettingsError, match=r"objective mocov3 reads no texts: leave out scio\.enabled"):
+    with pytest.raises(SettingsError, match=r"objective mocov3 reads no texts: remove scio\.enabled"):
         make("mocov3", scio={"enabled": True}, epochs=36)
-    with pytest.raises(SettingsError, match="runs by ddp alone: use parallel=ddp"):
+    with pytest.raises(SettingsError, match="does not support fsdp: use parallel=ddp"):
         make("mae", parallel="fsdp")
     with pytest.raises(SettingsError, match=r"image_width that is a multiple of 4"):
         make("mae", architecture={"image_width": 30, "image_heads": 3})

@@ -63,6 +63,6 @@ def test_epochs_are_those_of_the_stages() -> None:
     stages = {"enabled": True, "align_epochs": 1, "screen_epochs": 2, "reconstruct_epochs": 3, "max_iter": 2}
     assert validate_settings(PretrainSettings, {"epochs": 12, "scio": stages}).scio.epochs == 12
     with pytest.raises(
-        SettingsError, match=r"stages' epochs make 12, and epochs is 36: set scio\.align_epochs"
+        SettingsError, match=r"stages have 12 epochs, but epochs is 36: set scio\.align_epochs"
     ):
         validate_settings(PretrainSettings, {"scio": stages})

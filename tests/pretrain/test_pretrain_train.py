@@ -267,7 +267,7 @@ def test_a_batch_that_cannot_be_divided_is_refused(
 
 
 def test_a_batch_of_one_says_why_not(nano_settings: MakeSettings) -> None:
-    with pytest.raises(SettingsError, match=r"batch_size: .*contrast needs two tiles in a step"):
+    with pytest.raises(SettingsError, match=r"batch_size: .*a contrastive loss needs two tiles per step"):
         nano_settings(batch_size=1)
 
 
@@ -358,14 +358,17 @@ def test_an_architecture_starts_from_its_preset() -> None:
     [
         (
             {"scio": {"enabled": True}, "epochs": 2},
-            "with scio.enabled the stages' epochs make 36, and epochs is 2: ",
+            "with scio.enabled the stages have 36 epochs, but epochs is 2: ",
         ),
         (
             {"architecture": {"image_size": 100}},
             "architecture: image_size must be a multiple of patch_size, 16: use 96 or 112 ",
         ),
-        ({"loss": {"itc": 0, "itm": 0, "mlm": 0}}, "loss: with all weights 0 nothing is learnt"),
-        ({"batch_size": 1}, "batch_size: contrast needs two tiles in a step: use 2 or more"),
+        (
+            {"loss": {"itc": 0, "itm": 0, "mlm": 0}},
+            "loss: with all weights 0 nothing is learned: set one of itc, itm, mlm above 0",
+        ),
+        ({"batch_size": 1}, "batch_size: a contrastive loss needs two tiles per step: use 2 or more"),
     ],
 )
 def test_what_does_not_go_together_is_said_in_a_sentence(values: dict[str, Any], said: str) -> None:

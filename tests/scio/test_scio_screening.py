@@ -314,7 +314,7 @@ def test_alone_is_confirmed_by_the_score_of_the_segment(seed: int, count: int) -
     ("change", "complaint"),
     [
         ({"itm": "set"}, "use itm=segment or itm=off"),
-        ({"baseline": "original"}, "leave baseline out"),
+        ({"baseline": "original"}, "remove baseline=original"),
         ({"itm_margin": 0.34}, "use less than 1/3"),
     ],
 )

@@ -14,60 +14,61 @@ TaskName = Literal["klip", "mae", "mocov3"]
 
 
 class InitSettings(Settings):
-    """Weights that the towers start from. The paper's are ImageNet's and BERT's."""
+    """Initial weights of the towers. The paper uses ImageNet and BERT weights."""
 
     image: str | None = None
-    """A file of ViT weights, or a timm model's name; without it the image tower starts fresh."""
+    """A file of ViT weights, or the name of a timm model. Default: random initialisation."""
     text: str | None = None
-    """A file or folder of BERT weights, or BERT's name; needs BERT's `tokenizer`. Without it: fresh."""
+    """A file or folder of BERT weights, or a model name of transformers; needs BERT's `tokenizer`. Default:
+    random initialisation."""
 
 
 class TextSettings(Settings):
-    """Which texts are read, and what a step makes of them."""
+    """Text version, vocabulary, and how a step samples segments of a text."""
 
     version: str = "v000"
     """The text version, as in DATASET/texts/<version>.parquet."""
     vocab_size: int = Field(default=8192, ge=256)
-    """Most tokens of the vocabulary that is trained where `tokenizer` is not given."""
+    """Largest size of the vocabulary that is trained if `tokenizer` is not given."""
     min_segments: int = Field(default=1, ge=1)
-    """A step shows each tile with a random subset of its segments, this many at least, in random order."""
+    """A step uses a random subset of each text's segments, at least this many, in random order."""
     bucket_batches: int = Field(default=16, ge=1)
-    """Texts of like length go into one batch, sorted among this many batches; 1 does not sort. At most an
-    eighth of an epoch is sorted together, so that a tile meets others from epoch to epoch."""
+    """Texts of similar length share a batch: texts are sorted by length within groups of this many batches;
+    1 does not sort. A group is at most an eighth of an epoch, so that batches differ between epochs."""
 
 
 class MaskSettings(Settings):
-    """What MLM hides (decisions.md, MLM)."""
+    """Which tokens MLM masks (decisions.md, MLM)."""
 
     fraction: float = Field(default=0.15, gt=0, lt=1)
-    """Share of the tokens that is hidden in spans."""
+    """Share of the tokens that is masked in spans."""
     span_tokens: float = Field(default=3.0, ge=1)
     """Mean length of a span in tokens."""
     segment_probability: float = Field(default=0.1, ge=0, le=1)
-    """Chance of a segment to be hidden whole, as SCIO's reconstruction does."""
+    """Probability that a whole segment is masked, as in SCIO's reconstruction."""
 
 
 class ContrastSettings(Settings):
     """ITC's queue and momentum distillation."""
 
     queue: int = Field(default=20_000, ge=0)
-    """Image-text pairs kept as further candidates."""
+    """Image-text pairs in the queue; 0 uses no queue."""
     alpha: float = Field(default=0.4, ge=0, le=1)
-    """Weight of the momentum targets, reached linearly at the end of the first epoch."""
+    """Weight of the momentum targets; it rises linearly from 0 during the first epoch."""
     momentum: float = Field(default=0.995, ge=0, lt=1)
-    """Share of its own weights that a momentum tower keeps at each step."""
+    """EMA momentum of the momentum encoders: the share of their own weights that they keep at each step."""
 
 
 class MatchingSettings(Settings):
-    """ITM's wrong pairs."""
+    """Negative pairs of ITM."""
 
     hard_share: float = Field(default=1.0, ge=0, le=1)
-    """Share of the wrong pairs that are drawn by their similarity; the others are any. The paper's is 1, and
-    teaches nothing while ITC tells all that fusion knows: use less where `loss_itm` stays at 0.637."""
+    """Share of hard negatives, which are sampled by similarity; the others are sampled uniformly. The paper
+    uses 1. Use less if `loss_itm` stays at chance level, 0.637."""
 
 
 class LossSettings(Settings):
-    """lambda_1 to lambda_3 of eq. 7."""
+    """The weights of eq. 7 (lambda), one for each entry of `loss.LOSSES`, under the same name."""
 
     itc: float = Field(default=1.0, ge=0)
     """Weight of the image-text contrastive loss."""
@@ -77,108 +78,113 @@ class LossSettings(Settings):
     """Weight of the masked language modelling loss."""
 
     @model_validator(mode="after")
-    def _one_counts(self) -> Self:
-        if not (self.itc or self.itm or self.mlm):
-            raise ValueError("with all weights 0 nothing is learnt: give one of itc, itm, mlm more")
+    def _one_weight_is_positive(self) -> Self:
+        weights = self.model_dump()
+        if not any(weights.values()):
+            raise ValueError(
+                f"with all weights 0 nothing is learned: set one of {', '.join(weights)} above 0"
+            )
         return self
 
 
 class OptimizerSettings(Settings):
-    """AdamW and BLIP's schedule: linear warm-up per step, decay per epoch."""
+    """AdamW and BLIP's learning rate schedule: linear warm-up per step, decay per epoch."""
 
     lr: float = Field(default=3e-4, gt=0)
     """Learning rate of the first epoch after warm-up."""
     min_lr: float = Field(default=1e-6, ge=0)
-    """Least learning rate after warm-up."""
+    """Minimum learning rate after warm-up."""
     warmup_lr: float = Field(default=1e-6, ge=0)
     """Learning rate of the first step."""
     warmup_steps: int = Field(default=3000, ge=0)
-    """Steps of warm-up; it may span epochs."""
+    """Warm-up steps; they may span several epochs."""
     decay: float = Field(default=0.9, gt=0, le=1)
-    """Factor of the learning rate from epoch to epoch."""
+    """Factor by which the learning rate changes from one epoch to the next."""
     weight_decay: float = Field(default=0.05, ge=0)
-    """Weight decay of all weights but biases and norms."""
+    """Weight decay of all weights except biases and norms."""
     clip_norm: float = Field(default=1.0, gt=0)
-    """Largest norm of the gradient; a longer one is scaled down."""
+    """Maximum gradient norm (gradient clipping)."""
 
 
 class LossSpikeSettings(Settings):
-    """Which steps are left out, and when a run gives up. A step left out changes no weight and no queue."""
+    """Which steps are skipped, and when the run stops. A skipped step changes neither weights nor queue."""
 
     spike: float = Field(default=6.0, ge=0)
-    """A loss this many standard deviations over the mean of the window is a spike; 0 looks for none."""
+    """A loss this many standard deviations above the mean of the window is a spike; 0 disables the test."""
     window: int = Field(default=100, ge=10)
-    """Steps taken before there can be a spike, and whose losses it is compared with."""
+    """Number of preceding steps that a loss is compared with; before that many there are no spikes."""
     patience: int = Field(default=10, ge=1)
-    """Steps left out in a row that end the run."""
+    """This many skipped steps in a row end the run with an error."""
 
 
 class ScioSettings(Settings):
-    """What `refine` and the stages 2 and 3 of pretraining do to a text."""
+    """A SCIO pass: the settings of `refine`, and of the stages 2 and 3 of pretraining."""
 
     screen: bool = True
-    """Look for noise among the segments in use (stage 2)."""
+    """Detect noise among the segments in use (stage 2)."""
     reconstruct: bool = True
-    """Write noise anew, that of an earlier version too (stage 3)."""
+    """Reconstruct noise, including the noise of earlier versions (stage 3)."""
     judge: Literal["left_out", "alone"] = "left_out"
-    """What the contrastive loss is asked of a segment: `left_out`, whether the text is better without it
-    (eq. 10); `alone`, whether by itself it fits this image better than others."""
+    """How the contrastive loss judges a segment. `left_out`: compare the text with and without it (eq. 10).
+    `alone`: test whether the segment by itself fits this image better than other images."""
     itm: Literal["segment", "set", "off"] = "segment"
-    """Whether the matching score confirms each candidate (eq. 11), all of them together (Algorithm 1), or is
-    not asked: for models whose matching loss is still that of guessing. With `alone` each candidate is asked
-    by itself, whether it matches worse than a guess."""
+    """How the matching score confirms candidates. `segment`: each one (eq. 11). `set`: all together
+    (Algorithm 1). `off`: not at all, for models whose matching loss is at chance level. With `alone`, a
+    candidate is noise if its own score is below chance level."""
     itm_for_all: bool = False
-    """Score segments that need not be scored, too: tells more, costs more, decides nothing."""
+    """Also score segments that are not candidates. This takes more time and does not change decisions."""
     itc_margin: float = Field(default=0.0, ge=0)
-    """Leaving a candidate out lowers the contrastive loss by more than this; the paper's is 0."""
+    """A segment is a candidate if leaving it out lowers the contrastive loss by more than this. Paper: 0."""
     itm_margin: float = Field(default=0.0, ge=0, lt=1)
-    """Leaving noise out raises the matching score by more than this; the paper's is 0. With `alone`: its own
-    score is under a guess's, a third, by more than this."""
+    """A candidate is noise if leaving it out raises the matching score by more than this. Paper: 0. With
+    `alone`: if its own score is below chance level, 1/3, by more than this."""
     reconstruction_margin: float = Field(default=0.0, ge=0)
-    """A reconstruction's contrastive loss is under what it has to beat by more than this; the paper's is 0.
-    With `alone` a margin of 1 asks for a fit to this image e times as likely as to the average one."""
+    """A reconstruction must lower the contrastive loss of `baseline` by more than this. Paper: 0. With
+    `alone`, a margin of 1 requires that this image is e times as likely for it as the average image."""
     baseline: Literal["filtered", "original"] = "filtered"
-    """What a reconstruction has to beat: the text without noise (Algorithm 1), or the original (eq. 14); with
-    `alone`, neither."""
+    """The text that a reconstruction must improve on: `filtered`, without noise (Algorithm 1), or `original`
+    (eq. 14). Not used with `alone`."""
     beams: int = Field(default=1, ge=1, le=16)
-    """Width of the beam search that writes a segment; 1 takes the likeliest token each time."""
+    """Width of the beam search that generates a segment; 1 is greedy decoding."""
     max_new_tokens: int = Field(default=48, ge=4, le=MAX_POSITIONS)
-    """Longest segment that is written, in tokens; one that has not ended by then is not used."""
+    """Longest generated segment in tokens; a longer one is discarded."""
     references: int = Field(default=1024, ge=1)
-    """Images and texts that a pair is contrasted with, where there is no queue."""
+    """Images and texts that a pair is contrasted with if there is no queue."""
     images_per_block: int = Field(default=32, ge=1)
-    """Images worked on at a time. More are faster on a GPU, and take more memory."""
+    """Images per block. Larger blocks are faster on a GPU, and take more memory."""
     texts_per_batch: int = Field(default=64, ge=1)
-    """Texts encoded at a time."""
+    """Texts per forward pass."""
 
     @model_validator(mode="after")
-    def _alone_nothing_else_is_asked(self) -> Self:
+    def _alone_excludes_text_comparisons(self) -> Self:
         if self.judge == "left_out":
             return self
         if self.itm == "set":
-            raise ValueError("judge alone asks each segment by itself: use itm=segment or itm=off")
+            raise ValueError("judge=alone scores each segment by itself: use itm=segment or itm=off")
         if self.baseline == "original":
-            raise ValueError("judge alone compares no texts: leave baseline out")
+            raise ValueError("judge=alone does not compare texts: remove baseline=original")
         if self.itm_margin >= POSITIVE_SHARE:
-            raise ValueError("with judge alone nothing can be noise by this itm_margin: use less than 1/3")
+            raise ValueError(
+                "with judge=alone and this itm_margin no segment can be noise: use less than 1/3"
+            )
         return self
 
 
 class ScioStageSettings(ScioSettings):
-    """SCIO's place in a run, and what its passes do: they screen in stage 2, and reconstruct in stage 3."""
+    """SCIO's stages within a run, and its passes, which screen in stage 2 and reconstruct in stage 3."""
 
     enabled: bool = False
-    """Go through SCIO's stages; each pass writes a text version into DATASET/texts."""
+    """Run SCIO's stages; each pass writes a text version into DATASET/texts."""
     align_epochs: int = Field(default=12, ge=1)
     """Epochs of stage 1."""
     screen_epochs: int = Field(default=12, ge=0)
-    """Epochs of stage 2; 0 leaves it out."""
+    """Epochs of stage 2; 0 skips it."""
     reconstruct_epochs: int = Field(default=12, ge=0)
-    """Epochs of stage 3; 0 leaves it out."""
+    """Epochs of stage 3; 0 skips it."""
     every: Literal["epoch"] | Annotated[int, Field(ge=1)] = "epoch"
-    """When a stage looks at the texts again: as it begins, and at each epoch or after so many steps."""
+    """Interval of the SCIO passes of a stage, the first at its start: `epoch`, or a number of steps."""
     max_iter: int = Field(default=1, ge=1)
-    """Rounds of the three stages (Algorithm 1)."""
+    """Iterations over the three stages (Algorithm 1)."""
 
     @property
     def epochs(self) -> int:
@@ -187,22 +193,22 @@ class ScioStageSettings(ScioSettings):
 
 
 class PretrainSettings(Settings):
-    """All settings of a run. RUN/config.toml holds them."""
+    """All settings of a run; RUN/config.toml contains them."""
 
     objective: TaskName = "klip"
-    """What is learnt: `klip` the paper's, from tiles and texts; `mae` or `mocov3` from tiles alone."""
+    """The pretraining task: `klip`, the paper's, on tiles and texts; `mae` or `mocov3` on tiles alone."""
     model: ModelName = "vit_b"
-    """The preset that `architecture` starts from."""
+    """The preset of `architecture`."""
     architecture: ModelSettings = MODELS["vit_b"]
-    """The sizes of the model; what is not given is the preset's."""
+    """The sizes of the model; keys that are not set have the preset's values."""
     tokenizer: str | None = None
-    """A vocab.txt such as BERT's, or a RUN's tokenizer.json; without it one is trained on the texts."""
+    """A vocab.txt such as BERT's, or a RUN's tokenizer.json. Default: train one on the texts."""
     init: InitSettings = InitSettings()
-    """Weights to start from."""
+    """Initial weights."""
     texts: TextSettings = TextSettings()
     """Texts."""
     masking: MaskSettings = MaskSettings()
-    """Masks of MLM."""
+    """Masking for MLM."""
     contrast: ContrastSettings = ContrastSettings()
     """ITC."""
     matching: MatchingSettings = MatchingSettings()
@@ -210,42 +216,42 @@ class PretrainSettings(Settings):
     loss: LossSettings = LossSettings()
     """Weights of the losses."""
     optimizer: OptimizerSettings = OptimizerSettings()
-    """Optimiser and schedule."""
+    """Optimizer and learning rate schedule."""
     guard: LossSpikeSettings = LossSpikeSettings()
-    """Spikes and losses that are not finite."""
+    """Skipped steps: loss spikes, and losses that are not finite."""
     scio: ScioStageSettings = ScioStageSettings()
     """SCIO's stages."""
     mae: MaeSettings = MaeSettings()
     """Masked autoencoder, with `objective = "mae"`."""
     mocov3: MocoV3Settings = MocoV3Settings()
-    """Contrast of two views, with `objective = "mocov3"`."""
+    """Momentum contrast of two views, with `objective = "mocov3"`."""
     batch_size: int = 32
-    """Tiles of a step, of all processes together. Fewer training tiles are all taken at each step."""
+    """Tiles per step, over all processes. With fewer training tiles, every step uses all of them."""
     accumulate: int = Field(default=1, ge=1)
     """Gradient accumulation: micro-batches per step, to save memory. Each micro-batch is contrasted with
     itself and the queue."""
     epochs: int = Field(default=36, ge=1)
     """Passes over the training tiles. With SCIO: the sum of its stages' epochs."""
     max_steps: int | None = Field(default=None, ge=1)
-    """Stop after this many steps, if epochs have not ended before."""
+    """Stop after this many steps, even before `epochs` are complete."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Every draw of a step follows from this number and the step's."""
+    """Random seed. The random numbers of a step depend on it and the step number only."""
     log_every: int = Field(default=50, ge=1)
-    """Steps between two lines in metrics.jsonl."""
+    """Steps between lines in metrics.jsonl."""
     validate_every: int = Field(default=1000, ge=1)
-    """Steps between two validations; there is one at the end in any case."""
+    """Steps between validations; the last step is always validated."""
     save_every: int = Field(default=1000, ge=1)
-    """Steps between two saves of the state that --resume needs."""
+    """Steps between saves of the state that --resume needs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute: `auto` is a GPU if there is one. float32 on the CPU, bfloat16 autocast on a GPU."""
+    """`auto` uses a GPU if there is one. float32 on the CPU, bfloat16 autocast on a GPU."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    """Under torchrun: every process holds all weights, or a share of each."""
+    """Under torchrun: DDP (every process holds all weights) or FSDP (weights are sharded)."""
     checkpoint_activations: bool = False
-    """Compute activations again in the backward pass: less memory, about a third more work."""
+    """Activation checkpointing: less memory, about a third more computation."""
     compile: bool = False
-    """Compile the layers (torch.compile): minutes at the start, and sums in another order."""
+    """Compile the layers (torch.compile). This takes minutes at the start, and changes rounding."""
     workers: int | None = Field(default=None, ge=0)
-    """Processes that make batches ahead; without it 4 per GPU, and none on the CPU."""
+    """Worker processes that prefetch batches. Default: 4 per GPU, and 0 on the CPU."""
     tensorboard: bool = False
     """Also write the metrics to RUN/tensorboard."""
 
@@ -256,9 +262,9 @@ class PretrainSettings(Settings):
 
     @field_validator("batch_size")
     @classmethod
-    def _contrast_needs_two(cls, size: int) -> int:
+    def _contrastive_loss_needs_two(cls, size: int) -> int:
         if size < 2:
-            raise ValueError("contrast needs two tiles in a step: use 2 or more")
+            raise ValueError("a contrastive loss needs two tiles per step: use 2 or more")
         return size
 
     @model_validator(mode="before")
@@ -270,39 +276,39 @@ class PretrainSettings(Settings):
         preset = next((sizes for known, sizes in MODELS.items() if known == name), None)
         given = values.get("architecture", {})
         if preset is None or not isinstance(given, Mapping):
-            # Left to the validation of the fields, which says what is wrong.
+            # The validation of the fields reports the error.
             return values
         return {**values, "architecture": {**preset.model_dump(), **given}}
 
     @model_validator(mode="after")
-    def _epochs_are_the_stages(self) -> Self:
+    def _epochs_equal_scio_epochs(self) -> Self:
         if self.scio.enabled and self.epochs != self.scio.epochs:
             raise ValueError(
-                f"with scio.enabled the stages' epochs make {self.scio.epochs}, and epochs is {self.epochs}: "
+                f"with scio.enabled the stages have {self.scio.epochs} epochs, but epochs is {self.epochs}: "
                 "set scio.align_epochs, .screen_epochs and .reconstruct_epochs, and epochs to their sum"
             )
         return self
 
     @model_validator(mode="after")
-    def _baselines_read_no_texts(self) -> Self:
+    def _image_only_tasks(self) -> Self:
         if self.objective == "klip":
             return self
-        of_texts = {
+        text_settings = {
             "scio.enabled": self.scio.enabled,
             "tokenizer": self.tokenizer,
             "init.text": self.init.text,
         }
-        if given := [key for key, value in of_texts.items() if value]:
-            raise ValueError(f"objective {self.objective} reads no texts: leave out {', '.join(given)}")
+        if present := [key for key, value in text_settings.items() if value]:
+            raise ValueError(f"objective {self.objective} reads no texts: remove {', '.join(present)}")
         if self.parallel == "fsdp":
-            raise ValueError(f"objective {self.objective} runs by ddp alone: use parallel=ddp")
+            raise ValueError(f"objective {self.objective} does not support fsdp: use parallel=ddp")
         if self.architecture.image_size == self.architecture.patch_size:
             raise ValueError(
                 f"objective {self.objective} needs two patches or more: use a smaller architecture.patch_size"
             )
         if self.architecture.image_width % 4:
             raise ValueError(
-                f"objective {self.objective} has positions of sines and cosines of two axes: "
+                f"objective {self.objective} has 2D sine-cosine position embeddings: "
                 "use an architecture.image_width that is a multiple of 4"
             )
         return self

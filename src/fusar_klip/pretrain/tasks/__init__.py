@@ -1,6 +1,5 @@
-"""The single-modal baselines of the paper's table 4: MAE and MoCo v3, on the same tiles and in the same loop.
+"""The pretraining tasks: the paper's (`klip`), and the single-modal baselines of its table 4 (`mae`, `mocov3`).
 
-They train the image tower alone, and need no texts. `course` brings them to `fusar_klip.pretrain.train`.
-
-    fusar-klip pretrain DATASET --out RUN --config configs/pretrain_mae.toml
+`training_task` states what a task provides to the loop in `fusar_klip.pretrain.train`; `train.TASKS` lists the
+tasks. MAE and MoCo v3 train the image tower alone, on tiles without texts (`image_only`).
 """
