@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fusar_klip.catalog import FEATURES
 from fusar_klip.errors import SettingsError
-from fusar_klip.tiles.screening.quality import judge
+from fusar_klip.tiles.screening.quality import classify_quality
 from fusar_klip.tiles.screening.texture_features import tile_features
 from fusar_klip.tiles.settings import QualitySettings
 
@@ -88,7 +88,7 @@ def mixed() -> gpd.GeoDataFrame:
 
 
 def test_plain_sea_is_good_and_broken_tiles_are_not(mixed: gpd.GeoDataFrame) -> None:
-    quality, good = judge(mixed, QualitySettings())
+    quality, good = classify_quality(mixed, QualitySettings())
     assert quality.between(0, 1).all()
     assert good.tolist() == [True] * 6 * len(GOOD) + [False] * 6 * len(BAD)
 
@@ -98,16 +98,16 @@ def test_neighbours_decide_what_no_rule_names() -> None:
     for tile in half_empty:
         tile[:, : SIDE // 2] = 0  # between the rules of the good and of the bad
     tiles = catalog(*(town(s) for s in range(6)), *(empty(s) for s in range(6)), *half_empty)
-    quality, _ = judge(tiles, QualitySettings(weights="uniform"))
+    quality, _ = classify_quality(tiles, QualitySettings(weights="uniform"))
     assert 0 < quality[12:].mean() < 1
-    strict = judge(tiles, QualitySettings(threshold=1.0))[1]
-    assert strict.sum() <= judge(tiles, QualitySettings())[1].sum()
+    strict = classify_quality(tiles, QualitySettings(threshold=1.0))[1]
+    assert strict.sum() <= classify_quality(tiles, QualitySettings())[1].sum()
 
 
 def test_the_order_of_the_rows_has_no_say(mixed: gpd.GeoDataFrame) -> None:
-    quality, good = judge(mixed, QualitySettings())
+    quality, good = classify_quality(mixed, QualitySettings())
     shuffled = mixed.sample(frac=1, random_state=3)
-    again, good_again = judge(shuffled, QualitySettings())
+    again, good_again = classify_quality(shuffled, QualitySettings())
     assert (again.index == shuffled.index).all()
     assert again.sort_index().to_list() == quality.to_list()
     assert good_again.sort_index().to_list() == good.to_list()
@@ -115,7 +115,7 @@ def test_the_order_of_the_rows_has_no_say(mixed: gpd.GeoDataFrame) -> None:
 
 @pytest.mark.parametrize(("make", "expected"), [(town, 1.0), (blank, 0.0)])
 def test_one_class_only(make: object, expected: float) -> None:
-    quality, good = judge(catalog(*(make(s) for s in range(3))), QualitySettings())  # type: ignore[operator]
+    quality, good = classify_quality(catalog(*(make(s) for s in range(3))), QualitySettings())  # type: ignore[operator]
     assert set(quality) == {expected}
     assert set(good) == {expected >= 0.5}
 
@@ -123,9 +123,9 @@ def test_one_class_only(make: object, expected: float) -> None:
 def test_where_only_one_class_is_labelled_the_others_are_good() -> None:
     between = town(0)
     between[:, :64] = 0
-    assert judge(catalog(between), QualitySettings())[0].to_list() == [1.0]
-    assert judge(catalog(between, blank(0)), QualitySettings())[0].to_list() == [1.0, 0.0]
-    quality, good = judge(catalog(), QualitySettings())
+    assert classify_quality(catalog(between), QualitySettings())[0].to_list() == [1.0]
+    assert classify_quality(catalog(between, blank(0)), QualitySettings())[0].to_list() == [1.0, 0.0]
+    quality, good = classify_quality(catalog(), QualitySettings())
     assert len(quality) == len(good) == 0
 
 
@@ -133,7 +133,7 @@ def test_the_users_labels_rule(tmp_path: Path, mixed: gpd.GeoDataFrame) -> None:
     labels = tmp_path / "labels.csv"
     # A user without use for the open sea; once by tile_id, once by path.
     labels.write_text("tile,label\nt_000,bad\ntiles/scene/t_001.tif,Bad\nt_012,good\nt_013,good\n")
-    _, good = judge(mixed, QualitySettings(labels=labels, neighbours=1))
+    _, good = classify_quality(mixed, QualitySettings(labels=labels, neighbours=1))
     assert not good[:6].any()
     assert good[12:18].all()
 
@@ -143,7 +143,7 @@ def test_a_class_that_the_user_did_not_name_comes_from_the_rules(
 ) -> None:
     labels = tmp_path / "labels.csv"
     labels.write_text("tile,label\nt_000,bad\nt_001,bad\n")
-    _, good = judge(mixed, QualitySettings(labels=labels, neighbours=3))
+    _, good = classify_quality(mixed, QualitySettings(labels=labels, neighbours=3))
     assert not good[:2].any()
     assert good[12:18].all()
 
@@ -163,7 +163,7 @@ def test_wrong_labels(tmp_path: Path, mixed: gpd.GeoDataFrame, content: str | No
     if content is not None:
         path.write_text(content)
     with pytest.raises(SettingsError, match=complaint):
-        judge(mixed, QualitySettings(labels=path))
+        classify_quality(mixed, QualitySettings(labels=path))
 
 
 @pytest.mark.real_data
@@ -174,7 +174,7 @@ def test_los_angeles_has_no_bad_tile_but_its_ragged_border(real_data: Path) -> N
     corners = [(row, col) for row in range(0, 4940, 988) for col in range(0, 4940, 988)]
     cut = [scene[row : row + 247, col : col + 247] for row, col in corners]
     tiles = catalog(*cut, *(blank(seed) for seed in range(8)), *(noise(seed) for seed in range(8)))
-    _, good = judge(tiles, QualitySettings())
+    _, good = classify_quality(tiles, QualitySettings())
     nodata = tiles["nodata_fraction"]
     assert (nodata[: len(cut)] > 0.75).any()
     assert good[nodata < 0.25][:-16].all()

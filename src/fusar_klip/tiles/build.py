@@ -1,7 +1,7 @@
 """Build a data set: scenes in; tiles, `tiles.parquet`, the card and `dataset.json` out.
 
 Each scene is decoded once: pass 1 (`streaming`) streams it strip by strip for its histogram and overview,
-pass 2 (`cutting`) cuts it large tile by large tile, both as tasks of one Dask graph (`engine`), so that
+pass 2 (`cutting`) cuts it large tile by large tile, both as tasks of one Dask graph (`runner`), so that
 memory holds a strip or a large tile per worker whatever the size of the scene. What follows from the catalog
 as a whole (quality, groups, splits) is done here, at the end. A scene is in the catalog whole or not at all.
 """
@@ -34,11 +34,11 @@ from fusar_klip.errors import DatasetError, SceneError
 from fusar_klip.files import read_json
 from fusar_klip.tiles.card.data_card import write_card
 from fusar_klip.tiles.catalog_rows import counts
-from fusar_klip.tiles.dask_graph import Engine
+from fusar_klip.tiles.dask_graph import BuildRunner
 from fusar_klip.tiles.plan import ScenePlan, settings_identity
 from fusar_klip.tiles.scene.scene import open_scenes
 from fusar_klip.tiles.scene_metadata import SceneManifest, read_scene_manifest
-from fusar_klip.tiles.screening.quality import judge, read_labels
+from fusar_klip.tiles.screening.quality import classify_quality, read_labels
 from fusar_klip.tiles.settings import BuildSettings
 from fusar_klip.tiles.split import ground_groups, split_of_ground
 
@@ -119,12 +119,12 @@ def build(
     if settings.quality.labels is not None:  # used at the very end, but its mistakes are told now
         read_labels(settings.quality.labels)
     progress = _Progress()
-    with _held(out), Engine(workers, scheduler) as engine:
+    with _held(out), BuildRunner(workers, scheduler) as runner:
         before = _existing(out, settings)
         known = {entry["scene_id"]: entry for entry in before.get("scenes", [])}
         plans = _plans(scenes, out, settings, facts, set(known), progress)
-        for batch in engine.batches(plans):
-            _run(engine, batch, progress)
+        for batch in runner.batches(plans):
+            _run(runner, batch, progress)
         if not known and not progress.built:
             reasons = [failure["reason"] for failure in progress.failed]
             raise SceneError("; ".join(reasons or ["no scene was given: name at least one raster file"]))
@@ -202,9 +202,9 @@ def _plans(
         log.warning("%s lists files that this build was not given: %s", facts.path.name, ", ".join(unused))
 
 
-def _run(engine: Engine, batch: Sequence[ScenePlan], progress: _Progress) -> None:
+def _run(runner: BuildRunner, batch: Sequence[ScenePlan], progress: _Progress) -> None:
     try:
-        outcomes = engine.run(batch)
+        outcomes = runner.run(batch)
     except OSError:  # most likely a full disk, which the scratch of a dead build should not keep full
         for plan in batch:
             shutil.rmtree(plan.scratch.folder, ignore_errors=True)
@@ -234,7 +234,7 @@ def _publish(
     tiles = pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
     tiles = tiles.sort_values("tile_id", ignore_index=True)
     if len(tiles):
-        quality, good = judge(tiles, settings.quality)
+        quality, good = classify_quality(tiles, settings.quality)
         dense = tiles["dense"].astype("boolean").fillna(True).astype(bool)
         tiles = _with_splits(tiles.assign(quality=quality, kept=good & dense), settings)
     summary = BuildSummary(

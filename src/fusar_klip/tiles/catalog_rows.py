@@ -20,12 +20,12 @@ from fusar_klip.tiles.footprints import footprints
 from fusar_klip.tiles.grid import GridTile
 from fusar_klip.tiles.plan import ScenePlan, Stopwatch, section_identity
 from fusar_klip.tiles.scene.scene import crs_name
-from fusar_klip.tiles.scene_statistics import Fitted
+from fusar_klip.tiles.scene_statistics import SceneStatistics
 from fusar_klip.tiles.screening.landform import classify
-from fusar_klip.tiles.tile_writer import float_path, recorded_tiles, sweep
+from fusar_klip.tiles.tile_writer import float_path, recorded_tiles, remove_unlisted_files
 
 
-def finish_scene(plan: ScenePlan, fitted: Fitted) -> dict[str, float]:
+def finish_scene(plan: ScenePlan, statistics: SceneStatistics) -> dict[str, float]:
     """Leave rows and entry of a scene whose large tiles are all cut, and remove the rest of its state.
 
     Returns:
@@ -38,23 +38,23 @@ def finish_scene(plan: ScenePlan, fitted: Fitted) -> dict[str, float]:
     if plan.entry.exists():
         return {}
     with watch.stage("list"):
-        listed = recorded_tiles(plan, fitted)
+        listed = recorded_tiles(plan, statistics)
         tiles = [GridTile(tile["scale"], tile["row"], tile["col"]) for tile in listed]
         rows = _rows(plan, tiles, listed)
         files = [plan.dataset / path for path in rows["path"]]
         if plan.settings.mapping.keep_float:
             files += [float_path(path) for path in files]
-        sweep(plan, [path.name for path in files])
-        if fitted.screening is not None and fitted.overview is not None:
+        remove_unlisted_files(plan, [path.name for path in files])
+        if statistics.screening is not None and statistics.overview is not None:
             dense = [tile for tile, row in zip(tiles, listed, strict=True) if row["dense"]]
             windows = [
                 (*plan.grid.corner(t), plan.grid.side(t.scale), plan.grid.side(t.scale)) for t in dense
             ]
             picture = plan.dataset / "screening" / f"{plan.scene.scene_id}.png"
-            save_map(picture, fitted.overview, fitted.screening, windows, title=plan.scene.path.name)
+            save_map(picture, statistics.overview, statistics.screening, windows, title=plan.scene.path.name)
         with replaced(plan.rows) as partial:
             rows.to_parquet(partial)
-    write_json(plan.entry, _entry(plan, fitted, tiles))
+    write_json(plan.entry, _entry(plan, statistics, tiles))
     shutil.rmtree(plan.scratch.folder, ignore_errors=True)
     return dict(watch.seconds)
 
@@ -123,7 +123,7 @@ def _on_the_ground(
     return lon, lat, gsd_m, areas, names
 
 
-def _entry(plan: ScenePlan, fitted: Fitted, tiles: Sequence[GridTile]) -> dict[str, Any]:
+def _entry(plan: ScenePlan, statistics: SceneStatistics, tiles: Sequence[GridTile]) -> dict[str, Any]:
     scene = plan.scene
     return {
         "scene_id": scene.scene_id,
@@ -135,7 +135,7 @@ def _entry(plan: ScenePlan, fitted: Fitted, tiles: Sequence[GridTile]) -> dict[s
         "crs": crs_name(scene.crs) if scene.crs is not None else None,
         "geocoding": asdict(scene.geocoding) if scene.geocoding is not None else None,
         "gsd_m": scene.gsd_m,
-        "mapping": asdict(fitted.mapping),
+        "mapping": asdict(statistics.mapping),
         "tile_px": {scale: plan.grid.side(scale) for scale in SCALES},
         "step_px": {scale: plan.grid.step(scale) for scale in SCALES},
         "tiles": counts((tile.scale for tile in tiles), SCALES),

@@ -27,8 +27,8 @@ from fusar_klip.progress import progress_bar
 from fusar_klip.tiles.catalog_rows import finish_scene
 from fusar_klip.tiles.grid import GridTile
 from fusar_klip.tiles.plan import ScenePlan
-from fusar_klip.tiles.scene_statistics import Fitted, fit, measure_strip
-from fusar_klip.tiles.tile_writer import cut_large_tile
+from fusar_klip.tiles.scene_statistics import SceneStatistics, fit, measure_strip
+from fusar_klip.tiles.tile_writer import write_large_tile
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -49,7 +49,7 @@ class SceneOutcome:
     failure: str | None = None
 
 
-class Engine:
+class BuildRunner:
     """Runs batches of scenes; a context manager that holds the workers."""
 
     def __init__(self, workers: int, scheduler: str | None = None) -> None:
@@ -58,7 +58,7 @@ class Engine:
         self._scheduler = scheduler
         self._client: Client | None = None
 
-    def __enter__(self) -> "Engine":
+    def __enter__(self) -> "BuildRunner":
         """Connect to the cluster, if there is one to be used.
 
         Raises:
@@ -130,49 +130,49 @@ def _tasks(plan: ScenePlan) -> int:
 
 
 @dataclass(frozen=True)
-class _Done:
+class _TaskResult:
     """A task's value: processor seconds by stage, why its scene failed, what `fit` found."""
 
     seconds: Counter[str]
     failure: str | None = None
-    fitted: Fitted | None = None
+    statistics: SceneStatistics | None = None
 
 
-def _strip(plan: ScenePlan, strip: int) -> _Done:
+def _strip(plan: ScenePlan, strip: int) -> _TaskResult:
     if plan.entry.exists():
-        return _Done(Counter())
+        return _TaskResult(Counter())
     try:
         with gdal_environment():
-            return _Done(Counter(measure_strip(plan, strip)))
+            return _TaskResult(Counter(measure_strip(plan, strip)))
     except SceneError as error:
-        return _Done(Counter(), str(error))
+        return _TaskResult(Counter(), str(error))
 
 
-def _fit(plan: ScenePlan, strips: list[_Done]) -> _Done:
+def _fit(plan: ScenePlan, strips: list[_TaskResult]) -> _TaskResult:
     seconds = sum((strip.seconds for strip in strips), Counter[str]())
     failure = next((strip.failure for strip in strips if strip.failure), None)
     if failure or plan.entry.exists():
-        return _Done(seconds, failure)
+        return _TaskResult(seconds, failure)
     try:
-        return _Done(seconds, None, fit(plan))
+        return _TaskResult(seconds, None, fit(plan))
     except SceneError as error:
-        return _Done(seconds, str(error))
+        return _TaskResult(seconds, str(error))
 
 
-def _cut(plan: ScenePlan, fitted: _Done, row: int, col: int) -> _Done:
-    if fitted.fitted is None or plan.entry.exists():
-        return _Done(Counter())
+def _cut(plan: ScenePlan, fitted: _TaskResult, row: int, col: int) -> _TaskResult:
+    if fitted.statistics is None or plan.entry.exists():
+        return _TaskResult(Counter())
     with gdal_environment():
-        return _Done(Counter(cut_large_tile(plan, fitted.fitted, GridTile("large", row, col))))
+        return _TaskResult(Counter(write_large_tile(plan, fitted.statistics, GridTile("large", row, col))))
 
 
-def _finish(plan: ScenePlan, fitted: _Done, cuts: list[_Done]) -> SceneOutcome:
+def _finish(plan: ScenePlan, fitted: _TaskResult, cuts: list[_TaskResult]) -> SceneOutcome:
     seconds = sum((cut.seconds for cut in cuts), fitted.seconds)
     if fitted.failure:
         plan.discard()
-    elif fitted.fitted is not None:
+    elif fitted.statistics is not None:
         with gdal_environment():
-            seconds += Counter(finish_scene(plan, fitted.fitted))
+            seconds += Counter(finish_scene(plan, fitted.statistics))
     return SceneOutcome(dict(seconds), fitted.failure)
 
 

@@ -25,7 +25,7 @@ from fusar_klip.tiles.plan import ScenePlan
 from fusar_klip.tiles.scene.radiometry import IDENTITY, AmplitudeHistogram, fit_mapping, to_levels
 from fusar_klip.tiles.scene.scene import open_scenes
 from fusar_klip.tiles.scene_metadata import read_scene_manifest
-from fusar_klip.tiles.scene_statistics import Fitted, no_data
+from fusar_klip.tiles.scene_statistics import SceneStatistics, no_data
 from fusar_klip.tiles.screening.texture_features import tile_features
 from fusar_klip.tiles.settings import BuildSettings
 from fusar_klip.tiles.tile_writer import encode_tile
@@ -124,11 +124,11 @@ def _estimate_scene(plan: ScenePlan, workers: int) -> SceneEstimate:
     started = time.perf_counter()
     with gdal_environment():
         blocks = _sample(plan, samples)
-        fitted = _fit(plan, blocks, whole=len(samples) == len(places))
+        statistics = _fit(plan, blocks, whole=len(samples) == len(places))
         kept: Counter[Scale] = Counter()
         size = 0
         for large, block in zip(samples, blocks, strict=True):
-            tiles, encoded = _cut(plan, fitted, large, block)
+            tiles, encoded = _cut(plan, statistics, large, block)
             kept.update(tile.scale for tile in tiles)
             size += encoded
     share = len(places) / len(samples)
@@ -159,7 +159,7 @@ def _sample(plan: ScenePlan, samples: Sequence[GridTile]) -> list[NDArray[np.gen
     return blocks
 
 
-def _fit(plan: ScenePlan, blocks: Sequence[NDArray[np.generic]], *, whole: bool) -> Fitted:
+def _fit(plan: ScenePlan, blocks: Sequence[NDArray[np.generic]], *, whole: bool) -> SceneStatistics:
     scene = plan.scene
     histogram = AmplitudeHistogram.empty(scene.dtype)
     for block in blocks:
@@ -168,14 +168,14 @@ def _fit(plan: ScenePlan, blocks: Sequence[NDArray[np.generic]], *, whole: bool)
         raise no_data(scene)
     unmapped = scene.eight_bit or histogram.count == 0
     mapping = IDENTITY if unmapped else fit_mapping(histogram, plan.settings.mapping)
-    return Fitted(mapping, mapping.lookup_table(scene.dtype), None, None)
+    return SceneStatistics(mapping, mapping.lookup_table(scene.dtype), None, None)
 
 
 def _cut(
-    plan: ScenePlan, fitted: Fitted, large: GridTile, block: NDArray[np.generic]
+    plan: ScenePlan, statistics: SceneStatistics, large: GridTile, block: NDArray[np.generic]
 ) -> tuple[list[GridTile], int]:
     """Do what a build does with one large tile, but for writing; return what is kept and its bytes."""
-    levels = to_levels(block, fitted.mapping, fitted.lookup_table)
+    levels = to_levels(block, statistics.mapping, statistics.lookup_table)
     fractions = valid_fractions(levels > 0, plan.grid, large)
     tiles = kept_tiles(fractions, plan.settings.tiling.min_valid_fraction)
     windows = [plan.grid.window(tile, large) for tile in tiles]
@@ -184,9 +184,9 @@ def _cut(
     size = 0
     for tile, (top, left, side) in zip(tiles, windows, strict=True):
         window = (slice(top, top + side), slice(left, left + side))
-        size += len(encode_tile(levels[window], plan, fitted, tile))
+        size += len(encode_tile(levels[window], plan, statistics, tile))
         if plan.settings.mapping.keep_float:
-            size += len(encode_tile(block[window].astype(np.float32), plan, fitted, tile))
+            size += len(encode_tile(block[window].astype(np.float32), plan, statistics, tile))
     return tiles, size
 
 

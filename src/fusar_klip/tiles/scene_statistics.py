@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from fusar_klip.errors import SceneError
 from fusar_klip.files import write_bytes
 from fusar_klip.tiles.plan import ScenePlan, Stopwatch
-from fusar_klip.tiles.scene.radiometry import IDENTITY, AmplitudeHistogram, Mapping, fit_mapping
+from fusar_klip.tiles.scene.radiometry import IDENTITY, AmplitudeHistogram, EightBitMapping, fit_mapping
 from fusar_klip.tiles.scene.scene import Scene
 from fusar_klip.tiles.screening.screen import CellSums, Overview, Screening, overview_of, screen, summarise
 
 
 @dataclass(frozen=True)
-class Fitted:
+class SceneStatistics:
     """What pass 2 needs to know of the whole scene.
 
     Attributes:
@@ -32,7 +32,7 @@ class Fitted:
         overview: The scene by cells; None where regions are not screened.
     """
 
-    mapping: Mapping
+    mapping: EightBitMapping
     lookup_table: NDArray[np.uint8] | None
     screening: Screening | None
     overview: Overview | None
@@ -70,7 +70,7 @@ def measure_strip(plan: ScenePlan, strip: int) -> dict[str, float]:
     return dict(watch.seconds)
 
 
-def fit(plan: ScenePlan) -> Fitted:
+def fit(plan: ScenePlan) -> SceneStatistics:
     """Put the strips' sums together, in order, and fit the scene's mapping and screening.
 
     Raises:
@@ -86,11 +86,11 @@ def fit(plan: ScenePlan) -> Fitted:
     mapping = IDENTITY if scene.eight_bit else fit_mapping(histogram, plan.settings.mapping)
     lookup_table = mapping.lookup_table(scene.dtype)
     if plan.settings.screening.mode == "off":
-        return Fitted(mapping, lookup_table, None, None)
+        return SceneStatistics(mapping, lookup_table, None, None)
     overview = overview_of(_cell_sums(plan), plan.cell_px, scene.gsd_m)
     to_lonlat = scene.to_lonlat if scene.crs is not None else None
     screening = screen(overview, plan.settings.screening, to_lonlat)
-    return Fitted(mapping, lookup_table, screening, overview)
+    return SceneStatistics(mapping, lookup_table, screening, overview)
 
 
 def _cell_sums(plan: ScenePlan) -> Iterator[CellSums]:

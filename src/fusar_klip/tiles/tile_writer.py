@@ -21,20 +21,20 @@ from fusar_klip.files import read_json, write_bytes, write_json
 from fusar_klip.tiles.grid import GridTile, kept_tiles, valid_fractions, with_ancestors
 from fusar_klip.tiles.plan import ScenePlan, Stopwatch
 from fusar_klip.tiles.scene.radiometry import to_levels
-from fusar_klip.tiles.scene_statistics import Fitted
+from fusar_klip.tiles.scene_statistics import SceneStatistics
 from fusar_klip.tiles.screening.texture_features import tile_features
 
 _TIFF_BLOCK_PX = 256
 
 
-def cut_large_tile(
-    plan: ScenePlan, fitted: Fitted, large: GridTile, least: float | None = None
+def write_large_tile(
+    plan: ScenePlan, statistics: SceneStatistics, large: GridTile, least: float | None = None
 ) -> dict[str, float]:
     """Write a large tile and the tiles inside it that are kept, then their record, unless it is there.
 
     Args:
         plan: The scene's plan; pass 1 has been over all its strips.
-        fitted: What pass 1 found.
+        statistics: What pass 1 found.
         large: The tile.
         least: Least share of valid pixels, instead of that of the settings; a record that is there is then
             made again.
@@ -53,10 +53,10 @@ def cut_large_tile(
     with watch.stage("scratch"):
         amplitude = plan.scratch.read(*grid.corner(large), grid.side("large"))
     with watch.stage("map"):
-        levels = to_levels(amplitude, fitted.mapping, fitted.lookup_table)
+        levels = to_levels(amplitude, statistics.mapping, statistics.lookup_table)
         fractions = valid_fractions(levels > 0, grid, large)
     chosen = kept_tiles(fractions, plan.settings.tiling.min_valid_fraction if least is None else least)
-    regions = {tile: _region(plan, fitted, tile) for tile in chosen}
+    regions = {tile: _region(plan, statistics, tile) for tile in chosen}
     if plan.settings.screening.mode == "drop":
         chosen = with_ancestors(fractions, {tile for tile in chosen if regions[tile]["dense"]})
     windows = [grid.window(tile, large) for tile in chosen]
@@ -66,11 +66,11 @@ def cut_large_tile(
         path = plan.tiles / f"{tile.tile_id(scene_id)}.tif"
         window = (slice(top, top + side), slice(left, left + side))
         with watch.stage("encode"):
-            content = encode_tile(levels[window], plan, fitted, tile)
+            content = encode_tile(levels[window], plan, statistics, tile)
         with watch.stage("write"):
             write_bytes(path, content)
         if plan.settings.mapping.keep_float:
-            content = encode_tile(amplitude[window].astype(np.float32), plan, fitted, tile)
+            content = encode_tile(amplitude[window].astype(np.float32), plan, statistics, tile)
             write_bytes(float_path(path), content)
     listed = [
         {"row": tile.row, "col": tile.col, "scale": tile.scale, "valid_fraction": fractions[tile]}
@@ -83,7 +83,7 @@ def cut_large_tile(
     return dict(watch.seconds)
 
 
-def recorded_tiles(plan: ScenePlan, fitted: Fitted) -> list[dict[str, Any]]:
+def recorded_tiles(plan: ScenePlan, statistics: SceneStatistics) -> list[dict[str, Any]]:
     """Return what the records list of each tile: its place, valid_fraction, what `_region` tells, features.
 
     Where no tile has enough valid pixels, because the scene is far smaller than a tile or nearly empty, its
@@ -95,7 +95,7 @@ def recorded_tiles(plan: ScenePlan, fitted: Fitted) -> list[dict[str, Any]]:
         fullest = max(record["fullest"] for record in records)
         for i, large in enumerate(places):
             if records[i]["fullest"] == fullest:
-                cut_large_tile(plan, fitted, large, fullest)
+                write_large_tile(plan, statistics, large, fullest)
                 records[i] = read_json(plan.record(large))
     return [tile for record in records for tile in record["tiles"]]
 
@@ -105,16 +105,16 @@ def float_path(tile: Path) -> Path:
     return tile.with_name(f"{tile.stem}.float.tif")
 
 
-def _region(plan: ScenePlan, fitted: Fitted, tile: GridTile) -> dict[str, Any]:
+def _region(plan: ScenePlan, statistics: SceneStatistics, tile: GridTile) -> dict[str, Any]:
     """Return density, water_fraction and dense of a tile; null where regions are not screened."""
-    if fitted.screening is None:
+    if statistics.screening is None:
         return {"density": None, "water_fraction": None, "dense": None}
     side = plan.grid.side(tile.scale)
     window = (*plan.grid.corner(tile), side, side)
     return {
-        "density": _finite(fitted.screening.density_of(*window)),
-        "water_fraction": fitted.screening.water_fraction_of(*window),
-        "dense": bool(fitted.screening.dense(*window)),
+        "density": _finite(statistics.screening.density_of(*window)),
+        "water_fraction": statistics.screening.water_fraction_of(*window),
+        "dense": bool(statistics.screening.dense(*window)),
     }
 
 
@@ -122,13 +122,15 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def encode_tile(pixels: NDArray[np.generic], plan: ScenePlan, fitted: Fitted, tile: GridTile) -> bytes:
+def encode_tile(
+    pixels: NDArray[np.generic], plan: ScenePlan, statistics: SceneStatistics, tile: GridTile
+) -> bytes:
     """Encode a tile as GeoTIFF in memory, so that a full disk can only fail the plain write of its bytes.
 
     Args:
         pixels: (side, side) uint8 levels or float32 amplitude; 0 = no data.
         plan: The scene's plan.
-        fitted: The scene's mapping, for the tags.
+        statistics: The scene's mapping, for the tags.
         tile: Its place in the grid.
     """
     scene = plan.scene
@@ -152,7 +154,7 @@ def encode_tile(pixels: NDArray[np.generic], plan: ScenePlan, fitted: Fitted, ti
             **({"predictor": 3} if pixels.dtype == np.float32 else {}),
         ) as raster:
             raster.write(pixels, 1)
-            raster.update_tags(**_tags(plan, fitted))
+            raster.update_tags(**_tags(plan, statistics))
         return bytes(memory.read())
 
 
@@ -161,7 +163,7 @@ def _gdal_crs(wkt: str) -> rasterio.CRS:
     return rasterio.CRS.from_wkt(wkt)
 
 
-def _tags(plan: ScenePlan, fitted: Fitted) -> dict[str, str]:
+def _tags(plan: ScenePlan, statistics: SceneStatistics) -> dict[str, str]:
     """Return what every tile says of its scene, so that it can be understood alone."""
     scene = plan.scene
     facts = {"PLATFORM": scene.facts.platform, "POLARIZATION": scene.facts.polarization}
@@ -169,7 +171,7 @@ def _tags(plan: ScenePlan, fitted: Fitted) -> dict[str, str]:
         "SCENE_ID": scene.scene_id,
         **{key: value for key, value in facts.items() if value},
         **_geocoding_tags(scene.geocoding),
-        **fitted.mapping.tags(),
+        **statistics.mapping.tags(),
     }
 
 
@@ -182,7 +184,7 @@ def _geocoding_tags(geocoding: Any) -> dict[str, str]:
     }
 
 
-def sweep(plan: ScenePlan, names: Sequence[str]) -> None:
+def remove_unlisted_files(plan: ScenePlan, names: Sequence[str]) -> None:
     """Remove from the scene's folder of tiles what is not among `names`: what killed workers left."""
     wanted = set(names)
     for path in plan.tiles.iterdir() if plan.tiles.is_dir() else ():

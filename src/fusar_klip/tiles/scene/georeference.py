@@ -213,7 +213,7 @@ def _by_gcps(
     def fit_in(crs: CRS) -> tuple[Floats, ControlPointFit]:
         ground = np.column_stack(_transformer(CRS.from_epsg(4326), crs).transform(lon, lat))
         if not np.isfinite(ground).all():
-            raise nowhere(name)
+            raise not_on_earth(name)
         return ground, fit_control_points(pixels, ground, raster.height, raster.width, name)
 
     # The points' middle tells the zone to fit in, and the fit tells the scene's own centre.
@@ -337,7 +337,7 @@ def _map_grid(to_lonlat: ToLonLat, height: int, width: int, name: str) -> tuple[
     """Return the map CRS of a scene's centre, and the grid over the scene in it."""
     lon, lat = (float(v[0]) for v in to_lonlat(np.array([width / 2]), np.array([height / 2])))
     if not (math.isfinite(lon) and math.isfinite(lat) and abs(lat) <= 90):
-        raise nowhere(name)
+        raise not_on_earth(name)
     crs = map_crs(lon, lat)
     project = _transformer(CRS.from_epsg(4326), crs)
 
@@ -353,7 +353,7 @@ def _grid_over(
     """Return transform, height and width of the north-up grid over a scene, at the scene's own spacing."""
     positions = to_map(*_pixel_grid(height, width, _GRID))
     if not np.isfinite(positions).all():
-        raise nowhere(name)
+        raise not_on_earth(name)
     if jacobian_changes_sign(positions):
         raise SceneError(
             f"{name} has a geo-reference that folds over inside the scene: correct or replace it"
@@ -363,7 +363,7 @@ def _grid_over(
     spacing = float(np.sqrt(np.hypot(*(right - here)) * np.hypot(*(below - here))))
     (left, bottom), (far_right, top) = positions.min(axis=(0, 1)), positions.max(axis=(0, 1))
     if not spacing > 0:
-        raise nowhere(name)
+        raise not_on_earth(name)
     cols, rows = math.ceil((far_right - left) / spacing), math.ceil((top - bottom) / spacing)
     if cols * rows > _MAX_GROWTH * height * width:
         raise SceneError(
@@ -381,13 +381,13 @@ def _pixel_grid(height: int, width: int, count: int) -> tuple[Floats, Floats]:
 def _middle(lon: Floats, lat: Floats, name: str) -> tuple[float, float]:
     """Return the middle of places on the sphere, which the antimeridian and the poles do not disturb."""
     if not (np.isfinite(lon).all() and np.isfinite(lat).all()) or np.abs(lat).max() > 90:
-        raise nowhere(name)
+        raise not_on_earth(name)
     lon, lat = np.radians(lon), np.radians(lat)
     x, y = (np.cos(lat) * np.cos(lon)).mean(), (np.cos(lat) * np.sin(lon)).mean()
     return math.degrees(math.atan2(y, x)), math.degrees(math.atan2(np.sin(lat).mean(), math.hypot(x, y)))
 
 
-def nowhere(name: str) -> SceneError:
+def not_on_earth(name: str) -> SceneError:
     """Return the error for a scene that lies nowhere."""
     return SceneError(
         f"{name} has a geo-reference that places it nowhere on the Earth: correct its CRS and transform, "

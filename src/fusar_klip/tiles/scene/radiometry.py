@@ -96,7 +96,7 @@ class AmplitudeHistogram:
 
 
 @dataclass(frozen=True)
-class Mapping:
+class EightBitMapping:
     """An invertible mapping of amplitude to 1..255; 0 stays no data.
 
     Attributes:
@@ -146,12 +146,12 @@ class Mapping:
         }
 
 
-IDENTITY = Mapping("identity", 255.0, 0.0, 1.0)
+IDENTITY = EightBitMapping("identity", 255.0, 0.0, 1.0)
 """For scenes that are 8-bit already."""
 
 
 def to_levels(
-    amplitude: NDArray[np.generic], mapping: Mapping, lookup_table: NDArray[np.uint8] | None
+    amplitude: NDArray[np.generic], mapping: EightBitMapping, lookup_table: NDArray[np.uint8] | None
 ) -> NDArray[np.uint8]:
     """Map (H, W) amplitude to (H, W) uint8: by the table where there is one, in pieces that stay in cache."""
     if mapping.method == "identity":
@@ -167,13 +167,15 @@ def to_levels(
     return levels.reshape(amplitude.shape)
 
 
-def fit_mapping(histogram: AmplitudeHistogram, settings: MappingSettings) -> Mapping:
+def fit_mapping(histogram: AmplitudeHistogram, settings: MappingSettings) -> EightBitMapping:
     """Choose the scene's threshold (decisions.md "8-bit mapping")."""
     match settings.method:
         case "mean_multiple":
-            return Mapping("mean_multiple", settings.multiple * histogram.mean, 0.0, settings.gamma)
+            return EightBitMapping("mean_multiple", settings.multiple * histogram.mean, 0.0, settings.gamma)
         case "percentile":
-            return Mapping("percentile", histogram.percentile(settings.percentile), 0.0, settings.gamma)
+            return EightBitMapping(
+                "percentile", histogram.percentile(settings.percentile), 0.0, settings.gamma
+            )
         case "db":
             threshold = histogram.percentile(settings.percentile)
-            return Mapping("db", threshold, threshold * 10 ** (-settings.db_range / 20), 0.0)
+            return EightBitMapping("db", threshold, threshold * 10 ** (-settings.db_range / 20), 0.0)

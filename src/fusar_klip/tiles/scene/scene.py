@@ -29,7 +29,7 @@ from fusar_klip.errors import SceneError
 from fusar_klip.files import sha256
 from fusar_klip.geo.platforms import BANDS, facts_of_name
 from fusar_klip.tiles.scene import warp
-from fusar_klip.tiles.scene.georeference import Geocoding, Georeference, apply_transform, locate, nowhere
+from fusar_klip.tiles.scene.georeference import Geocoding, Georeference, apply_transform, locate, not_on_earth
 from fusar_klip.tiles.scene.pixels import PixelFormat, band_names, damaged, pixel_format
 from fusar_klip.tiles.scene.products import SceneFacts, Source, find_sources
 from fusar_klip.tiles.scene.products.plain import facts_named
@@ -259,7 +259,7 @@ def _open_scene(source: Source, settings: SceneSettings, manifest: SceneManifest
         block_rows = warp.BLOCK_ROWS
     spacing = float(place.ground_spacing_m(place.width / 2, place.height / 2))
     if not (math.isfinite(spacing) and spacing > 0):
-        raise nowhere(name)
+        raise not_on_earth(name)
     if not _SPACING_M[0] <= spacing <= _SPACING_M[1]:
         raise SceneError(
             f"{name} has pixels of {spacing:.3g} m on the ground, and no SAR scene has: correct its "

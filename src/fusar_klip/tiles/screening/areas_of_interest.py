@@ -25,7 +25,7 @@ _MOST_PLACES = 500
 
 
 @dataclass(frozen=True)
-class WantedGround:
+class AreasOfInterest:
     """The areas and places in and around one scene.
 
     Attributes:
@@ -55,9 +55,9 @@ class WantedGround:
         return "place" if len(self.places.query(window, predicate="intersects")) else None
 
 
-def wanted_ground(
+def areas_of_interest(
     to_lonlat: ToLonLat, height: int, width: int, settings: ScreeningSettings
-) -> WantedGround | None:
+) -> AreasOfInterest | None:
     """Gather the areas of interest and the places of the gazetteer that matter for a scene.
 
     Args:
@@ -82,7 +82,7 @@ def wanted_ground(
     near = [shape for shape in shapely.transform(areas, lambda xy: _near(xy, lon)) if _whole(shape)]
     if not near and not circles:
         return None
-    return WantedGround(to_lonlat, lon, shapely.STRtree(near), shapely.STRtree(circles))
+    return AreasOfInterest(to_lonlat, lon, shapely.STRtree(near), shapely.STRtree(circles))
 
 
 def _read(path: Path) -> NDArray[np.object_]:

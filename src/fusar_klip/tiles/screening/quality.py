@@ -45,7 +45,9 @@ _MISSING = -1
 log = logging.getLogger(__name__)
 
 
-def judge(tiles: gpd.GeoDataFrame, settings: QualitySettings) -> tuple["pd.Series[float]", "pd.Series[bool]"]:
+def classify_quality(
+    tiles: gpd.GeoDataFrame, settings: QualitySettings
+) -> tuple["pd.Series[float]", "pd.Series[bool]"]:
     """Judge all tiles of a catalog together.
 
     A labelled tile keeps its label. The neighbours of any other are the k nearest labelled tiles, in features

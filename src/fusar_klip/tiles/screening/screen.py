@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fusar_klip.tiles.screening.areas_of_interest import ToLonLat, WantedGround, wanted_ground
+from fusar_klip.tiles.screening.areas_of_interest import AreasOfInterest, ToLonLat, areas_of_interest
 from fusar_klip.tiles.screening.overview import CellSums, Overview, cell_px_of, overview_of, summarise
 from fusar_klip.tiles.screening.semantic_density import density_of, isolated_targets, measure, speckle_cv_of
 from fusar_klip.tiles.screening.water import water_cells
@@ -56,7 +56,7 @@ class Screening:
     water: NDArray[np.bool_] | None
     cell_px: int
     settings: ScreeningSettings
-    wanted: WantedGround | None
+    wanted: AreasOfInterest | None
 
     def density_of(self, top: int, left: int, height: int, width: int) -> float:
         """Return the density of a window: what its densest tenth (`screening.min_share`) at least has.
@@ -131,5 +131,5 @@ def screen(overview: Overview, settings: ScreeningSettings, to_lonlat: ToLonLat 
     wanted = None
     if to_lonlat is not None:
         height, width = (count * overview.cell_px for count in valid.shape)
-        wanted = wanted_ground(to_lonlat, height, width, settings)
+        wanted = areas_of_interest(to_lonlat, height, width, settings)
     return Screening(density, valid, targets, water, overview.cell_px, settings, wanted)

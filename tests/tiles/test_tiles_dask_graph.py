@@ -18,7 +18,7 @@ from rasterio.transform import Affine
 
 from fusar_klip.errors import DatasetError
 from fusar_klip.tiles import BuildSettings, build
-from fusar_klip.tiles.dask_graph import Engine
+from fusar_klip.tiles.dask_graph import BuildRunner
 from fusar_klip.tiles.grid import Grid
 from fusar_klip.tiles.plan import ScenePlan
 from fusar_klip.tiles.scene.scene import open_scenes
@@ -95,8 +95,8 @@ def test_what_a_killed_build_has_done_is_not_done_again(
     (first,) = open_scenes(scenes[0], QUICK.scene)
     plan = ScenePlan.of(first, QUICK, tmp_path / "ds")
     plan.prepare()
-    with Engine(1) as engine:
-        engine.run([plan])
+    with BuildRunner(1) as runner:
+        runner.run([plan])
     cut: list[str] = []
 
     def note(plan: ScenePlan, *_: object) -> dict[str, float]:
@@ -105,8 +105,8 @@ def test_what_a_killed_build_has_done_is_not_done_again(
 
     from fusar_klip.tiles import dask_graph as module
 
-    real = module.cut_large_tile
-    monkeypatch.setattr(module, "cut_large_tile", note)
+    real = module.write_large_tile
+    monkeypatch.setattr(module, "write_large_tile", note)
     build(scenes, tmp_path / "ds", QUICK)
     assert set(cut) == {"second.tif", "third.tif"}
     build(scenes, tmp_path / "undisturbed", QUICK)
@@ -120,8 +120,8 @@ def test_state_of_other_settings_is_not_gone_on_with(
     other = QUICK.model_copy(update={"mapping": QUICK.mapping.model_copy(update={"multiple": 9.0})})
     before = ScenePlan.of(scene, other, tmp_path / "ds")
     before.prepare()
-    with Engine(1) as engine:
-        engine.run([before])
+    with BuildRunner(1) as runner:
+        runner.run([before])
     build([scene.path], tmp_path / "ds", QUICK)
     build([scene.path], tmp_path / "undisturbed", QUICK)
     assert all_bytes(tmp_path / "ds") == all_bytes(tmp_path / "undisturbed")
@@ -152,11 +152,11 @@ def test_batches_keep_workers_busy_within_bounded_scratch(
 ) -> None:
     (scene,) = open_scenes(write_scene(speckle(64, 64)), QUICK.scene)
     few = ScenePlan.of(scene, QUICK, tmp_path)
-    with Engine(2) as engine:
-        assert [len(batch) for batch in engine.batches([few] * 150)] == [64, 64, 22]
+    with BuildRunner(2) as runner:
+        assert [len(batch) for batch in runner.batches([few] * 150)] == [64, 64, 22]
     many = ScenePlan(scene, QUICK, tmp_path, Grid(5000, 5000, 16, 16), 64, 8)
-    with Engine(2) as engine:
-        assert [len(batch) for batch in engine.batches([many] * 3)] == [1, 1, 1]
+    with BuildRunner(2) as runner:
+        assert [len(batch) for batch in runner.batches([many] * 3)] == [1, 1, 1]
 
 
 @contextmanager
