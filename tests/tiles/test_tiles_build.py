@@ -290,7 +290,7 @@ def test_other_settings_and_strange_folders_are_refused(
     assert all_bytes(tmp_path / "ds") == before
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.doc").write_text("x")
-    with pytest.raises(DatasetError, match=r"holds other files \(thesis.doc\)"):
+    with pytest.raises(DatasetError, match=r"contains other files \(thesis.doc\)"):
         build([source], tmp_path / "home", quick())
     with pytest.raises(DatasetError, match="is a file"):
         build([source], source, quick())
@@ -304,7 +304,7 @@ def test_two_builds_into_one_data_set_at_the_same_time(
     other = os.open(out, os.O_RDONLY)
     try:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(DatasetError, match=r"another build works on .*ds: wait"):
+        with pytest.raises(DatasetError, match=r"another build writes to .*ds: wait"):
             build([source], out, quick())
     finally:
         os.close(other)

@@ -338,7 +338,7 @@ GOOD_POINTS = grid_points(100, 100, north_up)
 @pytest.mark.parametrize(
     ("points", "message"),
     [
-        (GOOD_POINTS[:2], "has 2 distinct ground control points, and three are the least"),
+        (GOOD_POINTS[:2], "has 2 distinct ground control points, and at least three are needed"),
         (GOOD_POINTS[:5], "on one line"),
         ([*GOOD_POINTS, shifted(GOOD_POINTS[7], x=10.5)], "contradict each other"),
         ([*GOOD_POINTS[:12], shifted(GOOD_POINTS[12], x=10.5), *GOOD_POINTS[13:]], "fold over near row"),
@@ -552,8 +552,8 @@ def changed(rpcs: RPC, **values: object) -> RPC:
     [
         (rpcs_for(50, 60), "those of another raster of about 60 x 50 px"),
         (changed(rpcs_for(200, 240), line_num_coeff=[0.0] * 20), "cannot be inverted"),
-        (changed(rpcs_for(200, 240), lat_off=math.nan), "not whole"),
-        (changed(rpcs_for(200, 240), long_scale=0.0), "not whole"),
+        (changed(rpcs_for(200, 240), lat_off=math.nan), "incomplete"),
+        (changed(rpcs_for(200, 240), long_scale=0.0), "incomplete"),
         (changed(rpcs_for(200, 240), lat_off=120.0), "nowhere"),
     ],
 )

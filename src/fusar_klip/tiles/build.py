@@ -1,9 +1,10 @@
-"""Build a data set: scenes in; tiles, `tiles.parquet`, the card and `dataset.json` out.
+"""Builds a data set from scenes: tiles, `tiles.parquet`, the data card and `dataset.json`.
 
-Each scene is decoded once: pass 1 (`streaming`) streams it strip by strip for its histogram and overview,
-pass 2 (`cutting`) cuts it large tile by large tile, both as tasks of one Dask graph (`runner`), so that
-memory holds a strip or a large tile per worker whatever the size of the scene. What follows from the catalog
-as a whole (quality, groups, splits) is done here, at the end. A scene is in the catalog whole or not at all.
+Each scene is decoded once. Pass 1 (`scene_statistics.py`) streams it strip by strip for its histogram and
+overview; pass 2 (`tile_writer.py`) writes it large tile by large tile. Both are tasks of one Dask graph
+(`dask_graph.py`), so memory holds a strip or a large tile per worker, whatever the size of the scene. This
+module computes at the end what depends on the whole catalog (quality, groups, splits). A scene is in the
+catalog completely or not at all.
 """
 
 import fcntl
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """What a build made.
+    """The result of a build.
 
     Attributes:
         dataset: The data set's folder.
@@ -72,7 +73,7 @@ class BuildSummary:
 
 @dataclass
 class _Progress:
-    """What a build has learnt of its scenes so far."""
+    """The state of a build: finished and failed scenes, and processor seconds."""
 
     built: dict[str, ScenePlan] = field(default_factory=dict)
     failed: list[dict[str, str]] = field(default_factory=list)
@@ -92,34 +93,34 @@ def build(
     scheduler: str | None = None,
     manifest: Path | None = None,
 ) -> BuildSummary:
-    """Cut `scenes` into the data set `out`, or add them to the one that is there.
+    """Cut `scenes` into the data set `out`, or add them to an existing one.
 
-    Scenes that are in it already (same name and content) are left as they are. Where some scenes fail, the
-    good ones are kept, and the others stand with their reason in `dataset.json` and in the summary. A build
-    that was killed goes on where it was when it is called again in the same way.
+    Scenes that it already contains (same name and content) are not changed. Where some scenes fail, the good
+    ones are kept, and the others are listed with the reason in `dataset.json` and in the summary. An
+    interrupted build resumes when it is called again with the same arguments.
 
     Args:
         scenes: Raster files, or folders and archives of products.
-        out: The data set's folder; made where it is missing.
-        settings: How to read, map, cut, screen and split.
-        workers: Strips or large tiles worked on at the same time, in threads.
-        scheduler: Address of a Dask scheduler whose workers do the work instead. They see scenes and data
-            set under the same paths: a shared file system.
-        manifest: CSV or STAC item collection with facts of the scenes.
+        out: The data set's folder; created where it is missing.
+        settings: Settings of reading, mapping, tiling, screening and splitting.
+        workers: Strips or large tiles processed in parallel, in threads.
+        scheduler: Address of a Dask scheduler whose workers are used instead. They need scenes and data set
+            under the same paths: a shared file system.
+        manifest: CSV or STAC item collection with scene metadata.
 
     Raises:
-        SceneError: No scene could be built; nothing was changed.
-        DatasetError: `out` holds something else, or a data set with other settings; another build works on
+        SceneError: No scene could be built; nothing is changed.
+        DatasetError: `out` contains other files, or a data set with other settings; another build writes to
             it; or there is no cluster.
-        SettingsError: A file that the settings name cannot be read.
-        OSError: The disk is full; the data set is as it was.
+        SettingsError: A file named in the settings cannot be read.
+        OSError: The disk is full; the data set is unchanged.
     """
     settings, out = settings or BuildSettings(), out.absolute()
     facts = read_scene_manifest(manifest) if manifest is not None else None
-    if settings.quality.labels is not None:  # used at the very end, but its mistakes are told now
+    if settings.quality.labels is not None:  # used at the end, but checked now
         read_labels(settings.quality.labels)
     progress = _Progress()
-    with _held(out), BuildRunner(workers, scheduler) as runner:
+    with _locked(out), BuildRunner(workers, scheduler) as runner:
         before = _existing(out, settings)
         known = {entry["scene_id"]: entry for entry in before.get("scenes", [])}
         plans = _plans(scenes, out, settings, facts, set(known), progress)
@@ -134,17 +135,17 @@ def build(
 
 
 @contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """Keep other builds out of the data set: of two at the same time, one would lose the other's scenes.
+def _locked(out: Path) -> Iterator[None]:
+    """Lock the data set: of two builds at the same time, one would lose the other's scenes.
 
-    The folder itself is locked, so that no file is left behind, and the lock ends with the process. Where the
-    file system cannot lock folders (NFS), nobody is kept out.
+    The folder itself is locked, so no lock file is needed, and the lock ends with the process. File systems
+    that cannot lock folders (NFS) are not protected.
 
     Raises:
         DatasetError: Another build works on it.
     """
     if out.exists() and not out.is_dir():
-        yield  # `_existing` has a sentence for it
+        yield  # `_existing` raises the error
         return
     made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
@@ -155,12 +156,12 @@ def _held(out: Path) -> Iterator[None]:
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise DatasetError(
-                    f"another build works on {out}: wait until it has ended, and run this one again"
+                    f"another build writes to {out}: wait until it has ended, and run this one again"
                 ) from None
         yield
     finally:
         if made:
-            with suppress(OSError):  # only an empty folder goes
+            with suppress(OSError):  # only an empty folder is removed
                 out.rmdir()
         os.close(folder)
 
@@ -175,8 +176,8 @@ def _plans(
 ) -> Iterator[ScenePlan]:
     """Open scene after scene; yield the plans of those that are not in the data set yet."""
     seen = set(known)
-    files: list[Path] = []  # of all scenes, by which the manifest may name them
-    # A cluster's workers have their own working folder; no file of the data set tells the place of another.
+    files: list[Path] = []  # of all scenes, which the manifest may list
+    # The workers of a cluster have other working folders, so they need absolute paths.
     for path in dict.fromkeys(path.absolute() for path in scenes):
         try:
             opened = open_scenes(path, settings.scene, facts)
@@ -205,7 +206,7 @@ def _plans(
 def _run(runner: BuildRunner, batch: Sequence[ScenePlan], progress: _Progress) -> None:
     try:
         outcomes = runner.run(batch)
-    except OSError:  # most likely a full disk, which the scratch of a dead build should not keep full
+    except OSError:  # most likely a full disk: free the scratch space
         for plan in batch:
             shutil.rmtree(plan.scratch.folder, ignore_errors=True)
         raise
@@ -224,7 +225,7 @@ def _publish(
     failed_before: list[dict[str, str]],
     progress: _Progress,
 ) -> BuildSummary:
-    """Join old and new scenes into the catalog; the manifest goes last, and then the scenes' state."""
+    """Write the catalog of old and new scenes, then the manifest; then remove the scenes' state."""
     new = [progress.built[scene_id] for scene_id in sorted(progress.built)]
     entries = known | {plan.scene.scene_id: read_json(plan.entry) for plan in new}
     frames = [gpd.read_parquet(plan.rows) for plan in new]
@@ -257,7 +258,7 @@ def _publish(
     }
     write_tiles(out, tiles)
     write_card(out, tiles, manifest)
-    for folder in (out, out / "screening"):  # left by workers that were killed
+    for folder in (out, out / "screening"):  # left by crashed workers
         for partial in folder.glob(".*.partial"):
             partial.unlink(missing_ok=True)
     write_manifest(out, manifest)
@@ -273,7 +274,7 @@ def _sorted(failed: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def _existing(out: Path, settings: BuildSettings) -> dict[str, Any]:
-    """Return the manifest of the data set at `out`, {} where there is none yet, or refuse to touch `out`."""
+    """Return the manifest of the data set at `out`, or {} where there is none; refuse other folders."""
     if not out.exists():
         return {}
     if not out.is_dir():
@@ -282,7 +283,7 @@ def _existing(out: Path, settings: BuildSettings) -> dict[str, Any]:
         ours = ("tiles", "screening", "tiles.parquet", "dataset.md", "dataset.png")
         strangers = [p.name for p in out.iterdir() if p.name not in ours and not p.name.startswith(".")]
         if strangers:
-            raise DatasetError(f"{out} holds other files ({strangers[0]}): give an empty folder for --out")
+            raise DatasetError(f"{out} contains other files ({strangers[0]}): give an empty folder for --out")
         return {}
     manifest = read_manifest(out)
     ours_now, theirs = settings_identity(settings), manifest.get("settings")
@@ -302,7 +303,7 @@ def _existing(out: Path, settings: BuildSettings) -> dict[str, Any]:
 
 
 def _with_splits(tiles: gpd.GeoDataFrame, settings: BuildSettings) -> gpd.GeoDataFrame:
-    """Fill ground_id and split of the whole catalog: a new scene can join groups that were apart before."""
+    """Fill ground_id and split of the whole catalog: a new scene can connect groups that were separate."""
     large = tiles[tiles["scale"] == "large"]
     groups = ground_groups(large["tile_id"].tolist(), large["scene_id"].tolist(), large.geometry.to_numpy())
     parents = dict(zip(tiles["tile_id"], tiles["parent_id"], strict=True))

@@ -1,13 +1,13 @@
-"""The Dask graph of a build, and who runs it: threads of this process, or the workers of a cluster.
+"""The Dask graph of a build, run by threads of this process or by the workers of a cluster.
 
-A scene's part of the graph: its strips, all of them into `fit`, that into each large tile, all of them into
-`finish`. Tasks hand small values to each other and leave pixels and records in the data set's `.build`
-folder, each file whole or absent; a task whose result lies there does nothing. So it does not matter which
-worker does what, how often, or in which order, and a build that was killed goes on from what is there. A
-cluster's workers need the scenes and the data set under the same paths as the client: a shared file system.
+The graph of a scene: all strips -> `fit` -> each large tile -> `finish`. Tasks pass small values to each
+other and write pixels and records to the data set's `.build` folder, each file complete or absent; a task
+whose result exists does nothing. So the result does not depend on which worker runs a task, how often or in
+which order, and an interrupted build resumes from these files. The workers of a cluster need the scenes and
+the data set under the same paths as the client: a shared file system.
 
-Locally, threads: decoding, mapping, compressing and writing leave Python's lock to others, and a process more
-would cost its imports (seconds, and 300 MiB).
+Locally, threads are used: decoding, mapping, compressing and writing release Python's lock, and another
+process would cost its imports (seconds, and 300 MiB).
 """
 
 from collections import Counter
@@ -43,7 +43,7 @@ _GDAL_CACHE_BYTES = 128 << 20
 
 @dataclass(frozen=True)
 class SceneOutcome:
-    """What became of a scene: the processor seconds of its stages, or the reason why it failed."""
+    """The result of a scene: the processor seconds of its stages, or the reason why it failed."""
 
     seconds: dict[str, float]
     failure: str | None = None
@@ -86,7 +86,7 @@ class BuildRunner:
             yield batch
 
     def run(self, plans: Sequence[ScenePlan]) -> list[SceneOutcome]:
-        """Build scenes, and return what became of each; a scene that fails does not stop the others.
+        """Build scenes and return their outcomes; a scene that fails does not stop the others.
 
         Raises:
             OSError: The disk is full.
@@ -109,7 +109,7 @@ class BuildRunner:
 
 def scene_graph(plan: ScenePlan) -> Delayed:
     """Return the graph of one scene, whose value is a `SceneOutcome`."""
-    # Builds may share a cluster, so a task's name tells whose work it is.
+    # Builds may share a cluster, so the names of tasks contain the build's identity.
     token = tokenize(str(plan.dataset), plan.identity)
 
     def task(function: Callable[..., Any], *arguments: Any, name: str) -> Any:
@@ -131,7 +131,7 @@ def _tasks(plan: ScenePlan) -> int:
 
 @dataclass(frozen=True)
 class _TaskResult:
-    """A task's value: processor seconds by stage, why its scene failed, what `fit` found."""
+    """A task's value: processor seconds by stage, why its scene failed, and the result of `fit`."""
 
     seconds: Counter[str]
     failure: str | None = None
@@ -209,7 +209,7 @@ def _connect(address: str) -> "Client":
 
 
 def _gather(client: "Client", graphs: Sequence[Delayed], done: Callable[[int], None]) -> list[SceneOutcome]:
-    """Run the graphs on the cluster; what is left of them there is cancelled if one fails for good."""
+    """Run the graphs on the cluster; the remaining ones are cancelled if one fails for good."""
     from distributed import KilledWorker, as_completed
 
     futures = client.compute(list(graphs))

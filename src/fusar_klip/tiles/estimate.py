@@ -1,9 +1,9 @@
-"""`fusar-klip build --dry-run`: tiles, bytes and time ahead, told from samples, with nothing written.
+"""`fusar-klip build --dry-run`: estimates tiles, bytes and time from samples; writes nothing.
 
-The grid tells the tiles that a scene can have. How many of them have enough valid pixels, how well they
-compress and how long all this takes is measured: a few large tiles, spread over the scene, are read, mapped,
-measured and encoded as a build would, in memory. Where the samples are the whole scene, the counts are exact.
-Time does not include that of the disk; sparse regions that a build would drop count as if they were dense.
+The grid gives the tiles that a scene can have. The share with enough valid pixels, their compressed size and
+the time are measured: a few large tiles, distributed over the scene, are read, mapped, measured and encoded
+in memory as in a build. Where the samples are the whole scene, the counts are exact. The time does not
+include the disk; sparse regions that a build would drop count as dense.
 """
 
 import os

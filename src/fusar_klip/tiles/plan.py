@@ -1,4 +1,4 @@
-"""What a build does with one scene, and where it keeps its state: all that a worker needs to know."""
+"""The plan of one scene in a build, as workers receive it: scene, settings, grid, and paths of its state."""
 
 import hashlib
 import shutil
@@ -88,7 +88,7 @@ class ScenePlan:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that the scene's tiles and rows follow from; state of another identity is of no use."""
+        """Everything that determines the scene's tiles and rows; state of another identity is discarded."""
         return {
             "version": __version__,
             "scene_id": self.scene.scene_id,
@@ -99,15 +99,15 @@ class ScenePlan:
         }
 
     def sums(self, strip: int) -> Path:
-        """Return the file of what pass 1 counted in a strip; it is there once the strip is."""
+        """Return the file of the sums of a strip from pass 1; it exists once the strip is written."""
         return self.scratch.folder / f"{strip:06d}.npz"
 
     def record(self, large: GridTile) -> Path:
-        """Return the file that lists what was kept of a large tile; it is there once its tiles are."""
+        """Return the file that lists the kept tiles of a large tile; it exists once they are written."""
         return self.work / "large" / f"{large.row:06d}_{large.col:06d}.json"
 
     def prepare(self) -> None:
-        """Make the folder of state, or keep that of the same plan which was killed."""
+        """Create the folder of state, or keep that of an interrupted build with the same plan."""
         file = self.work / "plan.json"
         try:
             same = read_json(file) == self.identity
@@ -129,7 +129,7 @@ def settings_identity(settings: BuildSettings) -> dict[str, Any]:
 
 
 def section_identity(section: Settings) -> dict[str, Any]:
-    """Return one section's values for JSON, with files told by name and content, not by place."""
+    """Return one section's values for JSON; files are identified by name and content, not by path."""
     values: dict[str, Any] = section.model_dump(mode="json")
     for name, value in section:
         if isinstance(value, Path):
@@ -139,7 +139,7 @@ def section_identity(section: Settings) -> dict[str, Any]:
 
 
 class Stopwatch:
-    """Processor seconds of the calling thread by stage, waits for others left out."""
+    """Processor seconds of the calling thread by stage, without waiting times."""
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()

@@ -1,8 +1,8 @@
-"""What a user knows of scenes better than their files: a CSV table or a STAC item collection.
+"""Scene metadata given by the user (`--manifest`): a CSV table or a STAC item collection.
 
 CSV: one row a scene; `file` names it (a path, or only its last parts), the other columns are
 `SceneFacts`' and `gsd_m`. STAC: an item collection or an item in JSON, with the core, sar, sat and view
-fields; each asset's href names a file. An empty cell and a missing field say nothing.
+fields; each asset's href names a file. An empty cell or a missing field is unknown.
 """
 
 import csv
@@ -84,11 +84,11 @@ class SceneManifest:
     entries: Mapping[tuple[str, ...], SceneOverrides]
 
     def facts_for(self, path: Path) -> SceneOverrides:
-        """Return what is said of a file; nothing where it is not listed.
+        """Return the entry of a file; an empty one where it is not listed.
 
-        An entry fits where the path ends in it, so that `iw-vv.tiff` may stand for one file, and
-        `a/iw-vv.tiff` and `b/iw-vv.tiff` for two. A web address, which no local path ends in, fits by the
-        file's name. The entry that shares most parts with the path counts.
+        An entry matches where the path ends in it, so `iw-vv.tiff` can name one file, and `a/iw-vv.tiff` and
+        `b/iw-vv.tiff` two. A web address, which no local path ends in, matches by the file name. The entry
+        that shares most parts with the path is used.
 
         Raises:
             SceneError: Two web addresses fit equally well.

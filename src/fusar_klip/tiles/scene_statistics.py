@@ -1,8 +1,8 @@
-"""Pass 1 of a build: each block of the scene is decoded once, strip by strip, for all that is to be known.
+"""Pass 1 of a build: statistics of the whole scene; each block is decoded once, strip by strip.
 
-A strip gives its part of the histogram and of the overview, and goes to the scratch folder as it is, from
-where pass 2 (`cutting`) reads it. All sums are exact or belong to one strip, and strips follow from the scene
-alone: so the result depends neither on the order in which strips are done nor on who does them.
+A strip gives its part of the histogram and of the overview, and its amplitude is written to the scratch
+folder, from which pass 2 (`tile_writer.py`) reads it. All sums are exact or belong to one strip, and strips
+depend only on the scene: so the result depends neither on their order nor on the worker.
 """
 
 import io
@@ -23,7 +23,7 @@ from fusar_klip.tiles.screening.screen import CellSums, Overview, Screening, ove
 
 @dataclass(frozen=True)
 class SceneStatistics:
-    """What pass 2 needs to know of the whole scene.
+    """Statistics of the whole scene that pass 2 needs.
 
     Attributes:
         mapping: Amplitude to 8 bits.
@@ -39,7 +39,7 @@ class SceneStatistics:
 
 
 def measure_strip(plan: ScenePlan, strip: int) -> dict[str, float]:
-    """Decode a strip, count it, and put it into the scratch folder, unless that was done before.
+    """Decode a strip, count it, and write it to the scratch folder, unless that is done.
 
     Returns:
         Processor seconds by stage.
@@ -71,7 +71,7 @@ def measure_strip(plan: ScenePlan, strip: int) -> dict[str, float]:
 
 
 def fit(plan: ScenePlan) -> SceneStatistics:
-    """Put the strips' sums together, in order, and fit the scene's mapping and screening.
+    """Merge the sums of all strips, in order, and fit the scene's mapping and screening.
 
     Raises:
         SceneError: Every pixel is no data.

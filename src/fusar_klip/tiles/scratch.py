@@ -1,8 +1,8 @@
 """A scene's amplitude on local disk between the two passes of a build, as it was decoded.
 
 Pass 1 writes strips of full width, pass 2 reads large tiles. A strip is one file; inside it, the columns of
-one large tile (a panel) lie together, so that what a tile needs of a strip is one contiguous read. A strip is
-there whole or not at all, and no two workers write to one file: this holds on a shared file system too.
+one large tile (a panel) are contiguous, so a tile needs one read per strip. A strip is complete or absent,
+and no two workers write to one file: this also holds on a shared file system.
 """
 
 from dataclasses import dataclass

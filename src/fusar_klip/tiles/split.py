@@ -1,8 +1,8 @@
-"""Train, validation and test without shared ground (decisions.md "Train/val/test").
+"""Geographically disjoint training, validation and test splits (decisions.md "Train/val/test").
 
 Large tiles that overlap on the ground, in any scene, sensor or date, form one group; a group's split is a
 hash of its id, and children inherit both from their large tile. The tiles of a scene without coordinates are
-one group, since nothing tells which ground they share.
+one group, because their position is unknown.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _MIN_SHARED_AREA = 1e-3
 def ground_groups(
     tile_ids: Sequence[str], scene_ids: Sequence[str], footprints: NDArray[np.object_]
 ) -> dict[str, str]:
-    """Group large tiles that share ground, directly or through others.
+    """Group large tiles that overlap on the ground, directly or through others.
 
     Args:
         tile_ids: (N,) ids of large tiles.

@@ -1,7 +1,7 @@
-"""Pass 2 of a build: one large tile at a time, from the scratch folder to GeoTIFFs, features and a record.
+"""Pass 2 of a build: writes the GeoTIFFs, features and record of one large tile at a time.
 
-A tile is compressed once, in memory, and written under its final name only when it is whole. The record of a
-large tile is written after its tiles: a build that was killed goes on behind the last record.
+A tile is compressed once, in memory, and written under its final name only when it is complete. The record of
+a large tile is written after its tiles: an interrupted build resumes after the last record.
 """
 
 import math
@@ -30,14 +30,14 @@ _TIFF_BLOCK_PX = 256
 def write_large_tile(
     plan: ScenePlan, statistics: SceneStatistics, large: GridTile, least: float | None = None
 ) -> dict[str, float]:
-    """Write a large tile and the tiles inside it that are kept, then their record, unless it is there.
+    """Write a large tile and the tiles inside it that are kept, then their record, unless it exists.
 
     Args:
         plan: The scene's plan; pass 1 has been over all its strips.
-        statistics: What pass 1 found.
+        statistics: Of the whole scene, from pass 1.
         large: The tile.
-        least: Least share of valid pixels, instead of that of the settings; a record that is there is then
-            made again.
+        least: Least share of valid pixels, in place of that of the settings; an existing record is then
+            replaced.
 
     Returns:
         Processor seconds by stage.
@@ -164,7 +164,7 @@ def _gdal_crs(wkt: str) -> rasterio.CRS:
 
 
 def _tags(plan: ScenePlan, statistics: SceneStatistics) -> dict[str, str]:
-    """Return what every tile says of its scene, so that it can be understood alone."""
+    """Return the tags that describe the scene in every tile."""
     scene = plan.scene
     facts = {"PLATFORM": scene.facts.platform, "POLARIZATION": scene.facts.polarization}
     return {
@@ -185,7 +185,7 @@ def _geocoding_tags(geocoding: Any) -> dict[str, str]:
 
 
 def remove_unlisted_files(plan: ScenePlan, names: Sequence[str]) -> None:
-    """Remove from the scene's folder of tiles what is not among `names`: what killed workers left."""
+    """Remove files that are not among `names` from the scene's folder of tiles: crashed workers left them."""
     wanted = set(names)
     for path in plan.tiles.iterdir() if plan.tiles.is_dir() else ():
         if path.name not in wanted:

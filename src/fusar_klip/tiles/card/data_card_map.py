@@ -28,7 +28,7 @@ from fusar_klip.geo.gazetteer import PlaceKind, places
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLORS = {"train": "#0072b2", "val": "#e69f00", "test": "#009e73"}  # told apart by the colour-blind
+_COLORS = {"train": "#0072b2", "val": "#e69f00", "test": "#009e73"}  # distinguishable with colour blindness
 _MARKERS: Mapping[PlaceKind, tuple[str, str]] = {
     "airport": ("^", "#cc3311"),
     "port": ("s", "#332288"),

@@ -1,8 +1,8 @@
-"""Ground control points to a smooth map between a scene's pixels and the ground.
+"""Fits a smooth map between the pixels of a scene and the ground to its ground control points.
 
-Fits polynomials of order 1 to 3 and a thin-plate spline, and takes the one that foretells points it was not
-fitted to best: the leave-one-out error, which a residual is no substitute for (a spline's is zero). GDAL
-warps by the same maps, fitted from the same points, so the errors told here are those of the tiles.
+The candidates are polynomials of order 1 to 3 and a thin-plate spline. The one with the smallest
+leave-one-out error is used; residuals would not do, because those of a spline are zero. GDAL warps by the
+same maps, fitted to the same points, so the reported errors are those of the tiles.
 """
 
 from collections.abc import Sequence
@@ -83,20 +83,20 @@ def pixels_and_ground(points: Sequence[GroundControlPoint], name: str) -> tuple[
     """Return (N, 2) columns and rows and (N, 2) x and y of distinct points.
 
     Raises:
-        SceneError: There are under three, they are not finite, or two of them contradict each other.
+        SceneError: There are fewer than three, they are not finite, or two of them contradict each other.
     """
     table = np.unique([(p.col, p.row, p.x, p.y) for p in points], axis=0).reshape(-1, 4)
-    mend = "correct them, for example with gdal_translate -gcp"
+    fix = "correct them, for example with gdal_translate -gcp"
     if not np.isfinite(table).all():
-        raise SceneError(f"{name} has ground control points that are not finite: {mend}")
+        raise SceneError(f"{name} has ground control points that are not finite: {fix}")
     if len(table) < 3:
         raise SceneError(
-            f"{name} has {len(table)} distinct ground control points, and three are the least: {mend}"
+            f"{name} has {len(table)} distinct ground control points, and at least three are needed: {fix}"
         )
     pixels, ground = table[:, :2], table[:, 2:]
     for positions in (pixels, ground):
         if len(np.unique(positions, axis=0)) < len(table):
-            raise SceneError(f"{name} has ground control points that contradict each other: {mend}")
+            raise SceneError(f"{name} has ground control points that contradict each other: {fix}")
     return pixels, ground
 
 
@@ -106,16 +106,16 @@ def refuse_folds(pixels: Floats, ground: Floats, name: str) -> None:
     Args:
         pixels: (N, 2) positions in the image.
         ground: (N, 2) positions on the ground, in a map projection.
-        name: What to call the scene.
+        name: The scene's name in messages.
 
     Raises:
         SceneError: They lie on one line, or the image would fold over.
     """
-    mend = "correct or leave out the wrong ones, for example with gdal_translate -gcp"
+    fix = "correct or leave out the wrong ones, for example with gdal_translate -gcp"
     try:
         triangles = Delaunay(pixels).simplices
     except QhullError as error:
-        raise SceneError(f"{name} has ground control points on one line: {mend}") from error
+        raise SceneError(f"{name} has ground control points on one line: {fix}") from error
     in_image, shape = _signed_areas(pixels[triangles])
     on_ground, _ = _signed_areas(ground[triangles])
     scale = on_ground.sum() / in_image.sum() if in_image.sum() else 0.0
@@ -124,7 +124,7 @@ def refuse_folds(pixels: Floats, ground: Floats, name: str) -> None:
     if folded.any():
         col, row = pixels[triangles[folded][0]].mean(axis=0)
         raise SceneError(
-            f"{name} has ground control points that fold over near row {row:.0f}, column {col:.0f}: {mend}"
+            f"{name} has ground control points that fold over near row {row:.0f}, column {col:.0f}: {fix}"
         )
 
 
@@ -136,7 +136,7 @@ def fit_control_points(pixels: Floats, ground: Floats, height: int, width: int, 
         ground: (N, 2) map coordinates.
         height: Rows of the scene.
         width: Columns of the scene.
-        name: What to call the scene.
+        name: The scene's name in messages.
 
     Raises:
         SceneError: No map fits them.

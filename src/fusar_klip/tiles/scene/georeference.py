@@ -1,8 +1,8 @@
-"""Where a scene lies: its own map grid, or one that it is warped to by control points, RPCs or degrees.
+"""Georeference of a scene: its own map grid, or one that it is warped to by control points, RPCs or degrees.
 
 A scene with a projected CRS keeps its grid, south-up and rotated ones included. All others are warped to the
 UTM zone of their centre (UPS beyond 84 degrees north and 80 south) at their own ground spacing. Without a
-height model nothing here is corrected for terrain: mountains stay where the radar saw them.
+height model, terrain is not corrected.
 """
 
 import logging
@@ -170,15 +170,15 @@ def map_crs(lon: float, lat: float) -> CRS:
 
 
 def _by_transform(raster: DatasetReader, name: str) -> Georeference:
-    mend = "correct it, for example with gdal_edit"
+    fix = "correct it, for example with gdal_edit"
     transform = raster.transform
     if not all(math.isfinite(v) for v in transform[:6]) or transform.is_degenerate:
-        raise SceneError(f"{name} has a transform that maps its pixels onto a line or nowhere: {mend}")
+        raise SceneError(f"{name} has a transform that maps its pixels onto a line or nowhere: {fix}")
     crs = _own_crs(raster.crs, name).to_2d()  # heights of a compound CRS are none of ours
     if crs.is_projected:
         return Georeference(crs, transform, raster.height, raster.width)
     if not crs.is_geographic:
-        raise SceneError(f"{name} has a CRS that is not tied to the Earth ({crs.name}): {mend}")
+        raise SceneError(f"{name} has a CRS that is not tied to the Earth ({crs.name}): {fix}")
     to_wgs84 = _transformer(crs, CRS.from_epsg(4326))
 
     def to_lonlat(cols: Floats, rows: Floats) -> tuple[Floats, Floats]:
@@ -265,11 +265,11 @@ def _by_rpcs(raster: DatasetReader, rpcs: RPC, settings: SceneSettings, name: st
     options = {"rpc_dem": str(settings.dem.resolve())} if settings.dem else {}
     if settings.dem:
         _refuse_odd_dem(settings.dem)
-    mend = "give it the RPCs of this very file"
+    fix = "give it the RPCs of this very file"
     try:
         opened = RPCTransformer(rpcs, **options)
     except CPLE_BaseError as error:
-        raise SceneError(f"{name} has RPCs that cannot be inverted ({error}): {mend}") from error
+        raise SceneError(f"{name} has RPCs that cannot be inverted ({error}): {fix}") from error
     with opened as transformer, warnings.catch_warnings():
         warnings.simplefilter("ignore", TransformWarning)  # failures come back as infinity
 
@@ -281,14 +281,14 @@ def _by_rpcs(raster: DatasetReader, rpcs: RPC, settings: SceneSettings, name: st
         corner_cols, corner_rows = _pixel_grid(raster.height, raster.width, 3)
         lon, lat = to_lonlat(corner_cols, corner_rows)
         if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
-            covered = f"give a height model that covers it, not {settings.dem}" if settings.dem else mend
+            covered = f"give a height model that covers it, not {settings.dem}" if settings.dem else fix
             raise SceneError(f"{name} has RPCs that place its corners nowhere: {covered}")
         back = transformer.rowcol(
             lon.ravel(), lat.ravel(), zs=np.full(lon.size, height_m or 0.0), op=np.positive
         )
         missed = np.hypot(back[0] - corner_rows.ravel(), back[1] - corner_cols.ravel()).max()
         if not missed < 1:
-            raise SceneError(f"{name} has RPCs that contradict themselves by {missed:.1f} px: {mend}")
+            raise SceneError(f"{name} has RPCs that contradict themselves by {missed:.1f} px: {fix}")
         crs, grid, rows, cols = _map_grid(to_lonlat, raster.height, raster.width, name)
     log.info("%s is placed by RPCs at %s", name, settings.dem or f"a height of {height_m:.0f} m")
     return Georeference(
@@ -307,12 +307,12 @@ def _by_rpcs(raster: DatasetReader, rpcs: RPC, settings: SceneSettings, name: st
 
 
 def _refuse_odd_rpcs(rpcs: RPC, height: int, width: int, name: str) -> None:
-    mend = "give it the RPCs of this very file"
+    fix = "give it the RPCs of this very file"
     numbers = [*rpcs.line_num_coeff, *rpcs.line_den_coeff, *rpcs.samp_num_coeff, *rpcs.samp_den_coeff]
     offsets = [rpcs.line_off, rpcs.samp_off, rpcs.lat_off, rpcs.long_off, rpcs.height_off]
     scales = [rpcs.line_scale, rpcs.samp_scale, rpcs.lat_scale, rpcs.long_scale, rpcs.height_scale]
     if len(numbers) != 80 or not np.isfinite([*numbers, *offsets, *scales]).all() or 0 in scales:
-        raise SceneError(f"{name} has RPCs that are not whole: {mend}")
+        raise SceneError(f"{name} has incomplete RPCs: {fix}")
     with np.errstate(over="ignore"):
         line = np.abs((np.array([0, height]) - rpcs.line_off) / rpcs.line_scale).max()
         sample = np.abs((np.array([0, width]) - rpcs.samp_off) / rpcs.samp_scale).max()
@@ -320,7 +320,7 @@ def _refuse_odd_rpcs(rpcs: RPC, height: int, width: int, name: str) -> None:
         raise SceneError(
             f"{name} is {width} x {height} px, and its RPCs are those of another raster of about "
             f"{2 * rpcs.samp_scale:.0f} x {2 * rpcs.line_scale:.0f} px around column "
-            f"{rpcs.samp_off:.0f}, row {rpcs.line_off:.0f}: {mend}"
+            f"{rpcs.samp_off:.0f}, row {rpcs.line_off:.0f}: {fix}"
         )
 
 
@@ -388,7 +388,7 @@ def _middle(lon: Floats, lat: Floats, name: str) -> tuple[float, float]:
 
 
 def not_on_earth(name: str) -> SceneError:
-    """Return the error for a scene that lies nowhere."""
+    """Return the error for a scene whose georeference gives no position on the Earth."""
     return SceneError(
         f"{name} has a geo-reference that places it nowhere on the Earth: correct its CRS and transform, "
         "control points or RPCs, for example with gdal_edit"

@@ -211,7 +211,7 @@ def _choose_bands(
 
 
 def _detect_kind(raster: DatasetReader, band: int, source: Source, name: str) -> PixelKind:
-    """Tell the kind by type, the sign of the median, and names; intensity is never told by its values."""
+    """Detect the kind by data type, sign of the median, and names; values alone do not show intensity."""
     dtype = raster.dtypes[band - 1]
     if "complex" in dtype:
         return "complex"

@@ -195,8 +195,8 @@ class AmplitudeReader:
         table = RegularGridInterpolator(
             (calibration.lines, calibration.pixels), calibration.sigma, bounds_error=False, fill_value=None
         )
-        # The table counts pixels by their number, which stands at half a pixel of GDAL's positions. A node
-        # just outside serves pixels inside, so the table goes on there; far outside nothing is to be had.
+        # The table counts pixels by their number, at half a pixel of GDAL's positions. Nodes just outside
+        # are needed for pixels inside, so the table is extrapolated there, but not far outside.
         margin = 4 * _CALIBRATION_STEP
         lines = np.clip(in_file[..., 1] - 0.5, calibration.lines[0] - margin, calibration.lines[-1] + margin)
         columns = np.clip(
@@ -237,14 +237,14 @@ def crs_name(crs: CRS) -> str:
 
 def _open_scene(source: Source, settings: SceneSettings, manifest: SceneManifest | None) -> Scene:
     name = source.path.name
-    told, gsd_m = _told(source, manifest)
+    listed, gsd_m = _facts_of_manifest(source, manifest)
     if settings.gsd_m is None and gsd_m is not None:
         settings = settings.model_copy(update={"gsd_m": gsd_m})
     with _opened(source.raster, name) as raster:
         _refuse_small(raster.height, raster.width, name)
         pixels = pixel_format(raster, source, settings, name)
         place = locate(raster, source, settings, name)
-        facts = _facts(raster, pixels, source, settings, told)
+        facts = _facts(raster, pixels, source, settings, listed)
         several = raster.count > len(pixels.bands)
         block_rows = raster.block_shapes[pixels.bands[0] - 1][0]
     band_index, opened = pixels.bands[0], source.raster
@@ -320,21 +320,21 @@ def _crs_words(crs: CRS | None) -> str:
     return crs.name if crs is not None else "no geo-reference: tiles without coordinates"
 
 
-def _told(source: Source, manifest: SceneManifest | None) -> tuple[SceneFacts, float | None]:
-    """Return what the manifest says of a source: of its measurement file, else of the whole product."""
+def _facts_of_manifest(source: Source, manifest: SceneManifest | None) -> tuple[SceneFacts, float | None]:
+    """Return the metadata and spacing that the manifest has of a source: of its file, else of its product."""
     facts, gsd_m = SceneFacts(), None
     if manifest is None:
         return facts, gsd_m
     for path in dict.fromkeys((*source.files, source.path)):
-        said = manifest.facts_for(path)
-        facts, gsd_m = facts.completed_by(said.facts), said.gsd_m if gsd_m is None else gsd_m
+        entry = manifest.facts_for(path)
+        facts, gsd_m = facts.completed_by(entry.facts), entry.gsd_m if gsd_m is None else gsd_m
     return facts, gsd_m
 
 
 def _facts(
-    raster: DatasetReader, pixels: PixelFormat, source: Source, settings: SceneSettings, told: SceneFacts
+    raster: DatasetReader, pixels: PixelFormat, source: Source, settings: SceneSettings, listed: SceneFacts
 ) -> SceneFacts:
-    """Gather what settings, manifest, tags, band name, product and file names say, in this order of trust."""
+    """Merge metadata of settings, manifest, tags, band name, product and file names, in this precedence."""
     tags = {key.upper(): value for key, value in raster.tags().items()}
     own_band = band_names(raster)[pixels.bands[0] - 1]
     tagged = SceneFacts(
@@ -353,7 +353,7 @@ def _facts(
     )
     facts = SceneFacts(platform=settings.platform, polarization=settings.polarization)
     named = [facts_named(facts_of_name(tags.get(tag, ""))) for tag in ("SOURCE_PRODUCT", "SENSOR")]
-    for more in (told, tagged, *named, source.facts):
+    for more in (listed, tagged, *named, source.facts):
         # Another platform's band is not this one's.
         same = more.platform is None or facts.platform in (None, more.platform)
         facts = facts.completed_by(more if same else replace(more, band=None))
@@ -369,7 +369,7 @@ def _number(text: str | None) -> float | None:
 
 
 def _time(text: str | None) -> datetime | None:
-    """Read a time; one without a zone is UTC, as the tags are said to be."""
+    """Parse a time; one without a zone is UTC, as the tags are defined."""
     try:
         time = datetime.fromisoformat(text) if text else None
     except ValueError:

@@ -1,4 +1,4 @@
-"""Ground that is wanted whatever is seen on it: areas of interest, and known airports and ports."""
+"""Areas that are kept whatever their density: areas of interest, and known airports and ports."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a tile shows, as far as measurement and gazetteer tell it: the columns `landform` and `scene_type`.
+"""Classifies tiles by measurements and gazetteer: the columns `landform` and `scene_type`.
 
 landform follows from two measures of the screening, the share of open water and the density of the land:
 
@@ -8,8 +8,8 @@ landform follows from two measures of the screening, the share of open water and
 - `mixed`: open land with scattered structures, quiet suburbs, a patchwork of strongly different fields;
 - `built_up`: dense structure. Steep slopes that face the radar look the same.
 
-It is null where a scene was not screened, where more than half of the tile has no data, and where nothing in
-the scene tells water from land (`tiles.water`). Elevation and what grows on the land are not told: they take
+It is null where a scene was not screened, where more than half of the tile has no data, and where water and
+land cannot be distinguished in the scene (`water.py`). Elevation and vegetation are not classified: they need
 a height model or a map.
 
 scene_type `airport` and `port`: a known one lies in the tile or within 1 km, and the tile is not even; else
@@ -71,20 +71,20 @@ def classify(tiles: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
 def landforms(
     water_fraction: NDArray[np.float64], density: NDArray[np.float64], nodata_fraction: NDArray[np.float64]
 ) -> NDArray[np.object_]:
-    """Return the landform of tiles, (N,) of `catalog.Landform`, None where it cannot be told.
+    """Return the landform of tiles, (N,) of `catalog.Landform`, None where it is unknown.
 
     Args:
         water_fraction: (N,) share of open water in the valid cells, 0 to 1; NaN where it is not known.
         density: (N,) semantic density, 0 to 1; NaN where it is not known.
         nodata_fraction: (N,) share of pixels without data, 0 to 1.
     """
-    told = (nodata_fraction <= 0.5) & np.isfinite(water_fraction) & np.isfinite(density)
+    known = (nodata_fraction <= 0.5) & np.isfinite(water_fraction) & np.isfinite(density)
     names: dict[Landform, NDArray[np.bool_]] = {
-        "water": told & (water_fraction >= ALL_WATER),
-        "shore": told & (water_fraction >= NO_WATER),
-        "built_up": told & (density >= BUILT_UP),
-        "mixed": told & (density >= SCATTERED),
-        "open_land": told,
+        "water": known & (water_fraction >= ALL_WATER),
+        "shore": known & (water_fraction >= NO_WATER),
+        "built_up": known & (density >= BUILT_UP),
+        "mixed": known & (density >= SCATTERED),
+        "open_land": known,
     }
     return _first(names)
 

@@ -1,12 +1,11 @@
-"""Which tiles are good enough: a k-nearest-neighbour filter on texture and statistics (paper 3.1, step 5).
+"""Tile quality: a k-nearest-neighbour classifier on texture and statistics (paper 3.1, step 5).
 
-A small labelled set votes on the rest of the catalog. Rules name the tiles that are plainly bad, and those
-that are plainly good; or the user names them in a CSV (`quality.labels`). What lies between is decided by the
-labelled tiles that are most like it. Nothing is deleted: `quality` and `kept` are columns.
+A small labelled set classifies the rest of the catalog. Rules label the clearly bad and the clearly good
+tiles, or the user labels tiles in a CSV (`quality.labels`). All other tiles are classified by the labelled
+tiles that are most similar. Nothing is deleted: `quality` and `kept` are columns.
 
-What is dull is not bad. A tile of open sea, with or without a ship, is a good tile of the sea; whether it is
-wanted is `screening`'s business. Noise of the receiver that is distributed as speckle looks like calm sea,
-and is not told from it.
+A uniform tile is not a bad one: open sea, with or without a ship, is of good quality, and screening decides
+whether to keep it. Receiver noise with the distribution of speckle cannot be distinguished from calm sea.
 """
 
 import csv
@@ -48,12 +47,12 @@ log = logging.getLogger(__name__)
 def classify_quality(
     tiles: gpd.GeoDataFrame, settings: QualitySettings
 ) -> tuple["pd.Series[float]", "pd.Series[bool]"]:
-    """Judge all tiles of a catalog together.
+    """Return the quality (0 to 1) of all tiles of a catalog, and whether each is good.
 
     A labelled tile keeps its label. The neighbours of any other are the k nearest labelled tiles, in features
     that are standardised by those of the labelled set and cut off at 4 standard deviations. Where there are
-    fewer labelled tiles than k, all vote; where they are all of one class, nothing is said of the others, and
-    those are good.
+    fewer labelled tiles than k, all vote; where they are all of one class, all
+    other tiles are good.
 
     Args:
         tiles: With the columns tile_id, path and `catalog.FEATURES`.

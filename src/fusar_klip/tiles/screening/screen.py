@@ -1,11 +1,12 @@
-"""Which regions of a scene are worth keeping (paper 3.1, step 1).
+"""Region screening of a scene by semantic density (paper 3.1, step 1).
 
 While a scene is streamed, `summarise` reduces it to cells of some 20 m (80 m at Sentinel-1's 10 m). From this
 overview `screen` measures the semantic density of 0 to 1 (`density`): towns, harbours, airports and
-industry are dense; open water, grass and other uniform land are not. A ship on the open sea is worth its tile
-though nothing else is there, and so are areas of interest and the surroundings of known airports and ports.
+industry are dense; open water, grass and other uniform land are not. Tiles with a ship on
+the open sea are kept too, and so are areas of interest and the surroundings of known airports and ports.
 
-No pixel is read here, and no tile is thrown away: `build` marks sparse tiles, or leaves them out if told to.
+This module reads no pixels and deletes no tiles: `build` marks sparse tiles, or drops them
+(`screening.mode`).
 """
 
 from dataclasses import dataclass

@@ -16,7 +16,7 @@ def plain_source(path: Path) -> Source:
 
 
 def facts_named(named: NamedFacts) -> SceneFacts:
-    """Return what a name says as the facts of a scene."""
+    """Return the metadata in a name as `SceneFacts`."""
     return SceneFacts(
         platform=named.platform,
         band=named.band,
