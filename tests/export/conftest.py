@@ -1,4 +1,4 @@
-"""A small data set with everything that exports must cope with."""
+"""A small data set with the special cases of exports."""
 
 from datetime import UTC, datetime
 from pathlib import Path

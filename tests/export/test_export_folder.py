@@ -30,7 +30,7 @@ def test_the_same_data_set_gives_the_same_bytes(dataset: Path, tmp_path: Path, t
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_an_earlier_export_is_replaced_whole(dataset: Path, tmp_path: Path, to: str) -> None:
+def test_an_earlier_export_is_replaced_completely(dataset: Path, tmp_path: Path, to: str) -> None:
     out = tmp_path / "out"
     for earlier in FORMATS:
         export(dataset, to=earlier, out=out)
@@ -43,7 +43,7 @@ def test_an_earlier_export_is_replaced_whole(dataset: Path, tmp_path: Path, to: 
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_a_failed_export_leaves_what_was_there(dataset: Path, tmp_path: Path, to: str) -> None:
+def test_a_failed_export_leaves_the_earlier_one(dataset: Path, tmp_path: Path, to: str) -> None:
     out = tmp_path / "out"
     export(dataset, to="webdataset", out=out)
     before = all_bytes(out)
@@ -63,7 +63,7 @@ def test_a_broken_tile_is_named(dataset: Path, tmp_path: Path, to: str) -> None:
         export(dataset, to=to, out=tmp_path / "out")
 
 
-def test_foreign_folders_are_left_alone(dataset: Path, tmp_path: Path) -> None:
+def test_folders_with_other_files_are_refused(dataset: Path, tmp_path: Path) -> None:
     for out, name in ((dataset, "dataset.json"), (tmp_path, dataset.name)):
         before = all_bytes(out)
         with pytest.raises(DatasetError, match=rf"holds other files \({name}\): give a new or empty folder"):
@@ -78,7 +78,7 @@ def test_foreign_folders_are_left_alone(dataset: Path, tmp_path: Path) -> None:
         export(dataset, to="hf", out=out / "notes.txt")
 
 
-def test_an_empty_folder_and_the_data_set_s_own_are_fine(dataset: Path, tmp_path: Path) -> None:
+def test_an_empty_folder_and_a_folder_in_the_data_set_are_accepted(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert export(dataset, to="stac", out=tmp_path / "empty").tiles == 5
     inside = dataset / "exports" / "stac"
@@ -87,7 +87,7 @@ def test_an_empty_folder_and_the_data_set_s_own_are_fine(dataset: Path, tmp_path
     assert item["assets"]["image"]["href"] == "../../../tiles/fiji/fiji_L_0.tif"
 
 
-def test_nothing_is_lost_where_the_last_step_fails(
+def test_nothing_is_lost_if_the_last_step_fails(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -105,7 +105,7 @@ def test_nothing_is_lost_where_the_last_step_fails(
         with pytest.raises(DatasetError, match="is a mount point: give a folder inside it"):
             export(dataset, to="webdataset", out=out)
     assert all_bytes(out) == before
-    out.rename(tmp_path / ".out.previous")  # as after a kill between the two renames
+    out.rename(tmp_path / ".out.previous")  # as after a crash between the two renames
     (tmp_path / ".out.partial").mkdir()
     next((dataset / "tiles" / "la.x").iterdir()).unlink()
     with pytest.raises(DatasetError, match="cannot be read"):
@@ -114,7 +114,7 @@ def test_nothing_is_lost_where_the_last_step_fails(
     assert sorted(path.name for path in tmp_path.iterdir()) == [dataset.name, "out"]
 
 
-def test_what_can_be_mended_is_said(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_say_how_to_fix_them(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     with pytest.raises(SettingsError, match='--to takes stac, webdataset, hf, not "coco"'):
         export(dataset, to="coco", out=out)
@@ -160,8 +160,8 @@ def test_the_command_line(dataset: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["tiles"] == 4
     assert done.stderr == ""
-    told = run("--to", "webdataset", "--out", tmp_path / "out", "--every-tile")
-    assert told.stdout == f"5 tiles in 4 files in {tmp_path / 'out'}\n"
+    result = run("--to", "webdataset", "--out", tmp_path / "out", "--every-tile")
+    assert result.stdout == f"5 tiles in 4 files in {tmp_path / 'out'}\n"
     refused = run("--to", "webdataset", "--out", tmp_path)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.count("\n") == 1

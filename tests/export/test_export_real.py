@@ -12,7 +12,7 @@ from fusar_klip.tiles import build
 
 
 @pytest.mark.real_data
-def test_a_real_scene_goes_all_the_way(real_data: Path, tmp_path: Path) -> None:
+def test_a_real_scene_is_built_and_exported(real_data: Path, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()
     [scene] = (real_data / "geo" / "s1_port_la_db").glob("*.tif")

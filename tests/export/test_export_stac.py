@@ -116,7 +116,7 @@ def load(dataset: Path, out: Path) -> tuple[pystac.Collection, dict[str, pystac.
     return collection, {item.id: item for item in collection.get_items(recursive=True)}
 
 
-def test_all_of_it_is_valid(dataset: Path, tmp_path: Path, validator: JsonSchemaSTACValidator) -> None:
+def test_everything_is_valid_stac(dataset: Path, tmp_path: Path, validator: JsonSchemaSTACValidator) -> None:
     collection, items = load(dataset, tmp_path / "stac")
     catalogs = list(collection.get_children())
     assert [catalog.id for catalog in catalogs] == ["chips", "fiji", "la.x"]
@@ -139,7 +139,7 @@ def test_the_rules_can_fail(dataset: Path, tmp_path: Path, validator: JsonSchema
             validator.validate(broken, pystac.STACObjectType.ITEM, "1.1.0", written["stac_extensions"])
 
 
-def test_the_extensions_say_what_the_tile_is(dataset: Path, tmp_path: Path) -> None:
+def test_extension_fields(dataset: Path, tmp_path: Path) -> None:
     _, items = load(dataset, tmp_path / "stac")
     item = items["la.x_L_0"]
     image = item.assets["image"]
@@ -168,7 +168,7 @@ def test_the_extensions_say_what_the_tile_is(dataset: Path, tmp_path: Path) -> N
     assert not items["la.x_L_2"].properties["fusar_klip:kept"]
 
 
-def test_what_is_not_known_is_not_claimed(dataset: Path, tmp_path: Path) -> None:
+def test_unknown_values_are_left_out(dataset: Path, tmp_path: Path) -> None:
     _, items = load(dataset, tmp_path / "stac")
     bare, local = items["chips_L_0"], items["fiji_L_0"]
     assert (bare.geometry, bare.bbox, bare.datetime) == (None, None, None)

@@ -1,4 +1,4 @@
-"""A data set of a few painted tiles, and a model that sees their brightness and reads it in words."""
+"""A data set of uniform tiles, and a model that embeds their brightness, as an image or as a text."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -49,7 +49,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> Callable[..., Path]:
-    """Write a data set: one tile per brightness, at the footprint of the same place in the list."""
+    """Write a data set: one tile per brightness, with the footprint of the same index."""
 
     def make(
         brightness: Sequence[int],
@@ -63,10 +63,10 @@ def make_dataset(tmp_path: Path) -> Callable[..., Path]:
         if footprints is None:
             footprints = [box(i, 10, i + 0.5, 10.5) for i in range(len(brightness))]
         rows = []
-        for number, (grey, footprint) in enumerate(zip(brightness, footprints, strict=True)):
+        for number, (value, footprint) in enumerate(zip(brightness, footprints, strict=True)):
             path = dataset / "tiles" / "scene" / f"t{number:03d}.tif"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.full((32, 32), grey, np.uint8)).save(path)
+            Image.fromarray(np.full((32, 32), value, np.uint8)).save(path)
             row = dict.fromkeys(catalog.TILE_SCHEMA.names)
             centre = None if footprint is None else footprint.centroid
             row |= {

@@ -1,4 +1,4 @@
-"""The rank of the first relevant item, and chance, against random permutations."""
+"""The rank of the first relevant item, compared with random permutations."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from fusar_klip.search.evaluate import best_rank, expected_rank_at_random, proba
 
 
 @pytest.mark.parametrize(("count", "relevant"), [(1, 1), (10, 1), (30, 4), (50, 49)])
-def test_chance_agrees_with_shuffling(count, relevant):
+def test_random_rank_agrees_with_shuffling(count, relevant):
     generator = np.random.default_rng(0)
     mask = np.arange(count) < relevant
     shuffles = 4000
@@ -24,18 +24,18 @@ def test_chance_agrees_with_shuffling(count, relevant):
         assert abs(share - exact) <= 5 * np.sqrt(exact * (1 - exact) / shuffles) + 1e-12
 
 
-def test_chance_of_the_first_rank_is_the_share_of_marked():
+def test_probability_of_rank_1_is_the_share_of_relevant_tiles():
     assert probability_at_random(1, 40, 10) == pytest.approx(0.25)
     assert probability_at_random(31, 40, 10) == 1
     assert probability_at_random(40, 40, 10) == 1
 
 
-def test_ties_count_against_the_marked():
+def test_ties_count_against_relevant_tiles():
     scores = np.ones(5, np.float32)
     assert best_rank(scores, np.array([True, False, False, False, False])) == 5
 
 
-def test_rank_of_first_ranks_without_a_filter(make_dataset, run, tmp_path):
+def test_first_relevant_rank_ignores_the_box_while_ranking(make_dataset, run, tmp_path):
     footprints = [box(0, 0, 1, 1)] * 3 + [box(20, 20, 21, 21)] * 2
     index = tmp_path / "index"
     build_index(make_dataset([250, 200, 100, 150, 10], footprints), run, index)

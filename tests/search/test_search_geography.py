@@ -1,4 +1,4 @@
-"""Boxes in degrees against shapely on an unrolled Earth."""
+"""Bounding boxes in degrees, compared with shapely on a strip of three Earths."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def meet(bbox: tuple[float, float, float, float], footprint: shapely.Polygon) ->
     LONGITUDES,
     st.tuples(LATITUDES, LATITUDES).map(sorted),
 )
-def test_touching_agrees_with_shapely(tiles, west, east, lats):
+def test_intersects_agrees_with_shapely(tiles, west, east, lats):
     footprints = [
         box(lon, lat, lon + width / 4, min(lat + height / 4, 90)) for lon, lat, width, height in tiles
     ]
@@ -50,12 +50,12 @@ def split_at_antimeridian(footprint: shapely.Polygon) -> shapely.Geometry:
     return MultiPolygon([box(west, south, 180, north), box(-180, south, east - 360, north)])
 
 
-def test_a_ring_that_jumps_at_the_antimeridian_is_read_across_it():
+def test_a_ring_across_the_antimeridian():
     ring = shapely.Polygon([(179.75, 0), (-179.5, 0), (-179.5, 1), (179.75, 1)])
     assert footprint_bounds([shapely.to_wkb(ring)]).tolist() == [[179.75, 0, -179.5, 1]]
 
 
-def test_a_tile_without_a_footprint_is_nowhere():
+def test_a_tile_without_a_footprint_intersects_nothing():
     bounds = footprint_bounds([None, shapely.to_wkb(box(0, 0, 1, 1))])
     assert intersects(bounds, (-180, -90, 180, 90)).tolist() == [False, True]
 
@@ -76,11 +76,11 @@ def test_the_whole_earth_holds_every_footprint():
         ((0, 2, 1, 1), "S above N"),
     ],
 )
-def test_a_box_that_is_none_is_refused(bbox, reason):
+def test_an_invalid_box_is_refused(bbox, reason):
     with pytest.raises(SearchError, match=reason):
         check_bbox(bbox)
 
 
-def test_bounds_of_ordinary_footprints_are_theirs():
+def test_bounds_of_ordinary_footprints():
     footprints = [box(-118.3, 33.7, -118.2, 33.8), box(5, -6, 7, -5)]
     assert np.array_equal(footprint_bounds(shapely.to_wkb(footprints)), shapely.bounds(footprints))

@@ -1,4 +1,4 @@
-"""Building an index: what it holds, and what it never overwrites."""
+"""Building an index: its content, and the files that it never overwrites."""
 
 import errno
 import json
@@ -34,7 +34,7 @@ def test_every_kept_tile_is_embedded_once(make_dataset, run, tmp_path):
     np.testing.assert_allclose(vectors, np.stack([np.cos(angles), np.sin(angles), 0 * angles], 1), atol=1e-6)
 
 
-def test_an_entry_says_what_the_catalog_says(make_dataset, run, tmp_path):
+def test_an_entry_has_the_values_of_the_catalog(make_dataset, run, tmp_path):
     build_index(make_dataset([5]), run, tmp_path / "index")
     (entry,) = pq.read_table(tmp_path / "index" / "entries.parquet").to_pylist()
     text = entry.pop("text")
@@ -69,14 +69,14 @@ def test_the_same_input_gives_the_same_bytes(make_dataset, run, tmp_path):
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_an_older_index_is_replaced_and_nothing_is_left_beside_it(make_dataset, run, tmp_path):
+def test_an_existing_index_is_replaced_without_leftovers(make_dataset, run, tmp_path):
     build_index(make_dataset([1, 2, 3], name="old"), run, tmp_path / "indices" / "index")
     build_index(make_dataset([4, 5], name="new"), run, tmp_path / "indices" / "index")
     assert open_index(tmp_path / "indices" / "index").count == 2
     assert [path.name for path in (tmp_path / "indices").iterdir()] == ["index"]
 
 
-def test_a_failure_leaves_the_older_index_as_it_was(make_dataset, run, tmp_path, monkeypatch):
+def test_a_failure_leaves_the_existing_index_unchanged(make_dataset, run, tmp_path, monkeypatch):
     build_index(make_dataset([1, 2, 3], name="old"), run, tmp_path / "indices" / "index")
     before = contents(tmp_path / "indices" / "index")
 
@@ -91,13 +91,13 @@ def test_a_failure_leaves_the_older_index_as_it_was(make_dataset, run, tmp_path,
     assert [path.name for path in (tmp_path / "indices").iterdir()] == ["index"]
 
 
-def test_an_empty_folder_is_taken(make_dataset, run, tmp_path):
+def test_an_empty_folder_is_accepted(make_dataset, run, tmp_path):
     (tmp_path / "index").mkdir()
     assert build_index(make_dataset([1]), run, tmp_path / "index").tiles == 1
 
 
 @pytest.mark.parametrize("beside", ["thesis.tex", "index.json"])
-def test_a_folder_of_something_else_is_refused(make_dataset, run, tmp_path, beside):
+def test_a_folder_with_other_files_is_refused(make_dataset, run, tmp_path, beside):
     out = tmp_path / "precious"
     out.mkdir()
     (out / beside).write_text("{}")
@@ -106,7 +106,7 @@ def test_a_folder_of_something_else_is_refused(make_dataset, run, tmp_path, besi
     assert contents(out) == {beside: b"{}"}
 
 
-def test_an_index_with_a_file_of_the_user_in_it_is_refused(make_dataset, run, tmp_path):
+def test_an_index_with_a_file_of_the_user_is_refused(make_dataset, run, tmp_path):
     dataset = make_dataset([1])
     build_index(dataset, run, tmp_path / "index")
     (tmp_path / "index" / "notes.txt").write_text("mine")
@@ -140,14 +140,14 @@ def test_a_diverged_checkpoint_is_refused(make_dataset, run, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("broken", ["vectors.faiss", "entries.parquet"])
-def test_a_damaged_index_says_how_to_mend_it(make_dataset, run, tmp_path, broken):
+def test_a_damaged_index_is_an_error_that_says_how_to_fix_it(make_dataset, run, tmp_path, broken):
     build_index(make_dataset([1]), run, tmp_path / "index")
     (tmp_path / "index" / broken).write_bytes(b"not what it was")
     with pytest.raises(SearchError, match=r"cannot be read .* fusar-klip index"):
         search(tmp_path / "index", "brightness 1")
 
 
-def test_files_of_two_indices_are_told_apart(make_dataset, run, tmp_path):
+def test_files_of_two_indexes_are_refused(make_dataset, run, tmp_path):
     build_index(make_dataset([1, 2], name="a"), run, tmp_path / "one")
     build_index(make_dataset([1, 2, 3], name="b"), run, tmp_path / "two")
     (tmp_path / "two" / "vectors.faiss").replace(tmp_path / "one" / "vectors.faiss")

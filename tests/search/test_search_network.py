@@ -1,4 +1,4 @@
-"""The whole way with a real network, however small: its checkpoint, tokenizer and preprocessing."""
+"""Index and search with a small real network: its checkpoint, tokenizer and preprocessing."""
 
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def test_a_tile_given_as_a_query_comes_first(make_dataset, nano_run, tmp_path):
     assert (hit.tile_id, hit.score) == ("t001", pytest.approx(1, abs=1e-5))
 
 
-def test_the_untrained_twin_is_indexed_under_its_own_name(make_dataset, nano_run, tmp_path):
+def test_a_randomly_initialised_model_is_indexed_under_its_own_name(make_dataset, nano_run, tmp_path):
     dataset = make_dataset([10, 90])
     build_index(dataset, nano_run, tmp_path / "trained")
     build_index(dataset, f"untrained:{nano_run}", tmp_path / "untrained")
@@ -67,7 +67,7 @@ def test_the_untrained_twin_is_indexed_under_its_own_name(make_dataset, nano_run
     assert search(tmp_path / "untrained", "ships").indexed == 2
 
 
-def test_what_is_no_checkpoint_is_refused_and_nothing_is_written(make_dataset, tmp_path):
+def test_a_missing_checkpoint_is_refused_before_writing(make_dataset, tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         build_index(make_dataset([1]), tmp_path / "nowhere", tmp_path / "index")
     assert not (tmp_path / "index").exists()

@@ -1,4 +1,4 @@
-"""Queries: words, images, boxes, and what cannot be answered."""
+"""Queries: texts, images, boxes, and errors."""
 
 import logging
 import shutil
@@ -31,7 +31,7 @@ def ids(results):
     return [hit.tile_id for hit in results.hits]
 
 
-def test_words_rank_tiles_by_cosine(index, tmp_path):
+def test_a_text_ranks_tiles_by_cosine(index, tmp_path):
     results = search(index, "brightness 180", top=3)
     assert ids(results) == ["t001", "t000", "t002"]
     assert [hit.rank for hit in results.hits] == [1, 2, 3]
@@ -40,7 +40,7 @@ def test_words_rank_tiles_by_cosine(index, tmp_path):
     assert (results.searched, results.indexed) == (5, 5)
 
 
-def test_a_hit_carries_path_place_scale_and_text(index, tmp_path):
+def test_a_hit_has_path_coordinates_scale_and_text(index, tmp_path):
     hit = search(index, "brightness 240", top=1).hits[0]
     assert hit.path == str(tmp_path / "dataset" / "tiles" / "scene" / "t000.tif")
     assert (hit.lon, hit.lat) == (pytest.approx(-118.225), pytest.approx(33.725))
@@ -54,8 +54,8 @@ def test_an_image_finds_itself_first(index, tmp_path):
     assert (hit.tile_id, hit.score) == ("t002", pytest.approx(1))
 
 
-def test_a_box_is_filtered_before_the_search(index):
-    # The two best tiles of all lie elsewhere, and still `top` is filled from within the box.
+def test_the_box_is_applied_before_the_search(index):
+    # The two best tiles of all are outside the box; `top` results come from inside it.
     results = search(index, "brightness 240", bbox=(-180, -90, 60, 90), top=10)
     assert ids(results) == ["t000", "t001", "t002", "t003"]
     results = search(index, "brightness 240", bbox=(5, 45, 15, 55), top=1)
@@ -72,7 +72,7 @@ def test_more_results_than_tiles_are_all_tiles(index):
     assert len(search(index, "brightness 1", top=1000).hits) == 5
 
 
-def test_equal_scores_stand_in_the_order_of_tile_id(make_dataset, run, tmp_path):
+def test_equal_scores_are_ordered_by_tile_id(make_dataset, run, tmp_path):
     build_index(make_dataset([7] * 40), run, tmp_path / "index")
     assert ids(search(tmp_path / "index", "brightness 7", top=40)) == [f"t{i:03d}" for i in range(40)]
 
@@ -103,21 +103,21 @@ def test_a_folder_that_is_no_index(run, tmp_path):
         ("missing.PNG", {}, "no such image file: missing.PNG"),
     ],
 )
-def test_what_cannot_be_answered_is_said_in_one_sentence(index, query, options, reason):
+def test_errors_are_one_sentence(index, query, options, reason):
     with pytest.raises(SearchError, match=reason) as raised:
         search(index, query, **options)
     assert "\n" not in str(raised.value)
 
 
-def test_an_image_of_16_bits_finds_what_its_8_bit_twin_finds(index, tmp_path):
+def test_an_image_of_16_bits_gives_the_results_of_8_bits(index, tmp_path):
     deep = np.random.default_rng(0).rayleigh(3000, (40, 40)).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / "raw.tif")
-    Image.fromarray(read_image(tmp_path / "raw.tif")).save(tmp_path / "twin.png")
-    raw, twin = (search(index, str(tmp_path / name)) for name in ("raw.tif", "twin.png"))
-    assert ids(raw) == ids(twin)
+    Image.fromarray(read_image(tmp_path / "raw.tif")).save(tmp_path / "mapped.png")
+    raw, mapped = (search(index, str(tmp_path / name)) for name in ("raw.tif", "mapped.png"))
+    assert ids(raw) == ids(mapped)
 
 
-def test_a_checkpoint_that_is_gone(index, run):
+def test_a_missing_checkpoint(index, run):
     shutil.rmtree(run)
     with pytest.raises(SearchError, match="is missing: restore it"):
         search(index, "brightness 1")
@@ -130,7 +130,7 @@ def test_a_checkpoint_that_has_changed(index, run, changed):
         search(index, "brightness 1")
 
 
-def test_a_file_of_weights_and_the_untrained_twin_are_checkpoints_too(
+def test_a_weights_file_and_a_randomly_initialised_model_are_checkpoints_too(
     make_dataset, run, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -142,7 +142,7 @@ def test_a_file_of_weights_and_the_untrained_twin_are_checkpoints_too(
         assert search(tmp_path / f"index{number}", "brightness 1").hits[0].tile_id == "t000"
 
 
-def test_a_data_set_that_moved_or_changed_is_warned_of(index, tmp_path, caplog):
+def test_a_warning_about_a_moved_or_changed_data_set(index, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         search(index, "brightness 1")
         assert not caplog.records
