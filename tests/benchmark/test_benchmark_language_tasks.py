@@ -40,8 +40,8 @@ from fusar_klip.datasets.label_texts.language_data import LanguageData, read_rec
 from fusar_klip.errors import CheckpointError, DatasetError, SettingsError
 from fusar_klip.finetune.language.decoding import rank_answers
 from fusar_klip.finetune.language.examples import answer_ids, question_examples
-from fusar_klip.finetune.language.tower_adapter import ImageTowerAdapter
-from fusar_klip.finetune.language.training import copy_with_text_side, train_language
+from fusar_klip.finetune.language.text_side import ImageTowerAdapter, copy_with_text_side
+from fusar_klip.finetune.language.training import train_language
 from fusar_klip.models import KlipNetwork, ModelRef, ModelSettings, Preprocess, Tokenizer
 from fusar_klip.models.captioning import question_prompt
 from fusar_klip.models.checkpoint import save_weights

@@ -1,4 +1,4 @@
-"""Readers of public data sets and of common formats: they list images with their truth, and open none.
+"""Labelled data sets: readers of public sets and common formats, splits, near-duplicates, texts from labels.
 
-`catalogue.py` is the table of them all.
+`registry.py` lists all data sets; `loading.py` reads and splits one.
 """

@@ -1,1 +1,1 @@
-"""Fine-tuning of a whole vision-language model, and decoding."""
+"""Fine-tuning of the whole model on captions or questions, and decoding of its texts."""

@@ -13,7 +13,6 @@ The loop is `training_loop.py`'s.
 Letters: B batch, P pairs, L text tokens, T decoder tokens, E features, S image side.
 """
 
-import copy
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,15 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusar_klip import models
 from fusar_klip.datasets.label_texts.language_data import LanguageData
-from fusar_klip.errors import CheckpointError
 from fusar_klip.finetune.language.examples import EXAMPLES, TextKind, TrainingExample
 from fusar_klip.finetune.language.settings import LanguageSettings, Loss
-from fusar_klip.finetune.language.tower_adapter import ImageTowerAdapter
+from fusar_klip.finetune.language.text_side import ImageTowerAdapter, copy_with_text_side
 from fusar_klip.finetune.resized_images import ResizedImages
 from fusar_klip.finetune.training_loop import FinetuneJob, parameter_groups, run_training, seeded
-from fusar_klip.models import Klip, KlipNetwork, Preprocess, Tokenizer, VisionEncoder
+from fusar_klip.models import Klip, KlipNetwork, VisionEncoder
 from fusar_klip.models.losses import IGNORE_INDEX, itc_loss, itm_loss, mlm_loss, sample_hard_negatives
 from fusar_klip.models.network.cross_attention import CrossAttentionCache
 
@@ -86,34 +83,6 @@ def train_language(
     return trained
 
 
-def copy_with_text_side(model: VisionEncoder, settings: LanguageSettings) -> Klip:
-    """Return a copy of the model with text tower, fusion and decoder, for texts of `settings.tokens`.
-
-    Raises:
-        CheckpointError: The model has no text side, and the settings name none.
-    """
-    if isinstance(model, Klip):
-        network = model.network
-        if settings.fresh_text_side:
-            initialised = KlipNetwork(network.settings, model.tokenizer)
-            initialised.image_tower = network.image_tower
-            network = initialised
-        return _copied(network, model.preprocess, model.tokenizer, model.device, settings.tokens)
-    if settings.text_side is None:
-        raise CheckpointError(
-            f"{model.title} has no fusion and no decoder, so it cannot be fine-tuned on texts: name a RUN "
-            "whose text side is put behind it, text_side = RUN"
-        )
-    text = models.load(settings.text_side)
-    tower = model.image_tower
-    architecture = text.network.settings.model_copy(
-        update={"image_width": tower.num_features, "image_depth": 1, "image_heads": 1}
-    )
-    joined = KlipNetwork(architecture, text.tokenizer)
-    joined.image_tower = ImageTowerAdapter(tower)  # type: ignore[assignment]
-    return _copied(joined, model.preprocess, text.tokenizer, model.device, settings.tokens)
-
-
 @dataclass(frozen=True)
 class _Batch:
     images_b1ss: Tensor
@@ -125,18 +94,6 @@ class _Batch:
     prompt_mask_bl: Tensor
     answer_bt: Tensor
     answer_mask_bt: Tensor
-
-
-def _copied(
-    network: KlipNetwork,
-    preprocess: Preprocess,
-    tokenizer: Tokenizer,
-    device: torch.device,
-    tokens: int,
-) -> Klip:
-    network = copy.deepcopy(network)
-    network.settings = network.settings.model_copy(update={"max_tokens": tokens})
-    return Klip(network, preprocess, tokenizer, device)
 
 
 def _batch(
