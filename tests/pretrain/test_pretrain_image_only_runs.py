@@ -298,7 +298,7 @@ def test_what_needs_words_is_refused(
     blobs: Path, runs: dict[str, tuple[Path, PretrainSummary]], tmp_path: Path
 ) -> None:
     run = runs["mae"][0]
-    sentence = r"trained on images alone \(mae\) and knows no words: give a run whose objective is klip"
+    sentence = r"trained on images alone \(mae\) and has no text tower: give a run whose objective is klip"
     with pytest.raises(CheckpointError, match=sentence):
         load(run)
     with pytest.raises(CheckpointError, match=sentence):

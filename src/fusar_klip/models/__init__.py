@@ -1,6 +1,6 @@
-"""The network (ViT, BERT, fusion, decoder), its losses, preprocessing, tokenizer and checkpoints (paper 3.3).
+"""The network (paper 3.3), its losses, preprocessing, tokenizer and checkpoints; published models.
 
-It reads tiles with Pillow and never imports rasterio or geopandas; it neither trains nor evaluates.
+Tiles are read with Pillow, never with rasterio or geopandas. Nothing is trained or evaluated here.
 """
 
 from fusar_klip.models.capability import Capability

@@ -1,14 +1,14 @@
-"""Checkpoints: the weights with their architecture in one safetensors file, and what belongs to them.
+"""Checkpoints: the weights with their architecture in one safetensors file, and the files beside them.
 
     RUN/model.safetensors   weights; the header's metadata holds the architecture as JSON
     RUN/preprocess.json     see `Preprocess`
     RUN/tokenizer.json      see `Tokenizer`
-    RUN/speaks.json         where it was fine-tuned to write captions or answers, see `Speaks`
+    RUN/speaks.json         if it was fine-tuned to generate captions or answers, see `GenerationConfig`
 
-Weights and architecture never come apart, so loading needs no configuration of the training.
+Weights and architecture are in one file, so loading needs no configuration of the training.
 
-A run that was trained on images alone (MAE, MoCo v3) holds the image tower, under the names that it has in a
-whole network, and no tokenizer; `load_image_tower` takes either kind.
+A run that was trained on images alone (MAE, MoCo v3) has an image tower, under the names of a whole network,
+and no tokenizer; `load_image_tower` reads both kinds.
 """
 
 import hashlib
@@ -58,10 +58,10 @@ def save_image_tower(tower: ImageTower, settings: ModelSettings, objective: str,
 
 def _save(weights: Mapping[str, Tensor], key: str, value: Mapping[str, Any], path: Path) -> None:
     state = {name: parameter.detach().contiguous() for name, parameter in weights.items()}
-    # One entry: safetensors writes several in a random order, and the same run shall give the same bytes.
+    # One entry: safetensors writes several in a random order, and the same run must give the same bytes.
     about = {key: json.dumps(value, sort_keys=True)}
     with replaced(path) as partial:
-        # safetensors gives its files to their owner alone; this one shall be as others are (umask).
+        # safetensors makes files readable by the owner only; this one gets the usual mode (umask).
         partial.touch()
         mode = stat.S_IMODE(partial.stat().st_mode)
         save_file(state, partial, about)
@@ -84,8 +84,8 @@ def load_checkpoint(run: Path, device: str = "cpu", *, randomly_initialised: boo
     settings, objective = _about(path)
     if objective:
         raise CheckpointError(
-            f"{path.parent} was trained on images alone ({objective}) and knows no words: give a run whose "
-            "objective is klip, or start one from it with --set init.image=" + str(path)
+            f"{path.parent} was trained on images alone ({objective}) and has no text tower: give a run "
+            "whose objective is klip, or start one from it with --set init.image=" + str(path)
         )
     tokenizer = Tokenizer.from_file(folder / TOKENIZER)
     preprocess = Preprocess.from_file(folder / PREPROCESS)
@@ -161,7 +161,7 @@ def _weights_file(path: Path) -> Path:
     if path.is_dir():
         if not (path / WEIGHTS).is_file():
             raise CheckpointError(
-                f"{path} has no {WEIGHTS}: if it is a run whose training has not ended, go on with "
+                f"{path} has no {WEIGHTS}: if its training has not ended, continue it with "
                 "fusar-klip pretrain --resume"
             )
         return path / WEIGHTS
@@ -171,7 +171,7 @@ def _weights_file(path: Path) -> Path:
 
 
 def _about(path: Path) -> tuple[ModelSettings, str | None]:
-    """Return what the header says: the architecture, and the objective of a run on images alone."""
+    """Return the header's architecture, and the objective of a run on images alone."""
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
@@ -191,7 +191,7 @@ def _about(path: Path) -> tuple[ModelSettings, str | None]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """Return the weights of a file that `_about` has looked at."""
+    """Return the weights of a file whose header `_about` has checked."""
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
 

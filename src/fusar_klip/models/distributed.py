@@ -1,6 +1,6 @@
-"""What the processes of a distributed run tell each other within a step; one alone gets back what it gives.
+"""Collectives of a training step; a single process gets back its own values.
 
-Every process has a batch of the same size; row r * B + b of what is gathered is row b of process r.
+Every process has a batch of the same size; row r * B + b of a gathered tensor is row b of process r.
 """
 
 from typing import Any
@@ -13,12 +13,12 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """Return R; 1 where no process group was made."""
+    """Return R; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def local_rows(rows: int) -> slice:
-    """Return where this process's `rows` rows stand among the gathered ones."""
+    """Return the slice of this process's `rows` rows among the gathered ones."""
     start = dist.get_rank() * rows if world_size() > 1 else 0
     return slice(start, start + rows)
 
@@ -30,7 +30,7 @@ def all_gather(tensor: Tensor) -> Tensor:
 
 
 def all_gather_with_gradient(tensor: Tensor) -> Tensor:
-    """Return (R * B, ...) of (B, ...); each process's gradient flows back to where a row came from."""
+    """Return (R * B, ...) of (B, ...); the gradient of a row returns to its process."""
     if world_size() == 1:
         return tensor
     rows: Tensor = _AllGather.apply(tensor)
@@ -48,7 +48,7 @@ def all_reduce_mean(value: Tensor) -> Tensor:
 
 
 def all_reduce_max(length: int, device: torch.device) -> int:
-    """Return the largest of the processes' numbers."""
+    """Return the maximum of a number over the processes."""
     if world_size() == 1:
         return length
     longest = torch.tensor(length, device=device)
@@ -71,7 +71,7 @@ class _AllGather(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> Tensor:
-        # Not reduce_scatter, which gloo lacks; what moves is small beside the weights' gradients.
+        # Not reduce_scatter, which gloo lacks; this is little data beside the weights' gradients.
         total = gradients[0].contiguous().clone()
         dist.all_reduce(total)
         return total[local_rows(context.rows)]

@@ -1,4 +1,4 @@
-"""The three pretraining losses and the draw of hard negatives, as pure functions (paper 3.3, eqs. 4 to 6).
+"""The three pretraining losses and the hard-negative sampler, as pure functions (paper 3.3, eqs. 4 to 6).
 
 B batch, N candidates (batch and queue), Q queue, E embed_dim, T target tokens, V vocabulary. Features are
 float and L2-normalised, so that a dot product is the paper's cosine similarity s(., .).
@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 IGNORE_INDEX = -100
-"""The label of a position that does not count in `mlm_loss`."""
+"""The label of a position that the losses ignore (torch's `ignore_index`)."""
 
 POSITIVE_SHARE = 1 / 3
-"""Share of true pairs in ITM, where each has a wrong text and a wrong image beside it: the matching score of
-what a model cannot tell."""
+"""Share of positive pairs in ITM, where each has a negative text and a negative image: the matching score
+of a model at chance level."""
 
 
 def itc_loss(
@@ -67,8 +67,8 @@ def itc_loss(
 def cosine_similarities(query_be: Tensor, candidate_ne: Tensor) -> Tensor:
     """Return s(., .) of eq. 4, (B, N), in the features' own precision.
 
-    Autocast would multiply in bfloat16, which tells cosines apart to 0.004: over the least temperature that
-    is a factor of 50 between candidates that are equally near.
+    Autocast would multiply in bfloat16, whose resolution of a cosine is 0.004: divided by the lowest
+    temperature, equally similar candidates could differ by a factor of 50.
     """
     with torch.autocast(query_be.device.type, enabled=False):
         return query_be @ candidate_ne.T
@@ -83,23 +83,23 @@ def sample_hard_negatives(
     fits_bn: Tensor | None = None,
     hard_share: float = 1.0,
 ) -> Tensor:
-    """Choose for each row one candidate of another image, the likelier the more similar.
+    """Sample for each row one candidate of another image; more similar candidates are more likely.
 
-    By the inverse of the cumulated weights at `uniform_b`, candidates in the order of their ids: what is
-    chosen depends neither on a generator's state nor on how a batch is divided among processes. Weights are
-    the row's softmax, to the part of `hard_share`; for the rest, and where they are not finite or all zero,
-    every candidate of another image is equally likely (decisions.md, "ITM negatives").
+    Inverse transform sampling at `uniform_b`, candidates in the order of their ids: the sample depends
+    neither on a generator's state nor on how a batch is divided among processes. With probability `hard_share` the
+    weights are the row's softmax; otherwise, and where they are not finite or all zero, every candidate of
+    another image is equally likely (decisions.md, "ITM negatives").
 
     Args:
         similarity_bn: Similarities over temperature.
         ids_b: int64, the image of each row.
         candidate_ids_n: int64, the image of each candidate.
         uniform_b: Drawn from [0, 1).
-        fits_bn: bool, further candidates that are no wrong pair, such as equal texts of other images.
-        hard_share: Chance, 0 to 1, that the similarity has a say.
+        fits_bn: bool, further candidates that are no negatives, such as equal texts of other images.
+        hard_share: Probability, 0 to 1, of sampling by similarity.
 
     Returns:
-        (B,) int64, places among the candidates; -1 where none is a wrong pair.
+        (B,) int64, indices of candidates; -1 where there is no negative.
     """
     order_n = candidate_ids_n.argsort(stable=True)
     other_bn = ids_b[:, None] != candidate_ids_n[order_n]
@@ -111,7 +111,7 @@ def sample_hard_negatives(
     even_bn = other_bn.double() / other_bn.sum(1, keepdim=True).clamp(min=1)
     mixed_bn = hard_share * weight_bn + (1 - hard_share) * even_bn
     total_bn = torch.where(usable_b1, mixed_bn, even_bn).cumsum(1)
-    # The first place whose sum is over the mark: one of weight 0 adds nothing and is never that place.
+    # The first index whose cumulative weight exceeds the mark; an index of weight 0 is never the first.
     mark_b1 = uniform_b[:, None].double() * total_bn[:, -1:]
     place_b = torch.searchsorted(total_bn, mark_b1, right=True).squeeze(1)
     return torch.where(other_bn.any(1), order_n[place_b.clamp(max=len(order_n) - 1)], -1)
@@ -123,7 +123,7 @@ def itm_loss(logits_b2: Tensor, matches_b: Tensor, count: Tensor | None = None) 
     Args:
         logits_b2: Logits of (no match, match).
         matches_b: int64, 1, 0, or `IGNORE_INDEX`.
-        count: What the sum is divided by, instead of the number of pairs that count.
+        count: Divisor of the sum; None for the number of pairs that are not ignored.
     """
     return _mean_cross_entropy(logits_b2, matches_b, count)
 
@@ -131,12 +131,12 @@ def itm_loss(logits_b2: Tensor, matches_b: Tensor, count: Tensor | None = None) 
 def mlm_loss(logits_kv: Tensor, labels_k: Tensor, count: Tensor | None = None) -> Tensor:
     """Return the mean negative log-likelihood of the masked spans' tokens (eq. 6), a scalar.
 
-    Where there is nothing to predict it is 0.
+    It is 0 where there is nothing to predict.
 
     Args:
         logits_kv: The decoder's prediction for each place, aligned with the labels; (..., V).
         labels_k: int64, (...), `IGNORE_INDEX` where there is nothing to predict.
-        count: What the sum is divided by, instead of the number of labels that count.
+        count: Divisor of the sum; None for the number of labels that are not ignored.
     """
     return _mean_cross_entropy(logits_kv.flatten(0, -2), labels_k.flatten(), count)
 

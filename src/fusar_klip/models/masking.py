@@ -1,8 +1,8 @@
-"""Which tokens MLM hides, and what the decoder has to write (paper 3.3, eq. 6; decisions.md, MLM).
+"""Span masking for MLM, and the targets of the decoder (paper 3.3, eq. 6; decisions.md, MLM).
 
-Each hidden span becomes one [MASK] in the encoder's text; the decoder writes the spans in their order, each
-ended by [SEP]. A whole segment is hidden in the same way, which is how SCIO asks for a segment anew (eq. 12).
-The segment's name ("Count:") stays visible then: it says what is asked for.
+Each masked span becomes one [MASK] in the encoder's text; the decoder generates the spans in order, each
+ended by [SEP]. A whole segment is masked in the same way, as SCIO does to regenerate a segment (eq. 12). The
+segment's name ("Count:") stays visible then, since it states what to generate.
 """
 
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ import numpy as np
 
 from fusar_klip.models.tokenizer import Segments, Tokenizer
 
-# A segment's name is looked for in this many first tokens; field names have one or two pieces.
+# A segment's name is searched for in this many first tokens; field names have one or two pieces.
 _NAME_TOKENS = 6
 
 
 @dataclass(frozen=True)
 class MaskedText:
-    """A text with holes, and what was in them.
+    """A text with masked spans, and the tokens of the spans.
 
     Attributes:
         visible: Ids of the encoder's text, [CLS] and separators included.
-        hidden: Ids that the decoder writes: each span, then [SEP].
+        hidden: Ids that the decoder generates: each span, then [SEP].
     """
 
     visible: list[int]
@@ -38,17 +38,17 @@ def mask_text(
     span_tokens: float,
     segment_probability: float,
 ) -> MaskedText:
-    """Hide spans of a text, and whole segments at random.
+    """Mask spans of a text, and whole segments at random.
 
-    Something is hidden wherever a segment has more than its name.
+    At least one span is masked if any segment has more than its name.
 
     Args:
         segments: Ids of each segment.
         tokenizer: Gives the special tokens.
-        rng: Draws the places.
-        fraction: Share of a segment's tokens to hide, 0 to 1 exclusive.
-        span_tokens: Mean length of a hidden span in tokens, at least 1.
-        segment_probability: Chance of each segment to be hidden whole.
+        rng: Draws the positions.
+        fraction: Share of a segment's tokens to mask, 0 to 1 exclusive.
+        span_tokens: Mean length of a masked span in tokens, at least 1.
+        segment_probability: Probability of each segment to be masked whole.
     """
     whole = rng.random(len(segments)) < segment_probability
     spans = [
@@ -62,7 +62,7 @@ def mask_text(
         i for i, segment in enumerate(segments) if len(segment) > name_end(segment, tokenizer.colon_id)
     ]
     if fillable and not any(spans):
-        # A short text can draw no span at all; a step without a target would be a step without a loss.
+        # A short text may draw no span, and a step without a target would have no loss.
         chosen = int(rng.choice(fillable))
         spans[chosen] = [(name_end(segments[chosen], tokenizer.colon_id), len(segments[chosen]))]
     return _apply(segments, spans, tokenizer)
@@ -88,8 +88,8 @@ def _draw_spans(
     segment: Sequence[int], colon_id: int, rng: np.random.Generator, fraction: float, span_tokens: float
 ) -> list[tuple[int, int]]:
     """Return disjoint spans that cover `fraction` of the tokens on average, at least one token apart."""
-    # A renewal process: a span starts with chance p, its length is geometric with mean m, and a visible token
-    # follows. Per cycle m tokens are hidden and 1/p are shown; m / (m + 1/p) = f gives p.
+    # A renewal process: a span starts with probability p, its length is geometric with mean m, and a visible
+    # token follows. Per cycle m tokens are masked and 1/p are visible; m / (m + 1/p) = f gives p.
     start_probability = min(1.0, fraction / (span_tokens * (1 - fraction)))
     spans: list[tuple[int, int]] = []
     place = name_end(segment, colon_id)
@@ -103,6 +103,6 @@ def _draw_spans(
 
 
 def name_end(segment: Sequence[int], colon_id: int) -> int:
-    """Return the place after the segment's "Name:", or 0 where it has none."""
+    """Return the index after the segment's "Name:", or 0 if it has none."""
     head = list(segment[:_NAME_TOKENS])
     return head.index(colon_id) + 1 if colon_id in head else 0

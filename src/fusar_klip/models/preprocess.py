@@ -1,4 +1,4 @@
-"""From a tile or chip to the network's input: the one implementation for training, benchmark and serving."""
+"""From an image to the network's input: one implementation for training, benchmark and search."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +17,7 @@ from fusar_klip.files import write_json
 from fusar_klip.image_io import read_image, to_single_channel
 
 ImageInput: TypeAlias = str | Path | npt.NDArray[np.uint8] | Image.Image
-"""The path of an image of any depth (`grey.read_image`), (H, W) or (H, W, 3) uint8, or a picture."""
+"""The path of an image of any depth (`image_io.read_image`), (H, W) or (H, W, 3) uint8, or a Pillow image."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Preprocess:
         return self.standardise(squares)
 
     def resize(self, image: ImageInput) -> npt.NDArray[np.uint8]:
-        """Return (size, size) uint8: grey, resized with an anti-aliased triangle filter."""
+        """Return (size, size) uint8: one channel, resized with an anti-aliased triangle filter."""
         grey = _grey(image)
         if grey.size != (self.size, self.size):
             # Bilinear with Pillow's support scaling averages when shrinking. Bicubic would overshoot around

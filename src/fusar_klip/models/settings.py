@@ -1,4 +1,4 @@
-"""What a model is made of, and the presets."""
+"""The architecture of a model, and the presets."""
 
 from collections.abc import Mapping
 from typing import Literal, Self
@@ -10,7 +10,7 @@ from fusar_klip.config import Settings
 ModelName = Literal["tiny", "small", "vit_b", "vit_l"]
 
 MAX_POSITIONS = 512
-"""Rows of the text side's position embedding: BERT's number, so that BERT's weights fit."""
+"""Rows of the text side's position embedding: as in BERT, so that BERT's weights fit."""
 
 
 class ModelSettings(Settings):
@@ -44,19 +44,19 @@ class ModelSettings(Settings):
     """Longest text in tokens, [CLS] and separators counted (decisions.md, "Text length")."""
 
     fusion_layers: int | None = Field(default=None, ge=1)
-    """How many of the last text layers look at the image, starting from what the others make of the text
-    alone (ALBEF). None: all of them do, and the text alone passes all of them too (BLIP)."""
+    """Number of last text layers with cross-attention to the image, which start from the states of the text
+    alone (ALBEF). None: all layers have it, and the text alone passes all layers too (BLIP)."""
     gsd_embedding: bool = False
-    """Whether the image tower is told each image's ground spacing."""
+    """Whether each image's ground spacing is an input of the image tower."""
 
     @property
     def text_only_layers(self) -> int:
-        """Layers that a text alone passes."""
+        """Number of layers that read a text alone."""
         return self.text_depth - (self.fusion_layers or 0)
 
     @property
     def cross_attention_layers(self) -> int:
-        """Layers with a cross-attention: the last ones."""
+        """Number of layers with cross-attention, the last ones."""
         return self.fusion_layers or self.text_depth
 
     @model_validator(mode="after")

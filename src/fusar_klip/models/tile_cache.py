@@ -2,11 +2,11 @@
 
 Reading whole GeoTIFFs for every epoch would cost more than the training step of a small model. Arrow
 (pyarrow) holds the tiles: the catalog needs it anyway, its files are read in place without a copy, and one
-file per 16,384 tiles keeps a data set of a million in some sixty files.
+file per 16,384 tiles makes some sixty files of a data set of a million tiles.
 
     DATASET/cache/tiles_224/00000.arrow   one column `tile`, fixed-size binary; null = unreadable
 
-A shard is whole or absent, so a filling that was killed goes on with the shards that are there.
+A shard is complete or absent, so an interrupted run continues with the missing shards.
 """
 
 import hashlib
@@ -34,18 +34,18 @@ from fusar_klip.progress import progress_bar
 _log = logging.getLogger(__name__)
 
 _SHARD_TILES = 16_384
-# Tiles of one record batch of a shard: what stands in memory while a shard is written.
+# Tiles of one record batch of a shard, which are in memory while a shard is written.
 _BLOCK_TILES = 64
 # Tiles read ahead per thread: four of 5120 x 5120 pixels take 105 MB.
 _AHEAD = 2
 _FORMAT = 1
-# What changes when a tile's pixels do: a tile_id follows from the scene's content, the measures from the
-# mapping to 8 bits.
+# These columns change when a tile's pixels change: the tile_id follows from the scene's content, the
+# statistics from the mapping to 8 bits.
 _IDENTITY = ("tile_id", "path", "width", "height", "mean", "std", "valid_fraction")
 
 
 class TileImages:
-    """The pixels of all tiles, (N, S, S) uint8, 0 = no data: indexed by row or rows as an array is.
+    """The pixels of all tiles, (N, S, S) uint8, 0 = no data: indexed by row or rows like an array.
 
     Args:
         blocks: (n, S, S) uint8 each, `_BLOCK_TILES` tiles but for a shard's last one.
@@ -82,7 +82,7 @@ class TileImages:
 
 
 class _Rows(dict[str, int]):
-    """The rows of the tiles that can be read; asking for another names the mend."""
+    """The rows of readable tiles; another key raises an error that says how to fix the tile."""
 
     def __init__(self, rows: Mapping[str, int], unreadable: Mapping[str, str]) -> None:
         super().__init__(rows)
@@ -99,9 +99,9 @@ class TileCache:
     """All tiles of a data set, kept or not, in the catalog's order.
 
     Attributes:
-        images: (N, S, S) uint8, memory-mapped read-only, 0 = no data; an unreadable tile's mean nothing.
-        rows: The row of each tile_id that can be read; asking for another raises a `DatasetError`.
-        unreadable: Why not, of the tiles that cannot: {tile_id: one sentence with the mend}.
+        images: (N, S, S) uint8, memory-mapped read-only, 0 = no data; undefined for unreadable tiles.
+        rows: The row of each readable tile_id; an unreadable one raises a `DatasetError`.
+        unreadable: {tile_id: a sentence that states why and how to fix it} of the unreadable tiles.
     """
 
     images: TileImages
@@ -110,15 +110,15 @@ class TileCache:
 
 
 def open_tile_cache(dataset: Path, size: int, *, tell: bool = True) -> TileCache:
-    """Return the tiles of `dataset` at `size` x `size` pixels; make the shards that are missing or stale.
+    """Return the tiles of `dataset` at `size` x `size` pixels; write missing and stale shards.
 
-    A shard is stale when the catalog says something else about its tiles, or when a tile that could not be
-    read now can. A tile that cannot be read is left out, and named in the log.
+    A shard is stale if its tiles differ from the catalog, or if a tile that was unreadable is readable now.
+    Unreadable tiles are skipped, and named in the log.
 
     Args:
         dataset: The data set.
         size: Side of the tiles in pixels.
-        tell: Whether the log names them; it need not where it has done so a moment ago.
+        tell: Whether the log names unreadable tiles.
 
     Raises:
         DatasetError: The data set is missing or unfinished, or the cache cannot be written.
@@ -140,7 +140,7 @@ def open_tile_cache(dataset: Path, size: int, *, tell: bool = True) -> TileCache
             path.unlink()
     except OSError as error:
         raise DatasetError(
-            f"cannot write the tile cache {folder} ({error.strerror}): make room, or let it be written to"
+            f"cannot write the tile cache {folder} ({error.strerror}): free disk space, or make it writable"
         ) from error
     for sentence in unreadable.values() if tell else ():
         _log.warning("left out: %s", sentence)
@@ -157,7 +157,7 @@ def _is_current(path: Path, dataset: Path, shard: pd.DataFrame, size: int) -> bo
     try:
         about = _about(pa.ipc.open_file(pa.memory_map(str(path))))
     except (OSError, ValueError, KeyError, pa.ArrowException):
-        return False  # absent, or damaged by something that is not us
+        return False  # absent or damaged
     if about["digest"] != _digest(shard, size):
         return False
     paths = dict(zip(shard["tile_id"], shard["path"], strict=True))
@@ -166,8 +166,8 @@ def _is_current(path: Path, dataset: Path, shard: pd.DataFrame, size: int) -> bo
 
 def _about(file: pa.ipc.RecordBatchFileReader) -> dict[str, Any]:
     about: dict[str, Any] = json.loads(file.schema.metadata[b"fusar_klip"])
-    # What was not readable is known only at the end, when the schema has long been written: so it stands in
-    # the last batch's own metadata.
+    # The unreadable tiles are known only at the end, after the schema is written, so they are stored in the
+    # metadata of the last batch.
     last = file.get_batch_with_custom_metadata(file.num_record_batches - 1)
     return {**about, **json.loads(last.custom_metadata[b"fusar_klip"])}
 
@@ -185,7 +185,7 @@ def _open(path: Path, size: int) -> tuple[list[npt.NDArray[np.uint8]], dict[str,
     arrays = []
     for number in range(file.num_record_batches):
         column = file.get_batch(number).column(0)
-        # The column's buffer is the mapped file itself; the array keeps it alive.
+        # The column's buffer is the mapped file; the array keeps it alive.
         pixels = np.frombuffer(column.buffers()[1], np.uint8, len(column) * size * size)
         arrays.append(pixels.reshape(len(column), size, size))
     return arrays, _about(file)["unreadable"]
@@ -224,7 +224,7 @@ def _fill(path: Path, dataset: Path, shard: pd.DataFrame, size: int, description
 
 
 def _in_order(read: Callable[[int], bytes | None], count: int) -> Iterator[bytes | None]:
-    """Yield read(0) to read(count - 1), a few at once and ahead: Pillow decodes without Python's lock."""
+    """Yield read(0) to read(count - 1), prefetched by threads: Pillow decodes without Python's lock."""
     threads = os.cpu_count() or 1
     waiting: deque[Future[bytes | None]] = deque()
     with ThreadPoolExecutor(threads) as pool:

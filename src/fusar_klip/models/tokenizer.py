@@ -1,7 +1,7 @@
-"""WordPiece token ids of texts that are made of segments.
+"""WordPiece tokenizer for texts that consist of segments.
 
-A text is `[CLS] segment [SEP] segment [SEP] ...`. Numbers stay whole words, so that 0.5 is read back as
-0.5: neither '.' nor ':' is stripped, and a number's pieces hang together (`0`, `##.`, `##5`).
+A text is `[CLS] segment [SEP] segment [SEP] ...`. A number is one word, so that 0.5 is decoded as 0.5:
+neither '.' nor ':' is stripped, and the pieces of a number belong to one word (`0`, `##.`, `##5`).
 """
 
 import json
@@ -21,9 +21,9 @@ from fusar_klip.files import write_bytes
 
 PAD, UNKNOWN, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
-# A number with its sign, point or colon is one word; then runs of letters, then single marks.
+# A number with its sign, point or colon is one word; then runs of letters, then single punctuation marks.
 _WORD = r"(?<!\w)[-−]\d+(?:[.:]\d+)*|\d+(?:[.:]\d+)+|\w+|[^\w\s]"
-# Every one of these can be spelled, in a word's first place and after, whatever the training texts held.
+# These characters are always in the vocabulary, at the start of a word and inside it.
 _ALPHABET = string.ascii_lowercase + string.digits + string.punctuation
 
 Segments = list[list[int]]
@@ -31,7 +31,7 @@ Segments = list[list[int]]
 
 
 class SpecialTokens(NamedTuple):
-    """Ids that a network needs to know."""
+    """Ids of the special tokens."""
 
     pad_id: int
     unknown_id: int
@@ -41,12 +41,12 @@ class SpecialTokens(NamedTuple):
 
     @property
     def never_written(self) -> tuple[int, ...]:
-        """What no decoder may write: all but [SEP]."""
+        """The special tokens that no decoder may generate: all but [SEP]."""
         return self.pad_id, self.unknown_id, self.cls_id, self.mask_id
 
 
 class Tokenizer:
-    """A WordPiece vocabulary and the rules that cut texts into it.
+    """A WordPiece vocabulary and the rules that split texts into its tokens.
 
     Args:
         vocabulary: The tokens in order of their ids; holds `SPECIAL_TOKENS`, and [PAD] stands first.
@@ -69,8 +69,8 @@ class Tokenizer:
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int = 8192) -> Self:
         """Learn a vocabulary of at most `vocab_size` tokens; the same texts give the same vocabulary."""
-        # Where the trainer meets a letter first decides its id, and it meets words in no fixed order: so the
-        # letters are given up front.
+        # A letter's id depends on where the trainer meets it first, and the order of words is not fixed: so
+        # the letters are given in advance.
         letters = [*_ALPHABET, *(f"##{letter}" for letter in _ALPHABET)]
         engine = _engine(models.WordPiece(unk_token=UNKNOWN))
         trainer = trainers.WordPieceTrainer(
@@ -93,7 +93,7 @@ class Tokenizer:
         try:
             content = path.read_text(encoding="utf-8")
             if path.suffix != ".json":
-                # Not `splitlines`: a vocabulary may hold other marks that end a line, as a token.
+                # Not `splitlines`: a token of the vocabulary may be another line separator.
                 return cls(content.removesuffix("\n").split("\n"))
             return cls(json.loads(content)["vocabulary"])
         except OSError as error:
@@ -116,10 +116,11 @@ class Tokenizer:
         return len(self.vocabulary)
 
     def segments(self, segments: Sequence[str], max_tokens: int) -> Segments:
-        """Cut each segment into ids, all of them together fitting `max_tokens` once joined.
+        """Return the ids of each segment, such that all fit `max_tokens` once joined.
 
-        Where the whole text is too long, the longest segments are cut to one common budget. A subset of the
-        result never holds a token that the whole had lost (decisions.md, "Truncation while screening").
+        If the text is too long, the longest segments are truncated to one common length. A subset of the
+        segments never contains a token that the whole text has lost (decisions.md, "Truncation while
+        screening").
         """
         encodings = self._engine.encode_batch(list(segments), add_special_tokens=False)
         lengths = [len(encoding.ids) for encoding in encodings]
@@ -136,8 +137,7 @@ class Tokenizer:
     def encode(self, text: str | Sequence[str], max_tokens: int) -> list[int]:
         """Return the ids of one text: a string is one segment, a list of strings is its segments.
 
-        At most `max_tokens`: segments that would not get a token and a separator each are left out, the last
-        ones.
+        At most `max_tokens`: the last segments are dropped if not each would get a token and a separator.
         """
         parts = [text] if isinstance(text, str) else text[: (max_tokens - 1) // 2]
         return self.join(self.segments(parts, max_tokens))
@@ -153,7 +153,7 @@ class Tokenizer:
         return ids, mask
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of `ids`, lower case, numbers as they were; separators become "; "."""
+        """Return the text of `ids`, lower case, numbers unchanged; separators become "; "."""
         text = " ".join(self._words(ids))
         text = re.sub(r" ([.,:;!?%)\]])", r"\1", text)
         text = re.sub(r"([(\[]) ", r"\1", text)
@@ -184,7 +184,7 @@ def _engine(model: models.WordPiece) -> tokenizers.Tokenizer:
 
 
 def _common_budget(lengths: Sequence[int], room: int) -> int:
-    """Return the largest b with sum(min(length, b)) <= room, or the longest length where all fit."""
+    """Return the largest b with sum(min(length, b)) <= room, or the longest length if all fit."""
     left = max(room, 0)
     for place, length in enumerate(sorted(lengths)):
         share = left // (len(lengths) - place)

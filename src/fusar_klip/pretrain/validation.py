@@ -1,11 +1,11 @@
 """Validation of the `klip` task: losses and retrieval recall on the validation tiles."""
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from fusar_klip.models import Klip, KlipNetwork
 from fusar_klip.models.network.queue import FeatureQueue
-from fusar_klip.models.retrieval import recall_at
 from fusar_klip.pretrain.data.batches import Batches
 from fusar_klip.pretrain.data.dataset import ImageTextTiles
 from fusar_klip.pretrain.data.loaders import Loaders
@@ -95,3 +95,17 @@ def _embed_texts(klip: Klip, tiles: ImageTextTiles, count: int) -> np.ndarray:
         )
     features: np.ndarray = torch.cat(parts).numpy()
     return features
+
+
+def recall_at(similarity_nn: npt.NDArray[np.float32], ks: tuple[int, ...] = (1, 5, 10)) -> dict[int, float]:
+    """Return the share of rows whose own column is among the k most similar, for each k, in 0 to 1.
+
+    Args:
+        similarity_nn: (N, N); row i belongs to column i. A column as similar as the own one is ranked before
+            it, so that a model with equal similarities everywhere scores 0 and not 1.
+        ks: Numbers of most similar columns.
+    """
+    own_n1 = np.diagonal(similarity_nn)[:, None]
+    # The own column is as similar as itself, hence ranks start at 1.
+    rank_n = (similarity_nn >= own_n1).sum(1)
+    return {k: float((rank_n <= k).mean()) if len(rank_n) else 0.0 for k in ks}

@@ -1,7 +1,7 @@
-"""Dropout that costs a CPU little, alone and on an attention's weights. It is torch's where that is fast.
+"""Dropout that is fast on a CPU, on values and on attention weights; torch's on other devices.
 
-On a CPU torch draws one number after the other, one for each value: 6 % of a training step of ViT-B and BERT
-(perf/pretrain.py). Here each drawn number, 64 bits, decides on four values, which takes 1 %.
+On a CPU torch draws one random number for each value, one after the other: 6 % of a training step of ViT-B and
+BERT (perf/pretrain.py). Here each drawn number, 64 bits, decides on four values, which takes 1 %.
 """
 
 from typing import Any
@@ -13,11 +13,11 @@ from torch import Tensor
 # B texts, H heads, L queries, N keys, C width of a head
 
 _LEVELS = 2**16
-"""A value is dropped where its 16 random bits are under `share` * 2**16: the share is right to 8e-6."""
+"""A value is dropped where its 16 random bits are under `share` * 2**16; the share is exact to 8e-6."""
 
 
 class _Dropped(torch.autograd.Function):
-    """The values that were kept, scaled so that their expectation stays; backward needs the mask alone."""
+    """The kept values, scaled to preserve the expectation; backward needs only the mask."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, share: float) -> Tensor:
@@ -36,7 +36,7 @@ class _Dropped(torch.autograd.Function):
 
 
 def dropout(values: Tensor, share: float, training: bool) -> Tensor:
-    """Return the values, while training with `share` of them set to 0 and the others scaled up to match."""
+    """Return the values; in training, `share` of them are set to 0 and the others scaled up."""
     if not training or share == 0 or values.device.type != "cpu":
         return F.dropout(values, share, training)
     dropped: Tensor = _Dropped.apply(values, share)
@@ -52,8 +52,8 @@ def attention(
         query: (B, H, L, C).
         key: (B, H, N, C).
         value: (B, H, N, C).
-        mask: bool, broadcast to (B, H, L, N), True = may be looked at; not together with `causal`.
-        causal: Query l sees the keys up to l.
+        mask: bool, broadcast to (B, H, L, N), True = attended to; not together with `causal`.
+        causal: Query l attends to the keys up to l.
         share: Dropout of the weights; 0 while not training.
     """
     if share == 0 or query.device.type != "cpu":

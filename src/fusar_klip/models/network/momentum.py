@@ -1,4 +1,4 @@
-"""The momentum towers: slow copies of both towers and projections (decisions.md, "Momentum encoders")."""
+"""The momentum (EMA) encoders of both towers and projections (decisions.md, "Momentum encoders")."""
 
 from copy import deepcopy
 
@@ -12,9 +12,9 @@ from fusar_klip.models.network.towers import text_only_tower
 
 
 class MomentumTowers(nn.Module):
-    """Exponential moving averages of the network's towers; they give features and take no gradient.
+    """Exponential moving averages of the network's towers, without gradient.
 
-    The text copy has no cross-attention: ITC reads the text alone.
+    The text tower has no cross-attention: ITC reads the text alone.
     """
 
     def __init__(self, network: KlipNetwork) -> None:

@@ -9,12 +9,12 @@ from torch import Tensor
 class FeatureQueue:
     """A ring buffer of paired features that wraps at any batch size (decisions.md, "Queue").
 
-    It starts empty, so that no made-up negative ever enters a loss.
+    It starts empty, so that every negative in a loss is a feature of a real pair.
 
     Args:
         size: Pairs kept; 0 keeps none.
         embed_dim: Length of a feature.
-        device: Where the features live.
+        device: Where the features are stored.
     """
 
     def __init__(self, size: int, embed_dim: int, device: torch.device | str = "cpu") -> None:
@@ -42,7 +42,7 @@ class FeatureQueue:
 
     @torch.no_grad()
     def enqueue(self, image_be: Tensor, text_be: Tensor, ids_b: Tensor) -> None:
-        """Put a batch of normalised features in place of the oldest; call it after the loss."""
+        """Replace the oldest features by a batch of normalised ones; call it after the loss."""
         kept = min(len(ids_b), self.size)
         if not kept:
             return
@@ -53,12 +53,12 @@ class FeatureQueue:
         self.count = min(self.count + kept, self.size)
 
     def state(self) -> dict[str, Tensor]:
-        """Return what `load_state` needs to go on exactly."""
+        """Return the state that `load_state` restores exactly."""
         place = torch.tensor([self.count, self._next])
         return {"image": self._image_se, "text": self._text_se, "ids": self._ids_s, "place": place}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from `state`."""
+        """Restore `state`."""
         self._image_se.copy_(state["image"])
         self._text_se.copy_(state["text"])
         self._ids_s.copy_(state["ids"])

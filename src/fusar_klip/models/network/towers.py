@@ -1,4 +1,4 @@
-"""The image tower (timm's ViT) and the text side (BERT's layers), with fresh weights."""
+"""The image tower (timm's ViT) and the text side (BERT's layers), and their initialisation."""
 
 import math
 from typing import Any
@@ -16,16 +16,16 @@ from fusar_klip.models.tokenizer import Tokenizer
 
 # B batch, S image size, N image tokens (class token first), W image width
 
-# BERT's and ViT's spread of fresh weights is meant for their width. A narrow tower with it passes on next to
-# nothing of its input, and tells nothing apart for its first hundred steps.
+# The standard deviation with which BERT and ViT are initialised suits their width. A narrow tower initialised
+# with it has almost no gain, and its features barely differ in the first hundred steps.
 _INIT_STD, _INIT_WIDTH = 0.02, 768
 
-# With BERT's fresh weights [CLS] passes on itself: all texts' features are alike (mean cosine 0.998), and the
-# first steps of ITC teach the image tower to answer all images alike, too. So fresh attention passes on more
-# of the words, and positions, which all texts share, less (0.96 then).
+# With BERT's initialisation [CLS] depends mostly on itself: the features of all texts are alike (mean cosine
+# 0.998), and the first steps of ITC make the features of all images alike, too. The initial attention gives
+# more weight to words, and less to positions, which all texts share (mean cosine 0.96).
 _ATTENTION_GAIN, _POSITION_GAIN = 2.5, 0.2
 
-# Waves of the spacing's logarithm: from half an octave to 32 octaves, more than any two sensors differ.
+# Periods of the waves over log2(spacing): half an octave to 32 octaves, more than any two sensors differ.
 _GSD_WAVES, _GSD_SHORTEST, _GSD_LONGEST = 16, 0.5, 32.0
 
 
@@ -33,7 +33,7 @@ class GsdEmbedding(nn.Module):
     """The ground spacing as a vector that is added to every image token.
 
     Sine and cosine waves of log2(metres), so that a factor of two is the same step everywhere, and a matrix.
-    What is not known has a learned vector. Fresh, both are 0: a loaded tower starts as it was.
+    An unknown spacing has a learned vector. Both are initialised to 0, so a loaded tower starts unchanged.
 
     Args:
         width: W.
@@ -52,7 +52,7 @@ class GsdEmbedding(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, gsd_m_b: Tensor) -> Tensor:
-        """Return (B, W) of spacings in metres, nan = not known."""
+        """Return (B, W) of spacings in metres, nan = unknown."""
         known_b = gsd_m_b.isfinite() & (gsd_m_b > 0)
         octaves_b = torch.where(known_b, gsd_m_b, 1.0).float().log2()
         angles = 2 * math.pi * octaves_b[:, None] / self.periods
@@ -91,13 +91,13 @@ class ImageTower(VisionTransformer):
         return self.encoded(self.embedded(images_b1ss, gsd_m_b))
 
     def forward_features(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """Return `tokens` of images whose spacing is not known, under timm's name: what fine-tuning calls."""
+        """Return `tokens` of images of unknown spacing; fine-tuning calls it by timm's name."""
         assert attn_mask is None
         assert not is_causal
         return self.tokens(x)
 
     def embedded(self, images_b1ss: Tensor, gsd_m_b: Tensor | None = None) -> Tensor:
-        """Return what the first block reads, (B, N, W): class token and patches with their positions."""
+        """Return the input of the first block, (B, N, W): class token and patches with positions."""
         tokens_bnw: Tensor = self._pos_embed(self.patch_embed(images_b1ss))
         if self.gsd_embedding is not None:
             if gsd_m_b is None:
@@ -112,7 +112,7 @@ class ImageTower(VisionTransformer):
         return tokens_bnw
 
     def class_tokens(self, images_b1ss: Tensor, gsd_m_b: Tensor | None = None) -> Tensor:
-        """Return the class token of `tokens` alone, (B, W): the last block computes no other."""
+        """Return the class token of `tokens`, (B, W); the last block computes no other token."""
         tokens_bnw = self._through(len(self.blocks) - 1, self.embedded(images_b1ss, gsd_m_b))
         block: Any = self.blocks[-1]
         attention, width = block.attn, tokens_bnw.shape[2]
@@ -123,8 +123,8 @@ class ImageTower(VisionTransformer):
         query = F.linear(normed_bnw[:, :1], query_weight, query_bias)
         key, value = F.linear(normed_bnw, other_weight, other_bias).chunk(2, dim=2)
         query, key, value = (split_heads(part, heads).transpose(1, 2) for part in (query, key, value))
-        looked = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        class_b1w = tokens_bnw[:, :1] + block.ls1(attention.proj(looked))
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        class_b1w = tokens_bnw[:, :1] + block.ls1(attention.proj(attended))
         class_b1w = class_b1w + block.ls2(block.mlp(block.norm2(class_b1w)))
         class_bw: Tensor = self.norm(class_b1w)[:, 0]
         return class_bw
@@ -140,15 +140,15 @@ class ImageTower(VisionTransformer):
 
 
 def _init_std(width: int) -> float:
-    """Return the spread of fresh weights that keeps a layer's gain what 0.02 makes of it at width 768."""
+    """Return the initial standard deviation that gives a layer the gain of 0.02 at width 768."""
     return _INIT_STD * math.sqrt(_INIT_WIDTH / width)
 
 
 def text_towers(settings: ModelSettings, tokenizer: Tokenizer) -> tuple[BertTextModel, TextDecoder]:
     """Return encoder and decoder. They share all weights but self-attention and the decoder's head (BLIP).
 
-    The encoder reads a text alone, or together with an image in the layers that have a cross-attention: all
-    of them, or the last `fusion_layers`.
+    The encoder reads a text alone, or together with an image in the layers with cross-attention: all of them,
+    or the last `fusion_layers`.
     """
     embeddings = BertEmbeddings(
         len(tokenizer), MAX_POSITIONS, settings.text_width, settings.text_dropout, tokenizer.pad_id
@@ -168,7 +168,7 @@ def text_towers(settings: ModelSettings, tokenizer: Tokenizer) -> tuple[BertText
 
 
 def text_only_tower(encoder: BertTextModel, settings: ModelSettings) -> BertTextModel:
-    """Return a copy of what a text alone passes: it has no cross-attention, nor layers for fusion alone."""
+    """Return a copy of the layers that read a text alone: no cross-attention and no fusion layers."""
     old = encoder.embeddings
     words, width = old.word_embeddings.weight.shape
     pad_id = old.word_embeddings.padding_idx
@@ -198,7 +198,7 @@ def _bert_layer(settings: ModelSettings, number: int, shared: BertLayer | None =
 
 
 def _initialise(module: nn.Module, width: int) -> None:
-    """Draw BERT's fresh weights; what two modules share is drawn with each, which changes nothing."""
+    """Initialise as BERT; parameters that two modules share are drawn with each, which changes nothing."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.normal_(part.weight, std=_init_std(width))

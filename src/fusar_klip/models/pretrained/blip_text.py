@@ -17,19 +17,19 @@ from fusar_klip.models.pretrained.towers import ADVICE
 
 # B texts, L tokens, N image tokens, W image width, E shared length
 
-# BLIP appends [DEC] and [ENC] to BERT's vocabulary; [ENC] stands first in a text that looks at an image.
+# BLIP appends [DEC] and [ENC] to BERT's vocabulary; [ENC] is the first token in cross-attention.
 _ADDED = 2
 _LONGEST = 512
 
 
 class BlipTexts(nn.Module):
-    """Texts in, vectors or matching probabilities out.
+    """From texts to vectors or matching probabilities.
 
     Args:
         tower: BLIP's text encoder.
         projection: `text_proj`, text width to E.
-        matching: `itm_head`, text width to 2; None where the file has none.
-        vocabulary: The folder where BERT's vocab.txt is looked for, once a text comes.
+        matching: `itm_head`, text width to 2; None if the file has none.
+        vocabulary: The folder of BERT's vocab.txt, which is read with the first text.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class BlipTexts(nn.Module):
         """Return (B, E), L2-normalised.
 
         Raises:
-            CheckpointError: There is no vocabulary beside the weights, or it is another.
+            CheckpointError: There is no vocabulary beside the weights, or it does not fit the tower.
         """
         ids_bl, mask_bl = self._tokens(texts)
         states = self.tower(input_ids=ids_bl, attention_mask=mask_bl, is_decoder=False).last_hidden_state
@@ -100,7 +100,7 @@ class BlipTexts(nn.Module):
 def read_blip_text(
     state: Mapping[str, Tensor], source: str, vocabulary: Path
 ) -> tuple[BlipTexts, Tensor] | None:
-    """Return the text side and the image side's projection (W, E); None where the file has no text tower.
+    """Return the text side and the image side's projection (W, E); None if the file has no text tower.
 
     Raises:
         CheckpointError: Too much of it is missing or left over.

@@ -1,4 +1,4 @@
-"""CLIP's text tower and its vocabulary, in the names of OpenAI and open_clip; transformers' are renamed."""
+"""CLIP's text tower and its vocabulary; tensors have the names of OpenAI and open_clip."""
 
 import gzip
 import json
@@ -36,8 +36,8 @@ class _Block(nn.Module):
 
     def forward(self, states_bld: Tensor, mask_ll: Tensor) -> Tensor:
         normed = self.ln_1(states_bld)
-        looked = self.attn(normed, normed, normed, attn_mask=mask_ll, need_weights=False)[0]
-        states_bld = states_bld + looked
+        attended = self.attn(normed, normed, normed, attn_mask=mask_ll, need_weights=False)[0]
+        states_bld = states_bld + attended
         hidden = self.mlp["c_fc"](self.ln_2(states_bld))
         active = hidden * torch.sigmoid(1.702 * hidden) if self.quick_gelu else F.gelu(hidden)
         fed: Tensor = states_bld + self.mlp["c_proj"](active)
@@ -85,11 +85,11 @@ class ClipText(nn.Module):
 
 
 class ClipTexts(nn.Module):
-    """Texts in, vectors out: tower and vocabulary.
+    """From texts to vectors: tower and vocabulary.
 
     Args:
         tower: The tower.
-        vocabulary: The folder where the vocabulary is looked for, once a text comes.
+        vocabulary: The folder of the vocabulary, which is read with the first text.
     """
 
     def __init__(self, tower: ClipText, vocabulary: Path) -> None:
@@ -102,7 +102,7 @@ class ClipTexts(nn.Module):
         """Return (B, E), L2-normalised. Texts longer than the tower reads are cut.
 
         Raises:
-            CheckpointError: There is no vocabulary beside the weights, or it is another.
+            CheckpointError: There is no vocabulary beside the weights, or it does not fit the tower.
         """
         tokenizer = self._tokenizer or clip_tokenizer(self._folder)
         words = len(self.tower.token_embedding.weight)
@@ -126,7 +126,7 @@ class ClipTexts(nn.Module):
 def read_clip_text(
     state: Mapping[str, Tensor], source: str, quick_gelu: bool
 ) -> tuple[ClipText, Tensor] | None:
-    """Return the text tower and the image side's projection (W, E); None where the file has no text tower.
+    """Return the text tower and the image side's projection (W, E); None if the file has no text tower.
 
     Raises:
         CheckpointError: Too much of it is missing or left over.
@@ -140,13 +140,13 @@ def read_clip_text(
 
 
 def clip_tokenizer(folder: Path) -> tokenizers.Tokenizer:
-    """Return CLIP's byte-pair vocabulary, from whichever of its three files lies in a folder.
+    """Return CLIP's byte-pair vocabulary, from one of its three forms in a folder.
 
-    The hub's tokenizer.json, or vocab.json with merges.txt; or OpenAI's bpe_simple_vocab_16e6.txt, packed or
-    not, which open_clip carries too.
+    The hub's tokenizer.json, or vocab.json with merges.txt; or OpenAI's bpe_simple_vocab_16e6.txt, compressed
+    or not, which open_clip ships too.
 
     Raises:
-        CheckpointError: None of them is there, or it is damaged.
+        CheckpointError: There is none of them, or it is damaged.
     """
     try:
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
@@ -163,7 +163,7 @@ def clip_tokenizer(folder: Path) -> tokenizers.Tokenizer:
     # tokenizers raises plain Exception.
     except Exception as error:
         raise CheckpointError(
-            f"the vocabulary in {folder} cannot be read ({error}): fetch it again"
+            f"the vocabulary in {folder} cannot be read ({error}): download it again"
         ) from error
     raise CheckpointError(
         f"texts need CLIP's vocabulary beside the weights, and {folder} has none: put {VOCABULARY}.gz (in "

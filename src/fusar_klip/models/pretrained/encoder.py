@@ -40,10 +40,10 @@ _BESIDE = (
 
 
 class PretrainedNetwork(nn.Module):
-    """Image tower and, where there is one, text side.
+    """Image tower and, if there is one, text side.
 
     Args:
-        image_tower: timm's ViT or one that answers to its names; its input is (B, 1, S, S).
+        image_tower: timm's ViT or a module with its methods; its input is (B, 1, S, S).
         texts: The text side, or None.
         projection: From the image's feature to E: (W, E), or (W + 1, E) with a bias; None without texts.
     """
@@ -76,10 +76,10 @@ class PretrainedEncoder:
     """A published model. `ModelRef.parse("remoteclip:FILE").load()` makes one.
 
     Args:
-        model: Its line of the registry.
+        model: Its entry of the registry.
         network: The network; put into evaluation mode.
         preprocess: Turns images into its input.
-        source: Where it came from.
+        source: How messages call it, such as `remoteclip:FILE`.
         device: Where it computes.
     """
 
@@ -124,7 +124,7 @@ class PretrainedEncoder:
 
     @torch.inference_mode()
     def embed_image(self, images: Sequence[ImageInput]) -> NDArray[np.float32]:
-        """Return (N, E) float32, L2-normalised: each image's place among the texts.
+        """Return (N, E) float32, L2-normalised: image embeddings.
 
         Raises:
             CheckpointError: It has no text tower.
@@ -191,7 +191,7 @@ def load_pretrained(name: str, source: str, device: str = "cpu") -> PretrainedEn
     """
     model, files = PRETRAINED[name], find_files(source)
     state = {key: value.float() for key, value in read_tensors(files).items()}
-    quick_gelu = _said_activation(files[0].parent)
+    quick_gelu = _quick_gelu_of_config(files[0].parent)
     tower, size = build_tower(model, state, source, quick_gelu=quick_gelu)
     texts, projection = _texts(model, state, files[0], source, quick_gelu)
     mean, std = single_channel_normalisation(*model.normalisation)
@@ -244,17 +244,17 @@ def _texts(
     return None, None
 
 
-def _said_activation(folder: Path) -> bool | None:
-    """Return what a folder's config.json (transformers' CLIP) says of QuickGELU, or None."""
+def _quick_gelu_of_config(folder: Path) -> bool | None:
+    """Return whether a folder's config.json (transformers' CLIP) states QuickGELU; None without a config."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        # A language model's configuration speaks of its own layers.
+        # A language model's configuration describes its own layers.
         if config.get("model_type") not in ("clip", "clip_vision_model"):
             return None
-        said = (config.get("vision_config") or config).get("hidden_act")
+        activation = (config.get("vision_config") or config).get("hidden_act")
     except (OSError, ValueError, AttributeError):
         return None
-    return None if said is None else said == "quick_gelu"
+    return None if activation is None else activation == "quick_gelu"
 
 
 def _joined(text: Text) -> str:

@@ -1,6 +1,6 @@
 """HiViT: a ViT whose patches are built from 4 x 4 sub-patches by two stages without attention (SARATR-X).
 
-Names and shapes are those of zhangxiaosong18/hivit (self_supervised/models/models_hivit.py); written anew.
+Names and shapes are those of zhangxiaosong18/hivit (self_supervised/models/models_hivit.py); the code is our own.
 """
 
 from collections.abc import Mapping
@@ -38,9 +38,9 @@ class _Attention(nn.Module):
         bias = None
         if self.relative_position_bias_table is not None:
             bias = self.relative_position_bias_table[offsets_nn].permute(2, 0, 1)
-        looked = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        attended: Tensor = self.proj(looked.transpose(1, 2).reshape(batch, number, width))
-        return attended
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        projected: Tensor = self.proj(attended.transpose(1, 2).reshape(batch, number, width))
+        return projected
 
 
 class _Block(nn.Module):
@@ -88,7 +88,7 @@ class _PatchEmbed(nn.Module):
 
 
 class HiViT(nn.Module):
-    """HiViT with one input channel; it answers to the names that timm's ViTs have.
+    """HiViT with one input channel; it has the methods of timm's ViTs.
 
     Args:
         grid: Patches on a side.
@@ -148,19 +148,19 @@ class HiViT(nn.Module):
         return tokens
 
     def forward_head(self, tokens_bnw: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return the normed mean token (B, W), or the head's answer to it."""
+        """Return the normed mean token (B, W), or the head's output."""
         pooled_bw: Tensor = self.fc_norm(tokens_bnw.mean(1))
         if pre_logits:
             return pooled_bw
-        answer: Tensor = self.head(pooled_bw)
-        return answer
+        output: Tensor = self.head(pooled_bw)
+        return output
 
     def forward(self, images_b1ss: Tensor) -> Tensor:
-        """Return the head's answer."""
+        """Return the head's output."""
         return self.forward_head(self.forward_features(images_b1ss))
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Give it a fresh head."""
+        """Replace the head by a newly initialised one."""
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
     def no_weight_decay(self) -> set[str]:

@@ -1,7 +1,7 @@
 """SAR-JEPA's ViT: no position embedding, but contextual relative positions on the keys (iRPE, "product").
 
 Names, shapes and buckets are those of waterdisappear/SAR-JEPA (few_shot_classification/finetune/irpe.py and
-vision_transformer_irpe.py); written anew.
+vision_transformer_irpe.py); the code is our own.
 """
 
 import math
@@ -25,7 +25,7 @@ def offset_buckets(grid: int) -> Tensor:
     """Return (N, N) int64: the bucket of each pair of tokens, query in the rows."""
     apart = torch.arange(grid)[:, None] - torch.arange(grid)[None, :]
     near = apart.abs() <= _ALPHA
-    # The far ones' logarithm is taken of 1 where they are near, which is not read.
+    # Near offsets get a logarithm of 1, which `where` below discards.
     distance = torch.where(near, 1, apart.abs()).float()
     far = _ALPHA + torch.log(distance / _ALPHA) / math.log(_GAMMA / _ALPHA) * (_BETA - _ALPHA)
     # Clipped at BETA, which is no whole number, and cut: REACH.
@@ -38,7 +38,7 @@ def offset_buckets(grid: int) -> Tensor:
 
 
 class _RelativeKeys(nn.Module):
-    """The table of what each bucket adds to a query's score, shared by all heads."""
+    """The learned table of score offsets of each bucket, shared by all heads."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -67,13 +67,13 @@ class _Attention(nn.Module):
         added = self.rpe_k(query, self.buckets_nn)
         if attn_mask is not None:
             added = added.masked_fill(~attn_mask, -torch.inf)
-        looked = F.scaled_dot_product_attention(query, key, value, attn_mask=added)
-        attended: Tensor = self.proj(looked.transpose(1, 2).reshape(batch, number, width))
-        return attended
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=added)
+        projected: Tensor = self.proj(attended.transpose(1, 2).reshape(batch, number, width))
+        return projected
 
 
 class IrpeTower(VisionTransformer):
-    """timm's ViT with that attention.
+    """timm's ViT with contextual relative positions on the keys.
 
     Args:
         size: Side of the input in pixels.

@@ -1,7 +1,7 @@
-"""The plain ViT of a model under test, as a backbone for images of other sizes: a grid of patch features.
+"""A model's plain ViT as a backbone for images of any size, which returns a grid of patch features.
 
-Position embeddings are resampled to the grid (bicubic). Blocks may look within windows only, but for some
-that look at the whole image (ViTDet: Li et al. 2022, arXiv 2203.16527, section 3).
+Position embeddings are resampled to the grid (bicubic). Blocks may attend within windows only, except for
+some with global attention (ViTDet: Li et al. 2022, arXiv 2203.16527, section 3).
 """
 
 import copy
@@ -26,14 +26,14 @@ from fusar_klip.models.protocols import VisionEncoder
 
 
 class PlainViT(nn.Module):
-    """A copy of a model's image tower that gives features on the grid of patches.
+    """A copy of a model's image tower that returns features on the grid of patches.
 
     Args:
-        model: The model under test; it stays as it is.
+        model: The model; it is not changed.
         size: Side of the square input in pixels, a multiple of `patch_of(model)`.
-        window: Side of the windows in patches; 0 lets all blocks look at the whole image.
-        global_blocks: So many blocks look at the whole image, evenly spread, the last one among them.
-        prefix: Whether class token and registers go along (Segmenter); else they are left out (ViTDet), and
+        window: Side of the windows in patches; 0 gives all blocks global attention.
+        global_blocks: Number of blocks with global attention, evenly spaced, including the last.
+        prefix: Whether class token and registers are kept (Segmenter); else they are dropped (ViTDet), and
             so is the last norm, which pretraining applied to them too.
 
     Raises:
@@ -85,12 +85,12 @@ class PlainViT(nn.Module):
         return tokens_bnw
 
     def embedded(self, images_b1ss: Tensor) -> Tensor:
-        """Return what the first block reads."""
+        """Return the input of the first block."""
         tower = self.tower
         patches_bnw = tower.patch_embed.proj(images_b1ss).flatten(2).transpose(1, 2)
         tokens_bnw = tower._pos_embed(tower.patch_embed.norm(patches_bnw))
         if getattr(tower, "gsd_embedding", None) is not None:
-            # The benchmark's images come without a spacing.
+            # Labelled images have no known spacing.
             unknown_b = torch.full((len(images_b1ss),), torch.nan, device=images_b1ss.device)
             tokens_bnw = tokens_bnw + tower.gsd_embedding(unknown_b)[:, None]
         if not self.prefix:
@@ -100,7 +100,7 @@ class PlainViT(nn.Module):
 
 
 def patch_of(model: VisionEncoder) -> int:
-    """Return the side of a patch as `PlainViT` cuts them: the model's own, and 16 for 14 pixels.
+    """Return the side of a patch as `PlainViT` cuts them: the model's own, but 16 instead of 14 pixels.
 
     The strides of a feature pyramid are powers of two, so a kernel of 14 is resampled to 16 (timm's
     pseudo-inverse resize, after FlexiViT).
@@ -123,7 +123,7 @@ def _plain(model: VisionEncoder) -> Any:
 
 
 def _relate(tower: Any, sides: Sequence[int], prefix: bool) -> None:
-    """Fit SAR-JEPA's relative positions to the grid, or the window, that each block looks at."""
+    """Fit SAR-JEPA's relative positions to the grid or window of each block."""
     for block, side in zip(tower.blocks, sides, strict=True):
         buckets_nn = offset_buckets(side)
         block.attn.buckets_nn = buckets_nn if prefix else buckets_nn[1:, 1:]
@@ -148,9 +148,9 @@ def _resample(tower: Any, patch: int, grid: int) -> None:
 
 
 def _windowed(block: Any, tokens_bnw: Tensor, grid: int, window: int) -> Tensor:
-    """Return a block's output where tokens look within their window of the grid only.
+    """Return a block's output where tokens attend only within their window of the grid.
 
-    Windows that reach beyond the grid are filled up with tokens that nobody looks at.
+    Windows that extend beyond the grid are padded with masked tokens.
     """
     batch, _, width = tokens_bnw.shape
     across = -(-grid // window)
@@ -167,8 +167,8 @@ def _windowed(block: Any, tokens_bnw: Tensor, grid: int, window: int) -> Tensor:
     if margin:
         there_ml = cut(torch.ones(1, grid, grid, 1, device=tokens_bnw.device))[..., 0] > 0
         mask = there_ml.repeat(batch, 1)[:, None, None, :]
-    looked_blw = block.attn(normed_blw, attn_mask=mask)
-    cells = looked_blw.reshape(batch, across, across, window, window, width).transpose(2, 3)
+    attended_blw = block.attn(normed_blw, attn_mask=mask)
+    cells = attended_blw.reshape(batch, across, across, window, window, width).transpose(2, 3)
     whole = cells.reshape(batch, across * window, across * window, width)[:, :grid, :grid]
     tokens_bnw = tokens_bnw + block.drop_path1(block.ls1(whole.flatten(1, 2)))
     fed_bnw: Tensor = tokens_bnw + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens_bnw))))

@@ -1,6 +1,6 @@
-"""From C channels to one: the chip repeated and standardised, summed into the patch embedding.
+"""From C channels to one: repeating and standardising the chip is folded into the patch embedding.
 
-    channel c reads (g - m_c) / s_c of the grey value g; the preprocessing gives z = (g - M) / S, so it is
+    channel c reads (g - m_c) / s_c of the pixel value g; the preprocessing gives z = (g - M) / S, so it is
     z S / s_c + (M - m_c) / s_c, and a convolution without padding sums over c.
 
 One kernel of one channel gives the same output as C kernels on the repeated chip. Fine-tuning then trains
@@ -32,10 +32,10 @@ def fold_channels(
         std: Each channel's standard deviation, likewise.
     """
     channels = weight_ocpp.shape[1]
-    grey_mean, grey_std = single_channel_normalisation(mean, std)
+    gray_mean, gray_std = single_channel_normalisation(mean, std)
     if len(mean) != channels:
-        mean, std = (grey_mean,) * channels, (grey_std,) * channels
+        mean, std = (gray_mean,) * channels, (gray_std,) * channels
     mean_c, std_c = (torch.tensor(values, dtype=weight_ocpp.dtype) for values in (mean, std))
-    folded = (weight_ocpp * (grey_std / std_c)[:, None, None]).sum(1, keepdim=True)
-    offset_o = (weight_ocpp * ((grey_mean - mean_c) / std_c)[:, None, None]).sum((1, 2, 3))
+    folded = (weight_ocpp * (gray_std / std_c)[:, None, None]).sum(1, keepdim=True)
+    offset_o = (weight_ocpp * ((gray_mean - mean_c) / std_c)[:, None, None]).sum((1, 2, 3))
     return folded, offset_o if bias_o is None else bias_o + offset_o

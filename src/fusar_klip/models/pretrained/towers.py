@@ -1,4 +1,4 @@
-"""An image tower with one input channel, made to the sizes of its weights and filled with them."""
+"""Builds the image tower of a published model, with one input channel and the sizes of its weights."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -18,7 +18,7 @@ from fusar_klip.models.pretrained.single_channel import fold_channels
 from fusar_klip.models.pretrained.state_dict import load_tensors
 
 ADVICE = "use the name of the project that the weights belong to, or download the whole file"
-"""What to do about weights that do not fill a tower."""
+"""What to do about weights that do not fit a tower."""
 
 _BIAS = "patch_embed.proj.bias"
 # Head widths are 64; ViT-H's and ViT-g's heads are wider.
@@ -29,13 +29,13 @@ _POOLING = {"class token": "token", "mean of patch tokens": "avg"}
 def build_tower(
     model: PretrainedSpec, state: Mapping[str, Tensor], source: str, *, quick_gelu: bool | None = None
 ) -> tuple[nn.Module, int]:
-    """Return the filled image tower and the side of its input in pixels.
+    """Return the image tower with its weights, and the side of its input in pixels.
 
     Args:
         model: The project.
         state: All tensors of its file.
         source: How messages call the file.
-        quick_gelu: What the weights say of their activation; None takes the registry's word.
+        quick_gelu: Whether the weights state QuickGELU; None uses the registry's value.
 
     Raises:
         CheckpointError: The weights are of another project, or too many are missing or left over.
@@ -51,7 +51,7 @@ def build_tower(
             f"{source} does not have the sizes of a {model.title} ({error}): give weights as {model.title}'s "
             "project publishes them"
         ) from error
-    # HiViT's own classifier norms the mean; weights from pretraining have no such norm.
+    # HiViT's own classifier normalises the mean; weights from pretraining have no such norm.
     normless = model.layout == "hivit"
     load_tensors(
         tower,
@@ -134,8 +134,8 @@ def _rotary(shared: Mapping[str, Any], registers: int) -> Eva:
 
 
 def _side(state: Mapping[str, Tensor], patch: int, own: int) -> int:
-    """Return the side in pixels that the position embedding fits; `own` places are the class token's."""
+    """Return the side in pixels that the position embedding fits; `own` positions are the class token's."""
     grid = round((state["pos_embed"].shape[1] - own) ** 0.5)
     if grid**2 != state["pos_embed"].shape[1] - own:
-        raise ValueError(f"{state['pos_embed'].shape[1]} places are no square and a class token")
+        raise ValueError(f"{state['pos_embed'].shape[1]} positions are no square grid with a class token")
     return int(grid * patch)
