@@ -206,7 +206,9 @@ def test_whatever_the_damage_does_to_the_reader_one_sentence_says_it(tmp_path: P
     content = bytearray((tmp_path / "huge.bmp").read_bytes())
     content[18:26] = b"\x00\x00\x01\x00\x00\x00\x01\x00"  # 65,536 x 65,536
     (tmp_path / "huge.bmp").write_bytes(content)
-    with pytest.raises(DatasetError, match=r"huge\.bmp is too large.*: cut it with fusar-klip build"):
+    with pytest.raises(
+        DatasetError, match=r"huge\.bmp is too large.*: cut it into tiles with fusar-klip build"
+    ):
         Preprocess(32)(tmp_path / "huge.bmp")
     (tmp_path / "odd.ppm").write_bytes(b"P5 4 x4 255 " + bytes(16))
     for name in ("odd.ppm", "a\0b.png"):

@@ -1,7 +1,7 @@
 """Dropout that is fast on a CPU, on values and on attention weights; torch's on other devices.
 
-On a CPU torch draws one random number for each value, one after the other: 6 % of a training step of ViT-B and
-BERT (perf/pretrain.py). Here each drawn number, 64 bits, decides on four values, which takes 1 %.
+On a CPU torch draws one random number for each value, one after the other: 6 % of a training step of ViT-B
+and BERT (perf/pretrain.py). Here each drawn number, 64 bits, decides on four values, which takes 1 %.
 """
 
 from typing import Any

@@ -1,6 +1,7 @@
 """HiViT: a ViT whose patches are built from 4 x 4 sub-patches by two stages without attention (SARATR-X).
 
-Names and shapes are those of zhangxiaosong18/hivit (self_supervised/models/models_hivit.py); the code is our own.
+Names and shapes are those of zhangxiaosong18/hivit (self_supervised/models/models_hivit.py); the code is
+our own.
 """
 
 from collections.abc import Mapping
