@@ -86,9 +86,9 @@ def sample_hard_negatives(
     """Sample for each row one candidate of another image; more similar candidates are more likely.
 
     Inverse transform sampling at `uniform_b`, candidates in the order of their ids: the sample depends
-    neither on a generator's state nor on how a batch is divided among processes. With probability `hard_share`
-    the weights are the row's softmax; otherwise, and where they are not finite or all zero, every candidate of
-    another image is equally likely (decisions.md, "ITM negatives").
+    neither on a generator's state nor on how a batch is divided among processes. With probability
+    `hard_share` the weights are the row's softmax; otherwise, and where they are not finite or all zero,
+    every candidate of another image is equally likely (decisions.md, "ITM negatives").
 
     Args:
         similarity_bn: Similarities over temperature.
