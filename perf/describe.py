@@ -133,7 +133,7 @@ def plain(dataset: Path, url: str, tiles: int) -> float:
     import openai
 
     from fusar_klip.texts.hcot.answers import Answer, read_answer
-    from fusar_klip.texts.hcot.prompts import first_turn
+    from fusar_klip.texts.hcot.prompts import first_request
     from fusar_klip.texts.tile_pictures import tile_png
 
     client = openai.OpenAI(base_url=url, api_key="none")
@@ -142,7 +142,7 @@ def plain(dataset: Path, url: str, tiles: int) -> float:
     started = time.perf_counter()
     for _, (tile_id, parent_id) in zip(range(tiles), store.graph(), strict=False):
         context = store.context(tile_id)
-        turn = first_turn(context, "single", answers.get(parent_id or ""))
+        turn = first_request(context, "single", answers.get(parent_id or ""))
         png = base64.b64encode(tile_png(dataset / context.path, SIDE_PX, False, context.gsd_m)).decode()
         picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png}"}}
         messages: list[Any] = [

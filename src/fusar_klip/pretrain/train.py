@@ -110,13 +110,11 @@ def _train(
     folder: RunFolder, settings: PretrainSettings, spec: TaskSpec, task: TrainingTask, ranks: Ranks
 ) -> None:
     train, train_state, per_epoch = task.train, task.train_state, task.train.steps_per_epoch
-    device = train_state.device
-    total = settings.total_steps(per_epoch)
+    device, total = train_state.device, settings.total_steps(per_epoch)
     done, best = _resume(folder, task)
     saved = done
-    throughput = Throughput(
-        device, train.batch_size, train_state.flops(train.at(done)), peak_matmul_flops(device)
-    )
+    flops = train_state.flops(train.at(done))
+    throughput = Throughput(device, train.batch_size, flops, peak_matmul_flops(device))
     batches: Iterator[list[Any]] | None = None
     with (
         stop_requests() as stop,
@@ -144,9 +142,8 @@ def _train(
             with throughput:
                 micro_batches = [micro_batch.to(device) for micro_batch in next(batches)]
                 report = train_state.step(micro_batches, step, per_epoch)
-            bar.update(
-                bar_task, completed=done, description=f"Pretraining, loss {report['loss']:.2f}{throughput}"
-            )
+            description = f"Pretraining, loss {report['loss']:.2f}{throughput}"
+            bar.update(bar_task, completed=done, description=description)
 
             if done % settings.log_every == 0 or done == total:
                 log.add({**position, **report, **throughput.read()})

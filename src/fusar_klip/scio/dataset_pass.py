@@ -11,6 +11,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,26 +116,21 @@ def refine_texts(
         DatasetError: The data set or the version is missing or damaged, or there is nothing to judge.
     """
     ranks = ranks or Ranks(0, 1, next(network.parameters()).device)
-    was_training = network.training
-    network.eval()
-    try:
+    if queue is not None and queue.count:
+        negatives = Negatives.of_queue(queue)
+    with _evaluation_mode(network):
         tiles = _Tiles.open(dataset, preprocess.size, splits)
-        if queue is not None and queue.count:
-            negatives = Negatives.of_queue(queue)
         if negatives is None:
             negatives = _sample_negatives(dataset, version, tiles, network, tokenizer, preprocess, settings)
         # All processes use the digests of the first: rounding may differ between machines, and they share a
         # folder.
-        made_by = ranks.first_does(
-            lambda: {
-                **maker,
-                "prompt_version": PROMPT_VERSION,
-                "scio": settings.model_dump(mode="json"),
-                "splits": None if splits is None else sorted(splits),
-                "weights": _digest(dict(network.named_parameters())),
-                "references": _digest(vars(negatives)),
-            }
-        )
+        identity = {
+            **maker,
+            "prompt_version": PROMPT_VERSION,
+            "scio": settings.model_dump(mode="json"),
+            "splits": None if splits is None else sorted(splits),
+        }
+        made_by = ranks.first_does(lambda: identity | _digests(network, negatives))
         folder = dataset / "texts" / f".scio-{_key(dataset, version, made_by)}"
         name = ranks.first_does(lambda: _existing_version(dataset, version, made_by))
         if name is None:
@@ -145,9 +141,21 @@ def refine_texts(
         if ranks.first:
             # A pass that was interrupted after writing its version has left the folder.
             shutil.rmtree(folder, ignore_errors=True)
+    return _summary(dataset, version, name)
+
+
+@contextmanager
+def _evaluation_mode(network: KlipNetwork) -> Iterator[None]:
+    was_training = network.training
+    network.eval()
+    try:
+        yield
     finally:
         network.train(was_training)
-    return _summary(dataset, version, name)
+
+
+def _digests(network: KlipNetwork, negatives: Negatives) -> dict[str, str]:
+    return {"weights": _digest(dict(network.named_parameters())), "references": _digest(vars(negatives))}
 
 
 @dataclass(frozen=True)
