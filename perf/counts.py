@@ -31,8 +31,8 @@ from fusar_klip.simulate.surfaces import LAND_COVER
 from fusar_klip.texts import measure_tile
 from fusar_klip.texts.measure.measure_dataset import MeasuredTile, measure_dataset
 from fusar_klip.texts.measure.tile_pyramid import CatalogTile
+from fusar_klip.texts.phrases import number, region_of, regions_with_counts
 from fusar_klip.texts.template import Annotation, annotations_by_tile, kept_tiles
-from fusar_klip.texts.wording import number, region_of, regions_with_counts
 from fusar_klip.tiles import build
 
 FREE = ("anchored", "under way")
@@ -110,7 +110,7 @@ def measured_against_truth(
     dataset = folder / "dataset"
     build(sorted((folder / "scenes").glob("*.tif")), dataset)
     truth = annotations_by_tile(dataset, kept_tiles(dataset), folder / "scenes" / "truth")
-    for tile in (tile for family in measure_dataset(dataset, 1) for tile in family):
+    for tile in (tile for pyramid in measure_dataset(dataset, 1) for tile in pyramid):
         ships = [a for a in truth.get(tile.tile.tile_id, []) if a.category == "ship"]
         free = [a for a in ships if a.state in FREE]
         count = 0

@@ -34,12 +34,12 @@ from fusar_klip.files import sha256, write_json
 from fusar_klip.texts import DescribeSettings, describe
 from fusar_klip.texts.measure.evidence_store import ensure_evidence
 
-SERVER = Path(__file__).parents[1] / "tests" / "texts" / "misbehaving_server.py"
+SERVER = Path(__file__).parents[1] / "tests" / "misbehaving_server.py"
 SIDE_PX = 512
-FAMILY = 21  # a large tile, four medium and sixteen small ones
+PYRAMID_TILES = 21  # a large tile, four medium and sixteen small ones
 
 
-def family(number: int) -> Iterator[tuple[str, str | None, str, int]]:
+def pyramid(number: int) -> Iterator[tuple[str, str | None, str, int]]:
     """Yield (tile_id, parent_id, scale, which picture) of one large tile and all inside it."""
     name = f"F{number:06d}"
     yield f"{name}_L", None, SCALES[0], 0
@@ -49,13 +49,13 @@ def family(number: int) -> Iterator[tuple[str, str | None, str, int]]:
             yield f"{name}_S{i}{j}", f"{name}_M{i}", SCALES[2], 5 + 4 * i + j
 
 
-def make_dataset(folder: Path, pictures: Path, families: int) -> Path:
-    """Write a catalog of so many families; they share their 21 pictures."""
+def make_dataset(folder: Path, pictures: Path, pyramids: int) -> Path:
+    """Write a catalog of so many pyramids; they share their 21 pictures."""
     folder.mkdir()
     (folder / "tiles").symlink_to(pictures, target_is_directory=True)
     rows = []
-    for number in range(families):
-        for tile_id, parent_id, scale, picture in family(number):
+    for number in range(pyramids):
+        for tile_id, parent_id, scale, picture in pyramid(number):
             known = dict.fromkeys(TILE_SCHEMA.names) | {
                 "tile_id": tile_id,
                 "scene_id": "scene",
@@ -91,7 +91,7 @@ def draw_pictures(folder: Path) -> None:
     folder.mkdir()
     profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "width": SIDE_PX, "height": SIDE_PX}
     profile |= {"crs": "EPSG:32611", "transform": Affine(1, 0, 380_000, 0, -1, 3_735_000)}
-    for number in range(FAMILY):
+    for number in range(PYRAMID_TILES):
         generator = np.random.default_rng(number)
         level = np.where(np.arange(SIDE_PX) < SIDE_PX // 2, 25.0, 90.0)
         pixels = np.clip(level * np.sqrt(generator.gamma(3.0, 1 / 3.0, (SIDE_PX, SIDE_PX))), 1, 255)
@@ -99,20 +99,20 @@ def draw_pictures(folder: Path) -> None:
             file.write(pixels.astype(np.uint8), 1)
 
 
-def copy_evidence(one: Path, dataset: Path, families: int) -> None:
-    """Give a data set the evidence of one measured family, so that nothing is measured in the timed run."""
+def copy_evidence(one: Path, dataset: Path, pyramids: int) -> None:
+    """Give a data set the evidence of one measured pyramid, so that nothing is measured in the timed run."""
     (measured,) = (one / "cache" / "evidence").glob("*.sqlite")
     digest = sha256(dataset / "tiles.parquet")[:16]
     path = dataset / "cache" / "evidence" / f"{measured.stem.rsplit('_', 1)[0]}_{digest}.sqlite"
     path.parent.mkdir(parents=True)
     shutil.copy(measured, path)
     with closing(sqlite3.connect(path)) as store, store:
-        for number in range(1, families):
+        for number in range(1, pyramids):
             store.execute(
                 "INSERT INTO tiles (tile_id, parent_id, context) SELECT replace(tile_id, 'F000000', :name), "
                 "replace(parent_id, 'F000000', :name), replace(context, 'F000000', :name) FROM tiles "
-                "WHERE place <= :family ORDER BY place",
-                {"name": f"F{number:06d}", "family": FAMILY},
+                "WHERE place <= :pyramid ORDER BY place",
+                {"name": f"F{number:06d}", "pyramid": PYRAMID_TILES},
             )
 
 
@@ -134,7 +134,7 @@ def plain(dataset: Path, url: str, tiles: int) -> float:
 
     from fusar_klip.texts.hcot.answers import Answer, read_answer
     from fusar_klip.texts.hcot.prompts import first_request
-    from fusar_klip.texts.tile_pictures import tile_png
+    from fusar_klip.texts.tile_images import tile_png
 
     client = openai.OpenAI(base_url=url, api_key="none")
     store = ensure_evidence(dataset)
@@ -142,14 +142,14 @@ def plain(dataset: Path, url: str, tiles: int) -> float:
     started = time.perf_counter()
     for _, (tile_id, parent_id) in zip(range(tiles), store.graph(), strict=False):
         context = store.context(tile_id)
-        turn = first_request(context, "single", answers.get(parent_id or ""))
+        request = first_request(context, "single", answers.get(parent_id or ""))
         png = base64.b64encode(tile_png(dataset / context.path, SIDE_PX, False, context.gsd_m)).decode()
         picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png}"}}
         messages: list[Any] = [
-            {"role": "system", "content": turn.system},
-            {"role": "user", "content": [{"type": "text", "text": turn.user}, picture]},
+            {"role": "system", "content": request.system},
+            {"role": "user", "content": [{"type": "text", "text": request.user}, picture]},
         ]
-        wanted: Any = {"type": "json_schema", "json_schema": {"name": "answer", "schema": turn.schema}}
+        wanted: Any = {"type": "json_schema", "json_schema": {"name": "answer", "schema": request.schema}}
         reply = client.chat.completions.create(model="m", messages=messages, response_format=wanted)
         answer = read_answer(reply.choices[0].message.content or "", context)
         assert isinstance(answer, Answer)
@@ -189,13 +189,13 @@ def main() -> None:
         draw_pictures(folder / "pictures")
         one = make_dataset(folder / "one", folder / "pictures", 1)
         ensure_evidence(one).close()
-        sequential = plain(one, url, FAMILY)
+        sequential = plain(one, url, PYRAMID_TILES)
         print("| what | tiles | tiles/s | ratio | peak MB |\n|---|---|---|---|---|")
-        print(f"| plain loop | {FAMILY} | {sequential:.1f} | 1 | |", flush=True)
+        print(f"| plain loop | {PYRAMID_TILES} | {sequential:.1f} | 1 | |", flush=True)
         for tiles in options.tiles:
-            families = -(-tiles // FAMILY)
-            dataset = make_dataset(folder / f"of_{tiles}", folder / "pictures", families)
-            copy_evidence(one, dataset, families)
+            pyramids = -(-tiles // PYRAMID_TILES)
+            dataset = make_dataset(folder / f"of_{tiles}", folder / "pictures", pyramids)
+            copy_evidence(one, dataset, pyramids)
             command = [sys.executable, __file__, "--run", str(dataset), url]
             command += ["--concurrency", str(options.concurrency)]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)

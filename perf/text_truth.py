@@ -27,8 +27,8 @@ from rasterio.windows import from_bounds
 
 from fusar_klip.catalog import read_texts, read_tiles
 from fusar_klip.simulate.surfaces import LAND_COVER
+from fusar_klip.texts.phrases import region_name, region_of
 from fusar_klip.texts.template import Annotation, annotations_by_tile, kept_tiles
-from fusar_klip.texts.wording import region_name, region_of
 
 CODES = {name: code for code, name in LAND_COVER.items()}
 # A share that is off by this much is false: `measure` itself is mostly within half of it.

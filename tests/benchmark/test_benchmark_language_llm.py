@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fusar_klip.benchmark import benchmark
-from fusar_klip.benchmark.tasks.llm_vqa import picture_of, request_for
+from fusar_klip.benchmark.tasks.llm_vqa import encode_image, request_for
 from fusar_klip.datasets.label_texts.language_data import Question
 from fusar_klip.errors import DatasetError, ProviderError
 
@@ -139,11 +139,11 @@ def test_each_kind_of_question_says_which_form_its_answer_has() -> None:
 def test_pictures_are_made_smaller_and_never_larger(tmp_path: Path) -> None:
     Image.new("RGB", (200, 100), (9, 9, 9)).save(tmp_path / "a.jpg")
     for side, size in ((50, (50, 25)), (400, (200, 100))):
-        picture = picture_of(tmp_path / "a.jpg", side)
+        picture = encode_image(tmp_path / "a.jpg", side)
         (tmp_path / "b.png").write_bytes(picture.png)
         with Image.open(tmp_path / "b.png") as image:
             assert (image.size, image.mode) == (size, "L")
-        assert picture == picture_of(tmp_path / "a.jpg", side)
+        assert picture == encode_image(tmp_path / "a.jpg", side)
     (tmp_path / "c.png").write_bytes(b"no image")
     with pytest.raises(DatasetError, match="replace or remove it"):
-        picture_of(tmp_path / "c.png", 50)
+        encode_image(tmp_path / "c.png", 50)

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from misbehaving_server import KEY, Server
 from numpy.typing import NDArray
 from shapely.geometry import box
 from texts_synthetic import GSD_M
 
 from fusar_klip.catalog import TILE_SCHEMA, write_manifest, write_tiles
 from fusar_klip.texts import DescribeSettings
+from misbehaving_server import KEY, Server
+from tiny_llava import save_tiny_llava
 
 
 @pytest.fixture
@@ -94,3 +95,9 @@ def settings(server: Server) -> Callable[..., DescribeSettings]:
         return DescribeSettings.model_validate(known | changes)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("transformers")
+    return save_tiny_llava(tmp_path_factory.mktemp("tiny-llava"))

@@ -11,9 +11,15 @@ from hypothesis import strategies as st
 from texts_contexts import make_context
 
 from fusar_klip.catalog import FIELDS, TARGET_FIELDS, TERRAIN_FIELDS
-from fusar_klip.texts.hcot.answers import MOST_ANSWER_CHARS, MOST_WORDS, Answer, Complaint, read_answer
+from fusar_klip.texts.hcot.answers import (
+    MAX_ANSWER_CHARS_READ,
+    MAX_FIELD_WORDS,
+    Answer,
+    InvalidAnswer,
+    is_english,
+    read_answer,
+)
 from fusar_klip.texts.hcot.contradictions import stated_count
-from fusar_klip.texts.hcot.language import is_english
 from fusar_klip.texts.hcot.prompts import LAYERS
 from fusar_klip.texts.measure.evidence import Waterline
 
@@ -66,7 +72,7 @@ def read(text: str, context: Any = SEA) -> Answer:
 
 def complaint(text: str, context: Any = SEA) -> str:
     answer = read_answer(text, context)
-    assert isinstance(answer, Complaint), answer
+    assert isinstance(answer, InvalidAnswer), answer
     return answer.reason
 
 
@@ -155,9 +161,9 @@ def test_terrain_has_its_own_fields() -> None:
         (whole(SHIPS | {"Feature": "Bright\u202e returns."}), "control"),
         (whole(SHIPS | {"Feature": "Bright \ud800 returns."}), "control"),
         (whole(SHIPS | {"Feature": "\U000e0041\U000e0042 bright returns."}), "control"),
-        (whole(SHIPS | {"Region": "sea " * (MOST_WORDS + 1)}), "too long"),
+        (whole(SHIPS | {"Region": "sea " * (MAX_FIELD_WORDS + 1)}), "too long"),
         (whole(SHIPS | {"Region": "s" * 500}), "too long"),
-        ("x" * (MOST_ANSWER_CHARS + 1), "far too long"),
+        ("x" * (MAX_ANSWER_CHARS_READ + 1), "far too long"),
         ("I'm sorry, but I can't help with that.", "refusal"),
         ("I cannot view images. Please describe it to me.", "refusal"),
         (whole(SHIPS | {"Count": "I'm unable to see the image."}), "refusal"),
@@ -328,7 +334,7 @@ def test_counts_are_read_from_words_and_figures(text: str, count: int | None) ->
 
 @given(st.text())
 def test_no_text_raises(text: str) -> None:
-    assert isinstance(read_answer(text, SEA), Answer | Complaint)
+    assert isinstance(read_answer(text, SEA), Answer | InvalidAnswer)
 
 
 @given(st.data(), st.sampled_from([None, 1]), st.text(max_size=5))
@@ -385,4 +391,4 @@ def test_deep_nesting_and_many_braces_end_soon() -> None:
         "Count" * 9_000,
         "*" * 49_000,
     ):
-        assert isinstance(read_answer(text, SEA), Complaint)
+        assert isinstance(read_answer(text, SEA), InvalidAnswer)

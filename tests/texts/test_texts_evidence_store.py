@@ -1,11 +1,14 @@
 """The evidence store: measured once, the same as `measure`, and going on from where a run stopped."""
 
+import hashlib
+import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 from texts_synthetic import city, sea_with_ships
 
 from fusar_klip.catalog import read_footprints, read_tiles, write_manifest, write_tiles
@@ -13,7 +16,12 @@ from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.texts import DescribeSettings, describe
 from fusar_klip.texts.hcot.prompts import first_request
 from fusar_klip.texts.measure import evidence_store
-from fusar_klip.texts.measure.evidence_store import EvidenceStore, ensure_evidence, read_known_places
+from fusar_klip.texts.measure.evidence_store import (
+    EvidenceStore,
+    TileContext,
+    ensure_evidence,
+    read_known_places,
+)
 from fusar_klip.texts.measure.measure_dataset import MeasuredTile, measure_dataset
 
 MakeDataset = Callable[..., Path]
@@ -205,3 +213,20 @@ def test_a_manifest_of_another_version_does_not_matter(dataset: Path) -> None:
     ensure_evidence(dataset).close()
     write_manifest(dataset, {"version": 1, "further": True})
     assert len(ensure_evidence(dataset)) == 5
+
+
+def test_the_format_changes_with_the_fields() -> None:
+    """Other fields need another file: change `CONTEXT_FORMAT` together with this digest."""
+
+    def without_descriptions(schema: object) -> object:
+        if isinstance(schema, dict):
+            return {
+                key: without_descriptions(value)
+                for key, value in schema.items()
+                if key != "description" or not isinstance(value, str)
+            }
+        return [without_descriptions(each) for each in schema] if isinstance(schema, list) else schema
+
+    schema = without_descriptions(TypeAdapter(TileContext).json_schema())
+    digest = hashlib.sha256(json.dumps(schema).encode()).hexdigest()[:8]
+    assert (evidence_store.CONTEXT_FORMAT, digest) == ("b13abfdf", "296405d8")

@@ -21,8 +21,8 @@ from fusar_klip.texts import DescribeSettings, describe, estimate
 from fusar_klip.texts.hcot.prompts import LAYERS
 from fusar_klip.texts.hcot.schedule import Schedule
 from fusar_klip.texts.measure.evidence_store import ensure_evidence
-from fusar_klip.texts.text_writer import Unanswered
-from fusar_klip.texts.tile_pictures import tile_png
+from fusar_klip.texts.text_writer import UnansweredTile
+from fusar_klip.texts.tile_images import tile_png
 
 MakeSettings = Callable[..., DescribeSettings]
 TILES = 10
@@ -330,9 +330,9 @@ def test_a_schedule_holds_few_families() -> None:
         schedule, done, most = Schedule(graph()), 0, 0
         while (job := await schedule.take()) is not None:
             if "." in job.tile_id:
-                assert isinstance(job.parent, Unanswered)
+                assert isinstance(job.parent, UnansweredTile)
                 assert job.parent.tile_id == job.tile_id.split(".")[0]
-            await schedule.finish(job, Unanswered(job.tile_id, None))
+            await schedule.finish(job, UnansweredTile(job.tile_id, None))
             done += 1
             most = max(most, len(schedule._ready))
         return done, most

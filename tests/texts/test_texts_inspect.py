@@ -19,7 +19,7 @@ from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.texts.inspection import image_text_similarity as closeness
 from fusar_klip.texts.inspection import inspect, statistics
 from fusar_klip.texts.inspection.caption_sources import ImageCaptions, dataset_sources, file_source
-from fusar_klip.texts.inspection.scio_decisions import read_decisions
+from fusar_klip.texts.inspection.scio_decisions import read_scio_decisions
 
 MakeDataset = Callable[..., Path]
 HOSTILE = '<script>window.hacked = 1</script> & "ü"'
@@ -246,7 +246,7 @@ def test_texts_that_follow_the_images_share_their_neighbours(dataset: Path) -> N
         source.name: [" ".join(c for _, c in text.captions) for text in source.read()]
         for source in dataset_sources(dataset)
     }
-    found = closeness.compare(dataset, tiles, said)
+    found = closeness.compare_layouts(dataset, tiles, said)
     images, plain, hcot = found.panels
     assert images.agreement is None
     assert plain.agreement is not None
@@ -275,7 +275,7 @@ def test_what_scio_decided_is_shown(dataset: Path, tmp_path: Path) -> None:
     texts.loc[new, "previous"] = texts.loc[new, "text"]
     texts.loc[new, ["verdict", "text"]] = ["reconstructed", "Written anew."]
     write_texts(dataset, "v002", texts, parent="v001", maker={"verb": "refine"})
-    decisions = read_decisions(dataset, "v002")
+    decisions = read_scio_decisions(dataset, "v002")
     assert decisions is not None
     assert decisions.total == {
         "kept": 384 - noise.sum() - new.sum(),
@@ -292,6 +292,6 @@ def test_what_scio_decided_is_shown(dataset: Path, tmp_path: Path) -> None:
     assert "<del>Water: " in html
     assert "-0.125" in html
     assert "<script>" not in html
-    assert read_decisions(dataset, "v001") is None
+    assert read_scio_decisions(dataset, "v001") is None
     inspect(dataset, out=tmp_path / "before.html", version="v001")
     assert "Screened by SCIO" not in (tmp_path / "before.html").read_text()

@@ -20,7 +20,7 @@ from fusar_klip.geo.gazetteer import Neighbour, Place
 from fusar_klip.geo.platforms import BANDS, PLATFORMS, band_of_frequency
 from fusar_klip.texts.hcot.prompts import LAYERS, PROMPT_VERSION, first_request, next_request, repair_request
 from fusar_klip.texts.hcot.prompts import templates as prompt_files
-from fusar_klip.texts.hcot.prompts.sensor_knowledge import knowledge, look_azimuth_deg
+from fusar_klip.texts.hcot.prompts.sensor_knowledge import layer_slots, look_azimuth_deg
 from fusar_klip.texts.hcot.prompts.tile_data import clean, quoted
 from fusar_klip.texts.measure.evidence_store import TileContext
 
@@ -63,7 +63,7 @@ def test_every_slot_of_every_file_is_filled_and_every_file_is_used() -> None:
         name for part in shipped for name in Template(prompt_files.template(part).template).get_identifiers()
     }
     given_slots = {
-        *knowledge(make_context()),
+        *layer_slots(make_context()),
         "tile",
         "measured",
         "parent",
@@ -263,8 +263,8 @@ def test_layover_leans_to_the_radar_and_shadows_fall_away(
     found = look_azimuth_deg(context)
     assert found is not None
     assert found[0] == pytest.approx(azimuth_deg, abs=1.0)
-    assert said in knowledge(context)["sensor"]
-    turned = knowledge(replace(context, north_up=False))["sensor"]
+    assert said in layer_slots(context)["sensor"]
+    turned = layer_slots(replace(context, north_up=False))["sensor"]
     assert "in the picture layover" not in turned
 
 
@@ -281,7 +281,7 @@ def test_sentinel_1s_pass_follows_from_the_local_time(
     found = look_azimuth_deg(context)
     assert (found and found[0]) == (azimuth_deg and pytest.approx(azimuth_deg, abs=1.5))
     if found:
-        assert "Judging by the local time" in knowledge(context)["sensor"]
+        assert "Judging by the local time" in layer_slots(context)["sensor"]
 
 
 @pytest.mark.parametrize(
@@ -296,16 +296,16 @@ def test_sentinel_1s_pass_follows_from_the_local_time(
 def test_no_look_direction_is_made_up(changes: dict[str, Any]) -> None:
     context = make_context(**changes)
     assert look_azimuth_deg(context) is None
-    assert "look direction is not known" in knowledge(context)["sensor"]
+    assert "look direction is not known" in layer_slots(context)["sensor"]
 
 
 def test_layover_and_shadow_follow_from_the_incidence_angle() -> None:
-    said = knowledge(make_context(incidence_deg=30.0))["sensor"]
+    said = layer_slots(make_context(incidence_deg=30.0))["sensor"]
     assert f"leans {20 / math.tan(math.radians(30)):.0f} m" in said
     assert f"a shadow of {20 * math.tan(math.radians(30)):.0f} m" in said
     # Rayleigh: 5.6 cm / (8 cos 30 degrees)
     assert "less than 0.81 cm" in said
-    assert "incidence angle is not known" in knowledge(make_context(incidence_deg=None))["sensor"]
+    assert "incidence angle is not known" in layer_slots(make_context(incidence_deg=None))["sensor"]
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_a_near_airport_may_be_seen(distance_km: float, said: str | None) -> Non
     geography = harbour()
     assert geography.airport is not None
     near = replace(geography, airport=replace(geography.airport, distance_km=distance_km))
-    nearness = knowledge(make_context(geography=near))["nearness"]
+    nearness = layer_slots(make_context(geography=near))["nearness"]
     assert said in nearness if said else "The point of" not in nearness
 
 
@@ -331,7 +331,7 @@ def test_a_near_airport_may_be_seen(distance_km: float, said: str | None) -> Non
     ],
 )
 def test_what_can_be_told_follows_from_the_spacing(gsd_m: float, said: str) -> None:
-    assert said in knowledge(make_context(gsd_m=gsd_m))["spacing"]
+    assert said in layer_slots(make_context(gsd_m=gsd_m))["spacing"]
 
 
 def injected() -> TileContext:

@@ -19,7 +19,7 @@ from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.files import sha256
 from fusar_klip.texts.review import make_pages, pages, read_answers
 from fusar_klip.texts.review.accuracy import ANSWERS_FORMAT, effective_answers, wilson
-from fusar_klip.texts.review.sample import sample_tiles
+from fusar_klip.texts.review.pages import sample_tiles
 
 MakeDataset = Callable[..., Path]
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'> & \"ü\" \u2028"

@@ -10,21 +10,21 @@ from texts_synthetic import GSD_M, Rod, city, sea_with_ships
 from fusar_klip.catalog import FIELDS
 from fusar_klip.geo.gazetteer import places
 from fusar_klip.texts import measure_tile
-from fusar_klip.texts.measure.geography import Geography, locate, neighbours
+from fusar_klip.texts.measure.geography import Geography, look_up_geography, nearby_places
 from fusar_klip.texts.measure.sentences import compose
-from fusar_klip.texts.wording import axis, distance, number, regions_with_counts, sizes, tenths, wind
+from fusar_klip.texts.phrases import axis, compass_point, distance, number, regions_with_counts, sizes, tenths
 
-NOWHERE = locate(None, None, 0.6, None, None)
-AT_LAX = locate(-118.408, 33.9425, 0.6, "Los Angeles", "United States")
-AT_PORT = locate(-118.283, 33.717, 0.6, "San Pedro", "United States")
+NOWHERE = look_up_geography(None, None, 0.6, None, None)
+AT_LAX = look_up_geography(-118.408, 33.9425, 0.6, "Los Angeles", "United States")
+AT_PORT = look_up_geography(-118.283, 33.717, 0.6, "San Pedro", "United States")
 
 
-MOST_WORDS = 110  # with the fields' names; about 160 WordPiece tokens
+MAX_FIELD_WORDS = 110  # with the fields' names; about 160 WordPiece tokens
 
 
 def check(fields: dict[str, str]) -> None:
     segments = [f"{field}: {text}" for field, text in fields.items()]
-    assert sum(len(segment.split()) for segment in segments) <= MOST_WORDS, segments
+    assert sum(len(segment.split()) for segment in segments) <= MAX_FIELD_WORDS, segments
     for text in fields.values():
         assert text.endswith(".")
         assert text[0].isupper() or text[0].isdigit()
@@ -74,8 +74,8 @@ def test_many_ships_before_a_city_stay_within_the_limit_of_words(
 
 def test_neighbours_keep_to_their_share_of_words() -> None:
     for place in places("airport")[::40]:
-        geography = locate(place.lon, place.lat + 0.02, 0.6, place.name, place.country)
-        assert len(neighbours(geography, 2).split()) <= 18
+        geography = look_up_geography(place.lon, place.lat + 0.02, 0.6, place.name, place.country)
+        assert len(nearby_places(geography, 2).split()) <= 18
 
 
 def test_tiles_of_one_kind_read_differently() -> None:
@@ -160,8 +160,8 @@ def test_an_open_coast_beside_a_port_is_no_harbour() -> None:
         (sizes([10, 40], 3.0), "30 to 120 m"),
         (sizes([2.2], None), "2 pixels"),
         (sizes([1], 8.29), "10 m"),
-        (wind(359), "north"),
-        (wind(224), "south-west"),
+        (compass_point(359), "north"),
+        (compass_point(224), "south-west"),
         (axis(178, north_known=True), "north to south"),
         (axis(90, north_known=False), "horizontal"),
     ],

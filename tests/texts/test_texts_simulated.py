@@ -8,7 +8,7 @@ import rasterio
 from fusar_klip.catalog import read_texts, read_tiles
 from fusar_klip.simulate import simulate
 from fusar_klip.texts import DescribeSettings, describe
-from fusar_klip.texts.wording import number
+from fusar_klip.texts.phrases import number
 from fusar_klip.tiles.build import build
 
 

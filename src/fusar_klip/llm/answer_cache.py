@@ -161,7 +161,7 @@ class AnswerCache:
 
 
 def answer_key(
-    name: str, parameters: Mapping[str, Any], request: Request, picture: EncodedImage | None, attempt: int = 0
+    name: str, parameters: Mapping[str, Any], request: Request, image: EncodedImage | None, attempt: int = 0
 ) -> bytes:
     """Return 32 bytes that stand for a request: model, parameters, whole prompt, image bytes.
 
@@ -175,7 +175,7 @@ def answer_key(
         "history": [list(said) for said in request.history],
         "user": request.user,
         "schema": request.schema,
-        "image": picture.digest if picture is not None else None,
+        "image": image.digest if image is not None else None,
         "attempt": attempt,
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).digest()

@@ -18,17 +18,17 @@ from fusar_klip.llm.prices import prompt_tokens, text_tokens
 from fusar_klip.llm.provider import Completion, EncodedImage, Provider, Request, TryAgainError
 from fusar_klip.llm.settings import LlmSettings
 
-_LONGEST_WAIT_S = 60.0
+_MAX_WAIT_S = 60.0
 
 
 class AnswerSource(Protocol):
     """Whoever finds answers: `LlmClient` now, `OpenAiBatch` by batches, `DryRunClient` not at all."""
 
-    def known(self, request: Request, picture: EncodedImage | None, attempt: int) -> bool:
+    def known(self, request: Request, image: EncodedImage | None, attempt: int) -> bool:
         """Whether the answer is on disk already."""
         ...
 
-    async def ask(self, request: Request, picture: EncodedImage | None, attempt: int) -> Completion:
+    async def ask(self, request: Request, image: EncodedImage | None, attempt: int) -> Completion:
         """Return the answer to a request; `attempt` tells answers to the same question apart.
 
         Raises:
@@ -75,12 +75,12 @@ class Answers:
         self._name, self._parameters, self._cache = name, parameters, cache
         self.usage = Usage()
 
-    def known(self, request: Request, picture: EncodedImage | None, attempt: int) -> bool:
+    def known(self, request: Request, image: EncodedImage | None, attempt: int) -> bool:
         """Whether the answer is on disk already."""
-        return self._cache.get(self._key(request, picture, attempt)) is not None
+        return self._cache.get(self._key(request, image, attempt)) is not None
 
-    def _key(self, request: Request, picture: EncodedImage | None, attempt: int) -> bytes:
-        return answer_key(self._name, self._parameters, request, picture, attempt)
+    def _key(self, request: Request, image: EncodedImage | None, attempt: int) -> bytes:
+        return answer_key(self._name, self._parameters, request, image, attempt)
 
     def _look_up(self, key: bytes) -> Completion | None:
         answer = self._cache.get(key)
@@ -103,19 +103,19 @@ class LlmClient(Answers):
         self._provider, self._budget, self._stop, self._settings = provider, budget, stop, settings
         self._rate = RateLimit(settings.requests_per_minute, settings.tokens_per_minute)
 
-    async def ask(self, request: Request, picture: EncodedImage | None, attempt: int) -> Completion:
+    async def ask(self, request: Request, image: EncodedImage | None, attempt: int) -> Completion:
         """Return the answer to a request; see `AnswerSource.ask`."""
-        key = self._key(request, picture, attempt)
+        key = self._key(request, image, attempt)
         if (answer := self._look_up(key)) is not None:
             return answer
         async with self._cache.claim(key):
             if (answer := self._look_up(key)) is not None:
                 return answer
-            answer = await self._patiently(request, picture, key)
+            answer = await self._ask_with_retries(request, image, key)
         self.usage.add(answer)
         return answer
 
-    async def _patiently(self, request: Request, picture: EncodedImage | None, key: bytes) -> Completion:
+    async def _ask_with_retries(self, request: Request, image: EncodedImage | None, key: bytes) -> Completion:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(TryAgainError),
             stop=stop_after_delay(self._settings.patience_s),
@@ -123,14 +123,14 @@ class LlmClient(Answers):
             sleep=self._stop.sleep,
             reraise=True,
         )
-        return await retrying(self._once, request, picture, key)
+        return await retrying(self._ask_once, request, image, key)
 
-    async def _once(self, request: Request, picture: EncodedImage | None, key: bytes) -> Completion:
+    async def _ask_once(self, request: Request, image: EncodedImage | None, key: bytes) -> Completion:
         tokens, most = prompt_tokens(request, self._settings), self._provider.max_output_tokens
         await self._rate.wait(tokens + most, self._stop)
         async with self._budget.reserve(tokens, most):
             try:
-                answer = await self._provider.complete(request, picture.png if picture is not None else None)
+                answer = await self._provider.complete(request, image.png if image is not None else None)
             except TryAgainError as failure:
                 if failure.maybe_billed:
                     await self._cache.put(self._provider.name, None, Completion("", tokens, most))
@@ -142,12 +142,12 @@ class LlmClient(Answers):
         """Return the seconds until the next try: what the server asks for, else 1, 2, 4, ... with jitter."""
         failure = state.outcome.exception() if state.outcome else None
         doubled = self._settings.retry_wait_s * 2.0 ** min(state.attempt_number - 1, 10)
-        wait_s = min(doubled, _LONGEST_WAIT_S) * random.uniform(0.5, 1.5)
+        wait_s = min(doubled, _MAX_WAIT_S) * random.uniform(0.5, 1.5)
         if isinstance(failure, TryAgainError) and failure.retry_after_s is not None:
             # All who were told the same do not come back at the same moment.
             wait_s = failure.retry_after_s + random.uniform(0, min(wait_s, 1.0))
         if isinstance(failure, TryAgainError) and failure.overloaded:
-            self._rate.rest(failure.retry_after_s if failure.retry_after_s is not None else wait_s)
+            self._rate.pause(failure.retry_after_s if failure.retry_after_s is not None else wait_s)
         return wait_s
 
 
@@ -160,9 +160,9 @@ class DryRunClient(Answers):
         super().__init__(name, parameters, cache)
         self._settings = settings
 
-    async def ask(self, request: Request, picture: EncodedImage | None, attempt: int) -> Completion:
+    async def ask(self, request: Request, image: EncodedImage | None, attempt: int) -> Completion:
         """Return a usable answer of usual length."""
-        if (answer := self._look_up(self._key(request, picture, attempt))) is not None:
+        if (answer := self._look_up(self._key(request, image, attempt))) is not None:
             return answer
         text = json.dumps(_stand_in(request.schema))
         answer = Completion(text, prompt_tokens(request, self._settings), text_tokens(len(text)))

@@ -26,7 +26,7 @@ class StopFlag:
     def __bool__(self) -> bool:
         return self._raised.is_set()
 
-    def raise_(self, reason: BaseException) -> None:
+    def set(self, reason: BaseException) -> None:
         """End the run; the first reason stands."""
         self.reason = self.reason or reason
         self._raised.set()
@@ -50,9 +50,9 @@ class RateLimit:
 
     def __init__(self, requests_per_minute: int | None, tokens_per_minute: int | None) -> None:
         self._buckets = [
-            _Bucket(limit) if limit else None for limit in (requests_per_minute, tokens_per_minute)
+            _TokenBucket(limit) if limit else None for limit in (requests_per_minute, tokens_per_minute)
         ]
-        self._rest_until = 0.0
+        self._paused_until = 0.0
 
     async def wait(self, tokens: int, stop: StopFlag) -> None:
         """Wait until a request of so many tokens may be sent.
@@ -63,15 +63,15 @@ class RateLimit:
         now = _now()
         due = [b.take(amount, now) for b, amount in zip(self._buckets, (1, tokens), strict=True) if b]
         until = max(due, default=now)
-        while (left := max(until, self._rest_until) - _now()) > 0:
+        while (left := max(until, self._paused_until) - _now()) > 0:
             await stop.sleep(left)
 
-    def rest(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         """Send nothing for so long."""
-        self._rest_until = max(self._rest_until, _now() + seconds)
+        self._paused_until = max(self._paused_until, _now() + seconds)
 
 
-class _Bucket:
+class _TokenBucket:
     """Fills evenly up to a second's worth; a request that takes more than there is waits for its turn."""
 
     def __init__(self, per_minute: int) -> None:

@@ -31,8 +31,8 @@ from fusar_klip.llm.settings import LlmSettings
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 # The API takes 50,000 requests and 200 MB a file; a smaller file is uploaded again sooner after a cut.
-MOST_REQUESTS = 50_000
-MOST_BYTES = 90_000_000
+MAX_REQUESTS_PER_FILE = 50_000
+MAX_FILE_BYTES = 90_000_000
 _TAG = "fusar_klip"
 _OVER = ("completed", "failed", "expired", "cancelled")
 _RETRIES = 8
@@ -83,9 +83,9 @@ class OpenAiBatch(Answers):
         self._refused: dict[bytes, str] = {}
         self._trouble = "it holds no line for our requests"
 
-    async def ask(self, request: Request, picture: EncodedImage | None, attempt: int) -> Completion:
+    async def ask(self, request: Request, image: EncodedImage | None, attempt: int) -> Completion:
         """Return the answer if it is in the cache, else collect the request; see `AnswerSource.ask`."""
-        key = self._key(request, picture, attempt)
+        key = self._key(request, image, attempt)
         if (answer := self._look_up(key)) is not None:
             return answer
         if key in self._refused:
@@ -96,7 +96,7 @@ class OpenAiBatch(Answers):
             if self._budget.hold(*most, batch=True):
                 self._held.append(most)
                 self._collected.add(key)
-                self._collect(key, self._provider.body(request, picture.png if picture is not None else None))
+                self._collect(key, self._provider.body(request, image.png if image is not None else None))
         raise DeferredError
 
     async def resume(self) -> None:
@@ -145,7 +145,7 @@ class OpenAiBatch(Answers):
         request = {"custom_id": key.hex(), "method": "POST", "url": ENDPOINT, "body": body}
         line = json.dumps(request).encode() + b"\n"
         if self._file is not None and (
-            self._lines >= MOST_REQUESTS or self._file.tell() + len(line) > MOST_BYTES
+            self._lines >= MAX_REQUESTS_PER_FILE or self._file.tell() + len(line) > MAX_FILE_BYTES
         ):
             self._close_file()
         if self._file is None:

@@ -23,11 +23,11 @@ from fusar_klip.llm.provider import MAX_ANSWER_CHARS, Completion, RefusedError, 
 from fusar_klip.llm.settings import LlmSettings
 
 # An honest answer has some 10 kB. A server that sends more than this is cut off.
-_LONGEST_BODY = 4 << 20
+_MAX_BODY_BYTES = 4 << 20
 # A server that sends a byte now and then never runs into the timeout of a single wait.
 _WHOLE_ANSWER = 4.0
 # Longer waits than this mean a daily quota; the same command goes on from here tomorrow.
-LONGEST_RETRY_AFTER_S = 600.0
+MAX_RETRY_AFTER_S = 600.0
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _OPENAI = "api.openai.com"
 
@@ -187,11 +187,11 @@ def chat_body(request: Request, png: bytes | None, settings: LlmSettings) -> dic
 
 
 async def _read(response: Any) -> bytes:
-    """Read a body, at most `_LONGEST_BODY` bytes of it."""
+    """Read a body, at most `_MAX_BODY_BYTES` bytes of it."""
     content = bytearray()
     async for part in response.iter_bytes():
         content += part
-        if len(content) > _LONGEST_BODY:
+        if len(content) > _MAX_BODY_BYTES:
             break
     return bytes(content)
 
@@ -205,7 +205,7 @@ def read_completion(content: bytes, asked_chars: int, key: str) -> Completion:
     Raises:
         TryAgainError: The body is no chat completion: a proxy's page, or an answer cut short.
     """
-    if len(content) > _LONGEST_BODY:
+    if len(content) > _MAX_BODY_BYTES:
         text = content[:MAX_ANSWER_CHARS].decode("utf-8", "replace")
         return Completion(without_key(text, key), text_tokens(asked_chars), text_tokens(len(content)))
     try:
@@ -283,10 +283,10 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         except (KeyError, ValueError):
             continue
         # NaN fails both comparisons.
-        return min(wait_s, LONGEST_RETRY_AFTER_S) if wait_s >= 0 else None
+        return min(wait_s, MAX_RETRY_AFTER_S) if wait_s >= 0 else None
     try:
         then, now = (email.utils.parsedate_to_datetime(headers[name]) for name in ("retry-after", "date"))
-        return min(max(0.0, (then - now).total_seconds()), LONGEST_RETRY_AFTER_S)
+        return min(max(0.0, (then - now).total_seconds()), MAX_RETRY_AFTER_S)
     except (KeyError, ValueError, TypeError):
         return None
 

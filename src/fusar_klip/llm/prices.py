@@ -15,7 +15,7 @@ from fusar_klip.llm.provider import Request
 from fusar_klip.llm.settings import LlmSettings
 
 # English prose has some four characters a token, numbers and names fewer: three counts rather too many.
-_CHARACTERS_A_TOKEN = 3
+_CHARACTERS_PER_TOKEN = 3
 _UNKNOWN_IMAGE = ("tiles", 85, 170)
 
 
@@ -66,7 +66,7 @@ def prompt_tokens(request: Request, settings: LlmSettings) -> int:
 
 def text_tokens(characters: int) -> int:
     """Return how many tokens a text has at most."""
-    return math.ceil(characters / _CHARACTERS_A_TOKEN)
+    return math.ceil(characters / _CHARACTERS_PER_TOKEN)
 
 
 def prompt_chars(request: Request) -> int:

@@ -10,7 +10,7 @@ from fusar_klip.texts.settings import DescribeSettings, ProviderName
 from fusar_klip.texts.summary import DescribeEstimate, DescribeSummary
 from fusar_klip.texts.template import PROMPT_VERSION as TEMPLATE_VERSION
 from fusar_klip.texts.template import template_texts
-from fusar_klip.texts.text_writer import Described, Outcomes
+from fusar_klip.texts.text_writer import DescribedTile, TextWriter
 
 DEFAULTS = DescribeSettings()
 
@@ -31,9 +31,9 @@ def describe(dataset: Path, settings: DescribeSettings = DEFAULTS) -> DescribeSu
     if settings.provider == "template":
         return _by_template(dataset, settings)
     # The client takes a second to import, which measuring does not need.
-    from fusar_klip.texts.hcot.hcot import describe_by_model
+    from fusar_klip.texts.hcot.hcot import describe_with_llm
 
-    return describe_by_model(dataset, settings)
+    return describe_with_llm(dataset, settings)
 
 
 def estimate(dataset: Path, settings: DescribeSettings) -> DescribeEstimate:
@@ -45,16 +45,16 @@ def estimate(dataset: Path, settings: DescribeSettings) -> DescribeEstimate:
         SettingsError: The provider has no price, or the settings do not fit together.
         DatasetError: There is no finished data set, or something in it cannot be read.
     """
-    from fusar_klip.texts.hcot.hcot import estimate_by_model
+    from fusar_klip.texts.hcot.hcot import estimate_with_llm
 
-    return estimate_by_model(dataset, settings)
+    return estimate_with_llm(dataset, settings)
 
 
 def _by_measure(dataset: Path, settings: DescribeSettings) -> DescribeSummary:
     texts = (
-        Described(measured.tile.tile_id, measured.task, measured.fields, ())
-        for family in measure_dataset(dataset, settings.workers)
-        for measured in family
+        DescribedTile(measured.tile.tile_id, measured.task, measured.fields, ())
+        for pyramid in measure_dataset(dataset, settings.workers)
+        for measured in pyramid
     )
     return _written(dataset, texts, "measure", MEASURE_VERSION)
 
@@ -63,22 +63,22 @@ def _by_template(dataset: Path, settings: DescribeSettings) -> DescribeSummary:
     if settings.annotations is None:
         raise SettingsError("the provider template needs annotations: give --annotations GEOJSON")
     texts = (
-        Described(text.tile_id, text.task, text.fields, ())
+        DescribedTile(text.tile_id, text.task, text.fields, ())
         for text in template_texts(dataset, settings.annotations)
     )
     return _written(dataset, texts, "template", TEMPLATE_VERSION)
 
 
 def _written(
-    dataset: Path, texts: Iterable[Described], provider: ProviderName, prompt_version: str
+    dataset: Path, texts: Iterable[DescribedTile], provider: ProviderName, prompt_version: str
 ) -> DescribeSummary:
     """Write a version of the texts, or find the one that holds the same."""
-    with closing(Outcomes()) as outcomes:
+    with closing(TextWriter()) as writer:
         for text in texts:
-            outcomes.receive(text)
+            writer.add(text)
         maker = {"verb": "describe", "provider": provider, "prompt_version": prompt_version}
-        version = outcomes.write(dataset, source=provider, prompt_version=prompt_version, maker=maker)
-        counts = outcomes.counts
+        version = writer.write(dataset, source=provider, prompt_version=prompt_version, maker=maker)
+        counts = writer.counts
     return DescribeSummary(
         dataset=str(dataset),
         version=version,

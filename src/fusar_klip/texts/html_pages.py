@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from PIL import Image
 
-from fusar_klip.texts.tile_pictures import read_pixels
+from fusar_klip.texts.tile_images import read_pixels
 
 
 def tile_url(path: Path, side_px: int) -> str:

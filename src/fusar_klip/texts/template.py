@@ -25,7 +25,7 @@ from pyproj.exceptions import ProjError
 
 from fusar_klip.catalog import TARGET_FIELDS, TERRAIN_FIELDS, Task, read_manifest, read_tiles
 from fusar_klip.errors import DatasetError, SettingsError
-from fusar_klip.texts.wording import counted, listed, number, region_of, regions_with_counts, sizes
+from fusar_klip.texts.phrases import counted, listed, number, region_of, regions_with_counts, sizes
 
 PROMPT_VERSION = "template-1"
 NOT_ANNOTATED = "not told by the annotations"

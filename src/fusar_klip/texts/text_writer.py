@@ -1,8 +1,8 @@
-"""What became of every tile, on its way into a text version: kept on disk, read back in the catalog's order.
+"""Collects the results of all tiles and writes them as a text version, in the order of the catalog.
 
 Writes `texts/vNNN.parquet`, and beside it `rejected.jsonl` (tiles without a text, with the raw answers) and
-`flagged.jsonl` (texts that contradict the measured evidence). A run that comes to the same texts as an
-earlier one names that one's version, and writes none.
+`flagged.jsonl` (texts that contradict the measured evidence). If an earlier version has the same texts, it
+writes none and returns the name of that version.
 """
 
 import fcntl
@@ -23,19 +23,21 @@ from fusar_klip.catalog import FIELDS, TEXT_SCHEMA, Task, read_text_metadata, te
 from fusar_klip.errors import ProviderError
 from fusar_klip.files import replaced
 
+# Kinds of results; `texts_sha256` in a version's metadata is computed over them.
+_DESCRIBED, _REJECTED = "Described", "Rejected"
 # 4096 rows: small enough to hold, large enough for a row group of its own.
-_TILES_A_PART = 512
+_TILES_PER_PART = 512
 
 
 @dataclass(frozen=True)
-class Described:
+class DescribedTile:
     """A tile with its text.
 
     Attributes:
         tile_id: The tile.
         task: The schema of its text.
-        fields: The eight sentences.
-        flags: What is doubtful about them.
+        fields: The sentence of each field.
+        flags: Names of contradictions between the text and the measured evidence.
     """
 
     tile_id: str
@@ -45,12 +47,12 @@ class Described:
 
 
 @dataclass(frozen=True)
-class Rejected:
+class RejectedTile:
     """A tile whose answers could not be used.
 
     Attributes:
         tile_id: The tile.
-        reason: What is wrong with the last answer.
+        reason: Why the last answer is not usable.
         answers: The raw answers, the repaired one last.
     """
 
@@ -60,32 +62,32 @@ class Rejected:
 
 
 @dataclass(frozen=True)
-class Unanswered:
-    """A tile that was not asked about, or got no answer.
+class UnansweredTile:
+    """A tile without an answer.
 
     Attributes:
         tile_id: The tile.
-        reason: Why there is none; None where only its turn has not come: its request is in a batch, its
-            parent has no answer, or the run was stopped.
+        reason: Why it has none; None if its request is not sent yet: it is in a batch, its parent has no
+            answer, or the run was stopped.
     """
 
     tile_id: str
     reason: str | None
 
 
-Outcome = Described | Rejected | Unanswered
+TileResult = DescribedTile | RejectedTile | UnansweredTile
 
 
 @dataclass
-class Counts:
-    """How many tiles came to what.
+class TextCounts:
+    """Number of tiles by kind of result.
 
     Attributes:
         by_task: Described tiles by the schema of their text.
         rejected: Tiles whose answers could not be used.
         flagged: Described tiles that contradict the evidence.
         unanswered: Tiles without an answer.
-        reason: Why the first of them has none, if there is a reason.
+        reason: Why the first of them has none; None if no reason is known.
     """
 
     by_task: dict[Task, int] = field(default_factory=dict)
@@ -105,33 +107,35 @@ class Counts:
         return sum(len(FIELDS[task]) * tiles for task, tiles in self.by_task.items())
 
 
-class Outcomes:
-    """Collects outcomes in any order, in a file that the system removes when the process ends.
+class TextWriter:
+    """Collects results in any order, in a file that the system removes when the process ends.
 
     Attributes:
-        counts: What has come in so far.
+        counts: Number of results so far.
     """
 
     def __init__(self) -> None:
-        self.counts = Counts()
+        self.counts = TextCounts()
         # A nameless database is a temporary file; memory holds a few pages of it.
         self._spool = sqlite3.connect("")
-        self._spool.execute("CREATE TABLE outcomes (tile_id TEXT PRIMARY KEY, content TEXT)")
+        self._spool.execute("CREATE TABLE results (tile_id TEXT PRIMARY KEY, content TEXT)")
 
-    def receive(self, outcome: Outcome) -> None:
-        """Take in what became of one tile."""
+    def add(self, result: TileResult) -> None:
+        """Add the result of one tile."""
         counts = self.counts
-        if isinstance(outcome, Described):
-            counts.by_task[outcome.task] = counts.by_task.get(outcome.task, 0) + 1
-            counts.flagged += bool(outcome.flags)
-        elif isinstance(outcome, Rejected):
+        if isinstance(result, DescribedTile):
+            kind = _DESCRIBED
+            counts.by_task[result.task] = counts.by_task.get(result.task, 0) + 1
+            counts.flagged += bool(result.flags)
+        elif isinstance(result, RejectedTile):
+            kind = _REJECTED
             counts.rejected += 1
         else:
             counts.unanswered += 1
-            counts.reason = counts.reason or outcome.reason
+            counts.reason = counts.reason or result.reason
             return
-        content = {**asdict(outcome), "kind": type(outcome).__name__}
-        self._spool.execute("INSERT INTO outcomes VALUES (?, ?)", (outcome.tile_id, json.dumps(content)))
+        content = {**asdict(result), "kind": kind}
+        self._spool.execute("INSERT INTO results VALUES (?, ?)", (result.tile_id, json.dumps(content)))
 
     def write(self, dataset: Path, *, source: str, prompt_version: str, maker: Mapping[str, Any]) -> str:
         """Write the next text version, or find the one that holds the same texts; return its name.
@@ -151,8 +155,8 @@ class Outcomes:
             version = f"v{int(versions[-1][1:]) + 1 if versions else 0:03d}"
             parts = self._parts(source, prompt_version)
             # The version comes last: whoever sees it sees what belongs to it.
-            _set_lines(texts / "rejected.jsonl", version, self._lines("Rejected", ("reason", "answers")))
-            _set_lines(texts / "flagged.jsonl", version, self._lines("Described", ("flags",)))
+            _set_lines(texts / "rejected.jsonl", version, self._lines(_REJECTED, ("reason", "answers")))
+            _set_lines(texts / "flagged.jsonl", version, self._lines(_DESCRIBED, ("flags",)))
             if not self.counts.described:
                 raise ProviderError(
                     f"no answer could be used: {texts / 'rejected.jsonl'} holds them all with the reasons; "
@@ -162,17 +166,17 @@ class Outcomes:
         return version
 
     def clear(self) -> None:
-        """Forget everything."""
-        self.counts = Counts()
-        self._spool.execute("DELETE FROM outcomes")
+        """Remove all results."""
+        self.counts = TextCounts()
+        self._spool.execute("DELETE FROM results")
 
     def close(self) -> None:
         """Remove the file."""
         self._spool.close()
 
     def _contents(self) -> Iterator[dict[str, Any]]:
-        """Yield outcomes in the order of the catalog: by tile_id."""
-        for (content,) in self._spool.execute("SELECT content FROM outcomes ORDER BY tile_id"):
+        """Yield the results in the order of the catalog: by tile_id."""
+        for (content,) in self._spool.execute("SELECT content FROM results ORDER BY tile_id"):
             yield json.loads(content)
 
     def _digest(self) -> str:
@@ -182,15 +186,15 @@ class Outcomes:
         return digest.hexdigest()
 
     def _lines(self, kind: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Yield the named parts of the outcomes of a kind that have any."""
+        """Yield the named parts of the results of a kind, where the first of them is not empty."""
         for content in self._contents():
             if content["kind"] == kind and content[names[0]]:
                 yield {name: content[name] for name in ("tile_id", *names)}
 
     def _parts(self, source: str, prompt_version: str) -> Iterator[pd.DataFrame]:
-        described = (content for content in self._contents() if content["kind"] == "Described")
-        while part := list(islice(described, _TILES_A_PART)):
-            rows = [(c["tile_id"], c["task"], *said) for c in part for said in c["fields"].items()]
+        described = (content for content in self._contents() if content["kind"] == _DESCRIBED)
+        while part := list(islice(described, _TILES_PER_PART)):
+            rows = [(c["tile_id"], c["task"], *sentence) for c in part for sentence in c["fields"].items()]
             frame = pd.DataFrame(rows, columns=["tile_id", "task", "field", "text"])
             frame = frame.assign(
                 source=source, prompt_version=prompt_version, verdict="original", previous=None

@@ -87,7 +87,7 @@ def request_for(question: Question, names: Sequence[str]) -> Request:
     return Request(SYSTEM, (), f"{question.text}\n{form}", SCHEMA, None, True)
 
 
-def picture_of(file: Path, longest_px: int) -> EncodedImage:
+def encode_image(file: Path, longest_px: int) -> EncodedImage:
     """Return an image of any depth as a single-channel PNG, its longer side at most `longest_px` pixels.
 
     Raises:
@@ -143,19 +143,19 @@ class _Run:
         question = self.questions[place]
         try:
             file = self.data.images[question.image].file
-            picture = await asyncio.to_thread(picture_of, file, self.row.image_px)
+            image = await asyncio.to_thread(encode_image, file, self.row.image_px)
             request = request_for(question, self.data.names)
-            self.answers[place] = (await self.client.ask(request, picture, 0)).text
+            self.answers[place] = (await self.client.ask(request, image, 0)).text
         except RefusedError as refusal:
             self.refused.append(str(refusal))
         except StoppedError:
             return
         except TryAgainError as failure:
-            self.stop.raise_(
+            self.stop.set(
                 ProviderError(
                     f"{self.provider.name} does not answer ({failure}): run the same command again to resume"
                 )
             )
         # Requests in flight are paid for, so they end before any other error is raised.
         except Exception as error:
-            self.stop.raise_(error)
+            self.stop.set(error)

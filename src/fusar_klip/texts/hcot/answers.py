@@ -7,22 +7,21 @@ What an answer claims against the measured evidence is flagged, never dropped or
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fusar_klip.catalog import FIELDS
 from fusar_klip.texts.hcot.contradictions import contradictions
-from fusar_klip.texts.hcot.language import is_english
 from fusar_klip.texts.hcot.prompts.schemas import LAYERS
 from fusar_klip.texts.measure.evidence_store import TileContext
 
-MOST_ANSWER_CHARS = 50_000
-MOST_WORDS = 40
+MAX_ANSWER_CHARS_READ = 50_000
+MAX_FIELD_WORDS = 40
 """Of a field. All eight share the text encoder's 160 tokens; the prompt asks for 15 words."""
-_MOST_CHARS = 400
-_MOST_RATIONALE_CHARS = 2_000
-_MOST_NAMED = 3  # in a complaint: one that lists everything is not read
+_MAX_CHARS = 400
+_MAX_RATIONALE_CHARS = 2_000
+_MAX_FIELDS_NAMED = 3  # in a complaint: one that lists everything is not read
 
 _END_OF_THOUGHT = re.compile(r"</(?:think|thinking|reasoning)>", re.IGNORECASE)
 _REFUSAL = re.compile(
@@ -38,6 +37,24 @@ _PLACEHOLDER = re.compile(
     r"(?:string|text|field|answer|todo|tbd|n/?a|null|undefined|lorem ipsum.*|\W*)\W*", re.I
 )
 _INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn"))
+
+_MAX_OTHER_SCRIPT = 0.1  # of the letters: a place may stand in its own script beside its English name
+# Of the words: `measure`'s sentences and the paper's texts have 0.4 and more, German, French, Spanish,
+# Indonesian or Turkish ones under 0.1.
+_MIN_ENGLISH = 0.2
+_FEW_WORDS = 8
+_WORD = re.compile(r"[^\W\d_]+")
+_SMALL_WORDS = """
+    a about across along among an and any are around as at away between both bright building buildings
+    built but by center centre clear coast compact dark dense each edge edges even field fields for from
+    ground has have image in into is it its land large left length long lower many medium middle more
+    mostly narrow near no none not of on one only open or other over part probably regular right river
+    road roads scattered sea separate several shape ship ships shore short side single small some straight
+    strip target targets than that the there this three to together toward towards two up upper urban
+    vessel vessels very visible water which wide width with within without east west north south eastern
+    western northern southern four five six seven eight nine ten
+"""
+_ENGLISH = frozenset(_SMALL_WORDS.split())
 
 
 @dataclass(frozen=True)
@@ -56,7 +73,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Complaint:
+class InvalidAnswer:
     """Why an answer cannot be used.
 
     Attributes:
@@ -66,26 +83,26 @@ class Complaint:
     reason: str
 
 
-def read_answer(text: str, context: TileContext) -> Answer | Complaint:
+def read_answer(text: str, context: TileContext) -> Answer | InvalidAnswer:
     """Read and check one answer; the same text always gives the same result, and no text raises."""
-    if len(text) > MOST_ANSWER_CHARS:
-        return Complaint("The answer is far too long: at most 15 words for each of the eight fields.")
+    if len(text) > MAX_ANSWER_CHARS_READ:
+        return InvalidAnswer("The answer is far too long: at most 15 words for each of the eight fields.")
     text = _END_OF_THOUGHT.split(text)[-1].strip("\ufeff \t\r\n")
     if not text:
-        return Complaint("The answer is empty.")
+        return InvalidAnswer("The answer is empty.")
     wanted = FIELDS[context.task]
     found = _read_json(text, wanted)
     fields, rationale = found if found is not None else (_read_lines(text, wanted), {})
     if not fields and _REFUSAL.search(text):
-        return Complaint(
+        return InvalidAnswer(
             "The answer is a refusal. The picture is a radar image of the ground; describe what it shows, "
             "and say in a few words what cannot be told from it."
         )
     if reason := _complaint(fields, wanted):
-        return Complaint(reason)
+        return InvalidAnswer(reason)
     said = {field: _tidy(fields[field], field) for field in wanted}
     if reason := _wording(said, context):
-        return Complaint(reason)
+        return InvalidAnswer(reason)
     return Answer(said, rationale, contradictions(said, context))
 
 
@@ -137,7 +154,7 @@ def _rationale(value: Mapping[str, Any]) -> dict[str, str]:
     if not isinstance(inner, dict):
         return {}
     said = {layer: inner[layer] for layer in LAYERS if isinstance(inner.get(layer), str)}
-    return {layer: _visible(text)[:_MOST_RATIONALE_CHARS] for layer, text in said.items()}
+    return {layer: _visible(text)[:_MAX_RATIONALE_CHARS] for layer, text in said.items()}
 
 
 def _read_lines(text: str, wanted: tuple[str, ...]) -> dict[str, Any]:
@@ -185,7 +202,9 @@ def _wording(fields: Mapping[str, str], context: TileContext) -> str | None:
         f for f, text in fields.items() if any(unicodedata.category(c) in _INVISIBLE for c in text)
     ]:
         return f"{_fields_are(unseen)} not clean: leave out control and invisible characters."
-    if long := [f for f, text in fields.items() if len(text) > _MOST_CHARS or len(text.split()) > MOST_WORDS]:
+    if long := [
+        f for f, text in fields.items() if len(text) > _MAX_CHARS or len(text.split()) > MAX_FIELD_WORDS
+    ]:
         return f"{_fields_are(long)} too long: at most 15 words for each field."
     if refused := [field for field, text in fields.items() if _REFUSAL.search(text)]:
         return f"{_fields_are(refused)} a refusal: describe what the radar image shows."
@@ -195,8 +214,8 @@ def _wording(fields: Mapping[str, str], context: TileContext) -> str | None:
 
 
 def _fields_are(fields: list[str]) -> str:
-    named = ", ".join(fields[:_MOST_NAMED])
-    more = f" and {len(fields) - _MOST_NAMED} more" if len(fields) > _MOST_NAMED else ""
+    named = ", ".join(fields[:_MAX_FIELDS_NAMED])
+    more = f" and {len(fields) - _MAX_FIELDS_NAMED} more" if len(fields) > _MAX_FIELDS_NAMED else ""
     return f"The field {named} is" if len(fields) == 1 else f"The fields {named}{more} are"
 
 
@@ -215,3 +234,26 @@ def _tidy(text: str, field: str) -> str:
 
 def _visible(text: str) -> str:
     return " ".join("".join(" " if unicodedata.category(c) in _INVISIBLE else c for c in text).split())
+
+
+def is_english(texts: Iterable[str], *, names: Collection[str] = ()) -> bool:
+    """Return whether texts, taken together, are in English, by their script and share of small English words.
+
+    This is no language identification: fewer than 8 words count as English.
+
+    Args:
+        texts: The texts.
+        names: Names of places, whose words are ignored.
+    """
+    whole = " ".join(texts)
+    letters = [c for c in whole if c.isalpha()]
+    other = sum(not unicodedata.name(c, "").startswith("LATIN") for c in letters)
+    if other > _MAX_OTHER_SCRIPT * len(letters):
+        return False
+    ignored = {word for name in names for word in _words(name)}
+    words = [word for word in _words(whole) if word not in ignored]
+    return len(words) < _FEW_WORDS or sum(word in _ENGLISH for word in words) >= _MIN_ENGLISH * len(words)
+
+
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(text)]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from fusar_klip.texts.hcot.prompts.tile_data import targets_of
 from fusar_klip.texts.measure.evidence import Target
 from fusar_klip.texts.measure.evidence_store import TileContext
-from fusar_klip.texts.wording import region_name, region_of
+from fusar_klip.texts.phrases import region_name, region_of
 
 _NAMED_NUMBERS = (
     *(("no", 0), ("none", 0), ("zero", 0), ("one", 1), ("single", 1), ("two", 2)),

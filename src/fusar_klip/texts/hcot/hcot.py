@@ -29,12 +29,12 @@ from fusar_klip.texts.hcot.schedule import generate
 from fusar_klip.texts.measure.evidence_store import EvidenceStore, ensure_evidence
 from fusar_klip.texts.settings import DescribeSettings
 from fusar_klip.texts.summary import DescribeEstimate, DescribeSummary
-from fusar_klip.texts.text_writer import Counts, Outcome, Outcomes
+from fusar_klip.texts.text_writer import TextCounts, TextWriter, TileResult
 
 T = TypeVar("T")
 
 
-def describe_by_model(dataset: Path, settings: DescribeSettings) -> DescribeSummary:
+def describe_with_llm(dataset: Path, settings: DescribeSettings) -> DescribeSummary:
     """Ask a language model about every kept tile, and write the next text version.
 
     Raises:
@@ -54,16 +54,16 @@ def describe_by_model(dataset: Path, settings: DescribeSettings) -> DescribeSumm
             asking = OpenAiBatch(provider, dataset, cache, budget, stop, settings)
         else:
             asking = LlmClient(provider, cache, budget, stop, settings)
-        with closing(Outcomes()) as outcomes:
-            _run(_ask_until_done(store, provider, asking, budget, stop, settings, outcomes))
-            _check_complete(settings, stop, outcomes.counts)
-            version = outcomes.write(
+        with closing(TextWriter()) as writer:
+            _run(_ask_until_done(store, provider, asking, budget, stop, settings, writer))
+            _check_complete(settings, stop, writer.counts)
+            version = writer.write(
                 dataset, source=provider.name, prompt_version=PROMPT_VERSION, maker=_maker(settings, provider)
             )
-        return _summary(dataset, version, outcomes.counts, asking, budget.spent_usd())
+        return _summary(dataset, version, writer.counts, asking, budget.spent_usd())
 
 
-def estimate_by_model(dataset: Path, settings: DescribeSettings) -> DescribeEstimate:
+def estimate_with_llm(dataset: Path, settings: DescribeSettings) -> DescribeEstimate:
     """Go through all tiles with stand-in answers; see `describe.estimate`."""
     if settings.provider != "openai":
         raise SettingsError(
@@ -101,7 +101,7 @@ async def _ask_until_done(
     budget: Budget,
     stop: StopFlag,
     settings: DescribeSettings,
-    outcomes: Outcomes,
+    writer: TextWriter,
 ) -> None:
     """Go through all tiles; with batches again and again, until no answer is outstanding."""
     try:
@@ -111,14 +111,14 @@ async def _ask_until_done(
             while True:
                 with _shown("describing", len(store), budget.spent_usd) as advance:
 
-                    def receive(outcome: Outcome, advance: Callable[[Outcome], None] = advance) -> None:
-                        outcomes.receive(outcome)
+                    def receive(outcome: TileResult, advance: Callable[[TileResult], None] = advance) -> None:
+                        writer.add(outcome)
                         advance(outcome)
 
                     await generate(store, asking, stop, settings, receive)
                 if not isinstance(asking, OpenAiBatch) or not await asking.exchange() or stop:
                     return
-                outcomes.clear()
+                writer.clear()
     except StoppedError:
         return
     finally:
@@ -152,7 +152,7 @@ def _checked_price(settings: DescribeSettings) -> Price | None:
     return price
 
 
-def _check_complete(settings: DescribeSettings, stop: StopFlag, counts: Counts) -> None:
+def _check_complete(settings: DescribeSettings, stop: StopFlag, counts: TextCounts) -> None:
     if stop.reason is not None and not (
         isinstance(stop.reason, BudgetError) and settings.leave_unanswered and counts.described
     ):
@@ -176,7 +176,7 @@ def _maker(settings: DescribeSettings, provider: Provider) -> dict[str, Any]:
 
 
 def _summary(
-    dataset: Path, version: str, counts: Counts, asking: LlmClient | OpenAiBatch, cost_usd: float | None
+    dataset: Path, version: str, counts: TextCounts, asking: LlmClient | OpenAiBatch, cost_usd: float | None
 ) -> DescribeSummary:
     return DescribeSummary(
         dataset=str(dataset),
@@ -199,12 +199,12 @@ def _summary(
 @contextmanager
 def _shown(
     what: str, tiles: int, spent_usd: Callable[[], float | None]
-) -> Iterator[Callable[[Outcome], None]]:
+) -> Iterator[Callable[[TileResult], None]]:
     """Show how many tiles are done, and what they have cost so far."""
     with progress_bar() as bar:
         task = bar.add_task(what, total=tiles)
 
-        def advance(_outcome: Outcome) -> None:
+        def advance(_outcome: TileResult) -> None:
             usd = None if bar.disable else spent_usd()
             bar.update(task, advance=1, description=what if usd is None else f"{what}, {usd:.2f} USD")
 
@@ -221,7 +221,7 @@ def _ctrl_c(stop: StopFlag) -> Iterator[None]:
     numbers = (signal.SIGINT, signal.SIGTERM)
 
     def ask() -> None:
-        stop.raise_(KeyboardInterrupt())
+        stop.set(KeyboardInterrupt())
         for number in numbers:
             loop.remove_signal_handler(number)
 

@@ -1,7 +1,7 @@
 """Texts of all tiles by a language model: HCoT-MIS (paper 3.2, eqs. 1 to 3), scheduled as a graph.
 
 T_L = f(S_L), T_M = f(S_M, T_L), T_S = f(S_S, T_M): a tile waits for the tile that holds it, and for nothing
-else. Tiles whose parent is done go first, so that few families are open at a time and memory does not grow
+else. Tiles whose parent is done go first, so that few pyramids are open at a time and memory does not grow
 with the data set. What becomes of a tile is handed over as soon as it is known, in no order.
 """
 
@@ -17,44 +17,44 @@ from fusar_klip.errors import ProviderError
 from fusar_klip.llm import DeferredError, EncodedImage, RefusedError, Request, TryAgainError
 from fusar_klip.llm.client import AnswerSource
 from fusar_klip.llm.limits import StopFlag, StoppedError
-from fusar_klip.texts.hcot.answers import Complaint, read_answer
+from fusar_klip.texts.hcot.answers import InvalidAnswer, read_answer
 from fusar_klip.texts.hcot.prompts import first_request, next_request, repair_request
 from fusar_klip.texts.measure.evidence_store import EvidenceStore, TileContext
 from fusar_klip.texts.settings import DescribeSettings
-from fusar_klip.texts.text_writer import Described, Outcome, Rejected, Unanswered
-from fusar_klip.texts.tile_pictures import tile_png
+from fusar_klip.texts.text_writer import DescribedTile, RejectedTile, TileResult, UnansweredTile
+from fusar_klip.texts.tile_images import tile_png
 
 # So many tiles in a row without any answer are no accident of a tile, but a fault of the server.
-_HOPELESS = 10
+_MAX_CONSECUTIVE_FAILURES = 10
 # Pictures are compressed outside Python's lock; more threads only make the loop wait for that lock.
-_DRAWING_THREADS = 2
+_IMAGE_THREADS = 2
 
 
 @dataclass
-class _Family:
+class _Pyramid:
     """A tile that no other holds, and all inside it: whose text is there, and who waits for whose."""
 
-    finished: dict[str, Outcome] = field(default_factory=dict)
+    finished: dict[str, TileResult] = field(default_factory=dict)
     waiting: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Job:
     tile_id: str
-    parent: Outcome | None
-    family: _Family
+    parent: TileResult | None
+    pyramid: _Pyramid
 
 
 class Schedule:
     """Which tile may be asked about next; see the module's docstring.
 
     Args:
-        graph: (tile_id, parent_id) of every tile, parents before their children, one family after the other.
+        graph: (tile_id, parent_id) of every tile, parents before their children, one pyramid after the other.
     """
 
     def __init__(self, graph: Iterator[tuple[str, str | None]]) -> None:
         self._graph = graph
-        self._family = _Family()
+        self._family = _Pyramid()
         self._ready: deque[_Job] = deque()
         self._in_flight = 0
         self._changed = asyncio.Condition()
@@ -69,13 +69,13 @@ class Schedule:
             self._in_flight += 1
             return job
 
-    async def finish(self, job: _Job, outcome: Outcome) -> None:
+    async def finish(self, job: _Job, outcome: TileResult) -> None:
         """Let the tiles inside a tile go ahead."""
         async with self._changed:
             self._in_flight -= 1
-            job.family.finished[job.tile_id] = outcome
-            for child in job.family.waiting.pop(job.tile_id, ()):
-                self._ready.append(_Job(child, outcome, job.family))
+            job.pyramid.finished[job.tile_id] = outcome
+            for child in job.pyramid.waiting.pop(job.tile_id, ()):
+                self._ready.append(_Job(child, outcome, job.pyramid))
             self._changed.notify_all()
 
     def _next(self) -> _Job | None:
@@ -83,7 +83,7 @@ class Schedule:
             return self._ready.popleft()
         for tile_id, parent_id in self._graph:
             if parent_id is None:
-                self._family = _Family()
+                self._family = _Pyramid()
                 return _Job(tile_id, None, self._family)
             if (parent := self._family.finished.get(parent_id)) is not None:
                 return _Job(tile_id, parent, self._family)
@@ -96,12 +96,12 @@ async def generate(
     client: AnswerSource,
     stop: StopFlag,
     settings: DescribeSettings,
-    receive: Callable[[Outcome], None],
+    receive: Callable[[TileResult], None],
 ) -> None:
     """Ask about every tile, at most `settings.concurrency` at a time, and hand each outcome to `receive`.
 
     When the run has to end early, `stop` says why: tiles in flight are waited for, for their answers are paid
-    for, and the others are `Unanswered`.
+    for, and the others are `UnansweredTile`.
 
     Args:
         store: What is known of every tile.
@@ -111,7 +111,7 @@ async def generate(
         receive: Called once for every tile, in no order, in this thread.
     """
     schedule = Schedule(store.graph())
-    with ThreadPoolExecutor(_DRAWING_THREADS) as threads:
+    with ThreadPoolExecutor(_IMAGE_THREADS) as threads:
         worker = _Worker(store, client, stop, settings, threads)
         await _work_through(schedule, worker, stop, settings.concurrency, receive)
 
@@ -121,7 +121,7 @@ async def _work_through(
     worker: "_Worker",
     stop: StopFlag,
     concurrency: int,
-    receive: Callable[[Outcome], None],
+    receive: Callable[[TileResult], None],
 ) -> None:
     async def work() -> None:
         while (job := await schedule.take()) is not None:
@@ -129,12 +129,12 @@ async def _work_through(
             try:
                 outcome = await worker.outcome(job)
             except Exception as error:
-                stop.raise_(error)
-                outcome = Unanswered(job.tile_id, None)
+                stop.set(error)
+                outcome = UnansweredTile(job.tile_id, None)
             try:
                 receive(outcome)
             except Exception as error:
-                stop.raise_(error)
+                stop.set(error)
             await schedule.finish(job, outcome)
 
     async with asyncio.TaskGroup() as group:
@@ -157,52 +157,52 @@ class _Worker:
         self._threads = threads
         self._unanswered_in_a_row = 0
 
-    async def outcome(self, job: _Job) -> Outcome:
+    async def outcome(self, job: _Job) -> TileResult:
         """Describe a tile.
 
         Raises:
             Exception: What no other tile can be described after.
         """
-        if self._stop or isinstance(job.parent, Unanswered):
-            return Unanswered(job.tile_id, None)
+        if self._stop or isinstance(job.parent, UnansweredTile):
+            return UnansweredTile(job.tile_id, None)
         try:
             outcome = await self._describe(job)
         except (StoppedError, DeferredError):
-            return Unanswered(job.tile_id, None)
+            return UnansweredTile(job.tile_id, None)
         except (TryAgainError, RefusedError) as failure:
             return self._without_answer(job.tile_id, failure)
         self._unanswered_in_a_row = 0
         return outcome
 
-    def _without_answer(self, tile_id: str, failure: TryAgainError | RefusedError) -> Outcome:
+    def _without_answer(self, tile_id: str, failure: TryAgainError | RefusedError) -> TileResult:
         self._unanswered_in_a_row += 1
-        if self._unanswered_in_a_row >= _HOPELESS:
-            self._stop.raise_(
+        if self._unanswered_in_a_row >= _MAX_CONSECUTIVE_FAILURES:
+            self._stop.set(
                 ProviderError(
-                    f"{_HOPELESS} tiles in a row got no answer ({failure}): see to the server or the "
-                    "settings; the same command goes on from here"
+                    f"{_MAX_CONSECUTIVE_FAILURES} tiles in a row got no answer ({failure}): check the server "
+                    "and the settings, then run the same command again to resume"
                 )
             )
         if isinstance(failure, RefusedError) and not self._stop:
-            return Rejected(tile_id, str(failure), ())
-        return Unanswered(tile_id, str(failure))
+            return RejectedTile(tile_id, str(failure), ())
+        return UnansweredTile(tile_id, str(failure))
 
-    async def _describe(self, job: _Job) -> Outcome:
+    async def _describe(self, job: _Job) -> TileResult:
         """Ask about a tile; after rejected answers look at later attempts, and make one if told to."""
         loop = asyncio.get_running_loop()
-        context, picture = await loop.run_in_executor(self._threads, self._prepare, job.tile_id)
-        parent = job.parent.fields if isinstance(job.parent, Described) else None
+        context, image = await loop.run_in_executor(self._threads, self._prepare, job.tile_id)
+        parent = job.parent.fields if isinstance(job.parent, DescribedTile) else None
         request = first_request(context, self._settings.mode, parent)
         attempt = 0
-        outcome = await self._attempt(context, request, picture, attempt)
+        outcome = await self._attempt(context, request, image, attempt)
         may_ask = self._settings.retry_rejected
-        while isinstance(outcome, Rejected):
+        while isinstance(outcome, RejectedTile):
             attempt += 1
-            if not self._client.known(request, picture, attempt):
+            if not self._client.known(request, image, attempt):
                 if not may_ask:
                     break
                 may_ask = False
-            outcome = await self._attempt(context, request, picture, attempt)
+            outcome = await self._attempt(context, request, image, attempt)
         return outcome
 
     def _prepare(self, tile_id: str) -> tuple[TileContext, EncodedImage]:
@@ -212,21 +212,21 @@ class _Worker:
         return context, EncodedImage(png, hashlib.sha256(png).hexdigest())
 
     async def _attempt(
-        self, context: TileContext, request: Request, picture: EncodedImage, attempt: int
-    ) -> Described | Rejected:
+        self, context: TileContext, request: Request, image: EncodedImage, attempt: int
+    ) -> DescribedTile | RejectedTile:
         """Ask all requests about a tile, and once more if the answer cannot be used."""
-        text = await self._text(request, picture, attempt)
+        text = await self._text(request, image, attempt)
         while (following := next_request(context, self._settings.mode, request, text)) is not None:
-            request, text = following, await self._text(following, picture, attempt)
+            request, text = following, await self._text(following, image, attempt)
         answers = [text]
         read = read_answer(text, context)
-        if isinstance(read, Complaint):
-            answers.append(await self._text(repair_request(request, text, read.reason), picture, attempt))
+        if isinstance(read, InvalidAnswer):
+            answers.append(await self._text(repair_request(request, text, read.reason), image, attempt))
             read = read_answer(answers[-1], context)
-        if isinstance(read, Complaint):
-            return Rejected(context.tile_id, read.reason, tuple(answers))
-        return Described(context.tile_id, context.task, read.fields, read.flags)
+        if isinstance(read, InvalidAnswer):
+            return RejectedTile(context.tile_id, read.reason, tuple(answers))
+        return DescribedTile(context.tile_id, context.task, read.fields, read.flags)
 
-    async def _text(self, request: Request, picture: EncodedImage, attempt: int) -> str:
-        answer = await self._client.ask(request, picture if request.with_image else None, attempt)
+    async def _text(self, request: Request, image: EncodedImage, attempt: int) -> str:
+        answer = await self._client.ask(request, image if request.with_image else None, attempt)
         return answer.text

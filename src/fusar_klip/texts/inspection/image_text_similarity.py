@@ -5,9 +5,9 @@ judged itself by a model trained on its texts would prove little): images are de
 texts by their words, each is laid out by t-SNE on its own, and the colour of a tile is its group among the
 *images* in every panel. Texts that follow the images keep the colours together; templates mix them.
 
-Beside the picture stands a number that needs no eye: of the k nearest tiles by image, the share that is also
-among the k nearest by text (mutual k-nearest neighbours). Tiles of one ground never count as neighbours:
-overlapping tiles would agree whatever is said of them.
+Beside the plot stands a number: of the k nearest tiles by image, the share that is also among the k nearest
+by text (mutual k-nearest neighbours). Overlapping tiles (of one `ground_id`) never count as neighbours: they
+would agree whatever their texts are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,11 +27,11 @@ from sklearn.preprocessing import StandardScaler, normalize
 
 from fusar_klip.catalog import FEATURES
 from fusar_klip.progress import track
-from fusar_klip.texts.tile_pictures import read_pixels
+from fusar_klip.texts.tile_images import read_pixels
 
 NEIGHBOURS = 10
 GROUPS = 6
-LEAST_TILES = 40
+MIN_TILES = 40
 _LAYOUT_CELLS = 8
 _DIMENSIONS = 32
 _SEED = 0
@@ -57,7 +57,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Closeness:
+class ImageTextSimilarity:
     """The panels, and what they have in common.
 
     Attributes:
@@ -75,7 +75,9 @@ class Closeness:
     features: str
 
 
-def compare(dataset: Path, tiles: pd.DataFrame, texts: Mapping[str, Sequence[str]]) -> Closeness:
+def compare_layouts(
+    dataset: Path, tiles: pd.DataFrame, texts: Mapping[str, Sequence[str]]
+) -> ImageTextSimilarity:
     """Lay out images and texts of the same tiles.
 
     Args:
@@ -87,23 +89,23 @@ def compare(dataset: Path, tiles: pd.DataFrame, texts: Mapping[str, Sequence[str
         DatasetError: A tile cannot be read.
     """
     images, words = image_features(dataset, tiles)
-    grounds = pd.factorize(tiles["ground_id"])[0]
-    near = _neighbours(images, grounds)
+    ground_ids = pd.factorize(tiles["ground_id"])[0]
+    near = _neighbours(images, ground_ids)
     kmeans = KMeans(GROUPS, n_init=4, random_state=_SEED).fit(images)
     # By size, so that the first colour is the most common kind of ground.
     order = np.argsort(-np.bincount(kmeans.labels_, minlength=GROUPS), kind="stable")
     groups = np.argsort(order)[kmeans.labels_]
     exemplars = [int(np.argmin(np.linalg.norm(images - kmeans.cluster_centers_[g], axis=1))) for g in order]
     panels = [Panel("images", _layout(images))]
-    for name, said in track(list(texts.items()), "laying out texts"):
-        features = text_features(said)
-        shares = _common(near, _neighbours(features, grounds))
+    for name, sentences in track(list(texts.items()), "laying out texts"):
+        features = text_features(sentences)
+        shares = _common(near, _neighbours(features, ground_ids))
         half = 1.96 * float(shares.std()) / np.sqrt(len(shares))
         mean = float(shares.mean())
         panels.append(Panel(name, _layout(features), mean, max(0.0, mean - half), min(1.0, mean + half)))
-    others = (grounds[:, None] != grounds[None]).sum(axis=1)
+    others = (ground_ids[:, None] != ground_ids[None]).sum(axis=1)
     chance = float(np.mean(np.minimum(1.0, NEIGHBOURS / np.maximum(others, 1))))
-    return Closeness(panels, groups, exemplars, chance, words)
+    return ImageTextSimilarity(panels, groups, exemplars, chance, words)
 
 
 def image_features(dataset: Path, tiles: pd.DataFrame) -> tuple[NDArray[np.float64], str]:
@@ -142,11 +144,11 @@ def _cells(path: Path) -> NDArray[np.float64]:
     return np.concatenate([blocks.mean(axis=(1, 3)).ravel(), blocks.std(axis=(1, 3)).ravel()])
 
 
-def _neighbours(features: NDArray[np.float64], grounds: NDArray[np.int_]) -> NDArray[np.bool_]:
+def _neighbours(features: NDArray[np.float64], ground_ids: NDArray[np.int_]) -> NDArray[np.bool_]:
     """Return (N, N) bool: which tiles are among the nearest to each, those of its own ground left out."""
     square = (features**2).sum(axis=1)
     distances = square[:, None] + square[None] - 2 * features @ features.T
-    distances[grounds[:, None] == grounds[None]] = np.inf
+    distances[ground_ids[:, None] == ground_ids[None]] = np.inf
     nearest = np.argsort(distances, axis=1, kind="stable")[:, :NEIGHBOURS]
     near: NDArray[np.bool_] = np.zeros(distances.shape, np.bool_)
     np.put_along_axis(near, nearest, True, axis=1)

@@ -8,8 +8,8 @@ from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.files import write_bytes
 from fusar_klip.progress import track
 from fusar_klip.texts.inspection.caption_sources import CaptionSource, dataset_sources, file_source
-from fusar_klip.texts.inspection.report import Inspected, report_html
-from fusar_klip.texts.inspection.statistics import CaptionStatistics, measure
+from fusar_klip.texts.inspection.report import ReportInput, report_html
+from fusar_klip.texts.inspection.statistics import CaptionStatistics, measure_captions
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ def inspect(
     for path in against:
         newest = _of(path, column)[-1]
         others.append(replace(newest, name=f"{path.name} {newest.name}") if path.is_dir() else newest)
-    measured = [measure(s) for s in track([main, *others], "measuring texts")]
+    measured = [measure_captions(s) for s in track([main, *others], "measuring texts")]
     if measured[0].statistics.captions == 0:
         raise DatasetError(f"the texts {main.name} of {source} are empty: describe the data set again")
     if out is not None:
         dataset = source if source.is_dir() else None
         versions = {s.name: s for s in own} if dataset else {}
-        html = report_html(Inspected(source.resolve().name, dataset, main, versions, measured))
+        html = report_html(ReportInput(source.resolve().name, dataset, main, versions, measured))
         write_bytes(out, html.encode())
     return InspectSummary(
         inspected=str(source),

@@ -9,18 +9,17 @@ from typing import Any
 from fusar_klip import __version__
 from fusar_klip.catalog import FEATURES, FIELDS, Task, read_tiles
 from fusar_klip.texts.html_pages import png_url, render, tile_url
-from fusar_klip.texts.inspection import figures
-from fusar_klip.texts.inspection import image_text_similarity as closeness
+from fusar_klip.texts.inspection import figures, image_text_similarity
 from fusar_klip.texts.inspection.caption_sources import CaptionSource, ImageCaptions
-from fusar_klip.texts.inspection.scio_decisions import read_decisions
+from fusar_klip.texts.inspection.scio_decisions import read_scio_decisions
 from fusar_klip.texts.inspection.statistics import (
     CORPUS_TOKENS,
-    MTLD_LEAST_TOKENS,
+    MTLD_MIN_TOKENS,
     NO_FIELD,
     SAMPLE_IMAGES,
     CaptionStatistics,
     FieldStatistics,
-    Measured,
+    MeasuredCaptions,
     random_order,
 )
 
@@ -32,17 +31,17 @@ _TASK_TITLES: Mapping[Task, str] = {
     "terrain": "terrain",
 }
 _BARS = 28
-_EXAMPLES_A_TASK = 3
+_EXAMPLES_PER_TASK = 3
 _COLUMNS_SIDE_BY_SIDE = 4
 _REPEATED = 8
 _FIGURE_TILES = 1_000
-_LEAST_VALID = 0.9  # else images are told apart by the border of their scene
-_PICTURE_PX = 384
+_MIN_VALID_FRACTION = 0.9  # else images are told apart by the border of their scene
+_IMAGE_PX = 384
 _THUMBNAIL_PX = 128
 
 
 @dataclass(frozen=True)
-class Inspected:
+class ReportInput:
     """What the report is made from.
 
     Attributes:
@@ -57,34 +56,34 @@ class Inspected:
     dataset: Path | None
     main: CaptionSource
     versions: Mapping[str, CaptionSource]
-    measured: Sequence[Measured]
+    measured: Sequence[MeasuredCaptions]
 
 
-def report_html(inspected: Inspected) -> str:
+def report_html(report: ReportInput) -> str:
     """Return the report as HTML."""
-    main = inspected.measured[0]
+    main = report.measured[0]
     statistics = main.statistics
     schemas = list(dict.fromkeys(field.schema for field in statistics.by_field))
-    columns = _columns_side_by_side(inspected)
-    said = {name: _texts_of(inspected, name) for name in columns}
+    columns = _columns_side_by_side(report)
+    texts_by_version = {name: _texts_of(report, name) for name in columns}
     return render(
         _TEMPLATE,
-        title=inspected.title,
+        title=report.title,
         s=statistics,
-        is_dataset=inspected.dataset is not None,
+        is_dataset=report.dataset is not None,
         by_task=_by_task(main.sample),
-        rows=_comparison([m.statistics for m in inspected.measured]),
+        rows=_comparison([m.statistics for m in report.measured]),
         schemas=[_schema(schema, main) for schema in sorted(schemas)],
-        columns=[_column(inspected.versions[name]) for name in columns],
-        examples=_examples(inspected, said),
-        plain=any(inspected.versions[name].mode == "plain" for name in columns),
+        columns=[_column(report.versions[name]) for name in columns],
+        examples=_examples(report, texts_by_version),
+        plain=any(report.versions[name].mode == "plain" for name in columns),
         repeated=_repeated(main.sample),
         sampled=len(main.sample),
-        figure=_figure_10(inspected, said),
-        decided=_decided(inspected),
+        figure=_figure_10(report, texts_by_version),
+        decided=_scio_decisions(report),
         corpus_tokens=CORPUS_TOKENS,
         sample_images=SAMPLE_IMAGES,
-        mtld_least=MTLD_LEAST_TOKENS,
+        mtld_least=MTLD_MIN_TOKENS,
         version=__version__,
     )
 
@@ -110,7 +109,7 @@ def _comparison(sets: Sequence[CaptionStatistics]) -> list[dict[str, Any]]:
     ]
 
 
-def _schema(schema: str, measured: Measured) -> dict[str, Any]:
+def _schema(schema: str, measured: MeasuredCaptions) -> dict[str, Any]:
     order = {
         **{("target", field): place for place, field in enumerate(FIELDS["marine_target"])},
         **{("terrain", field): place for place, field in enumerate(FIELDS["terrain"])},
@@ -152,14 +151,14 @@ def _span(place: int, step: int, *, last: bool) -> str:
     return str(start) if step == 1 else f"{start} to {start + step - 1}"
 
 
-def _columns_side_by_side(inspected: Inspected) -> list[str]:
+def _columns_side_by_side(report: ReportInput) -> list[str]:
     """Choose the text versions that stand beside each other: without HCoT, the one told of, then others."""
-    if not inspected.versions:
+    if not report.versions:
         return []
-    others = [s for s in inspected.versions.values() if s is not inspected.main]
+    others = [s for s in report.versions.values() if s is not report.main]
     plain = [s for s in others if s.mode == "plain"]
     further = sorted((s for s in others if s.mode != "plain"), key=lambda s: "template" not in s.about)
-    ordered = [*plain[-1:], inspected.main, *further, *plain[:-1]]
+    ordered = [*plain[-1:], report.main, *further, *plain[:-1]]
     return [s.name for s in ordered[:_COLUMNS_SIDE_BY_SIDE]]
 
 
@@ -168,48 +167,50 @@ def _column(source: CaptionSource) -> dict[str, str]:
     return {"name": source.name, "about": source.about, "hcot": hcot.get(source.mode or "", "")}
 
 
-def _texts_of(inspected: Inspected, name: str) -> dict[str, ImageCaptions]:
+def _texts_of(report: ReportInput, name: str) -> dict[str, ImageCaptions]:
     """Return a version's texts of the sampled tiles."""
-    if name == inspected.main.name:
-        return {text.image_id: text for text in inspected.measured[0].sample}
-    wanted = {text.image_id for text in inspected.measured[0].sample}
-    return {text.image_id: text for text in inspected.versions[name].read() if text.image_id in wanted}
+    if name == report.main.name:
+        return {text.image_id: text for text in report.measured[0].sample}
+    wanted = {text.image_id for text in report.measured[0].sample}
+    return {text.image_id: text for text in report.versions[name].read() if text.image_id in wanted}
 
 
-def _examples(inspected: Inspected, said: Mapping[str, Mapping[str, ImageCaptions]]) -> list[dict[str, Any]]:
+def _examples(
+    report: ReportInput, texts_by_version: Mapping[str, Mapping[str, ImageCaptions]]
+) -> list[dict[str, Any]]:
     """Return a few tiles of each task with their image and their text in every version, drawn at random."""
-    if inspected.dataset is None:
+    if report.dataset is None:
         return [
             {"image": None, "id": text.image_id, "facts": "", "texts": [text.captions[:5]]}
-            for text in inspected.measured[0].sample[:6]
+            for text in report.measured[0].sample[:6]
         ]
-    tiles = read_tiles(inspected.dataset).set_index("tile_id")
+    tiles = read_tiles(report.dataset).set_index("tile_id")
     chosen: list[ImageCaptions] = []
     for task in FIELDS:
         of_task = [
             text
-            for text in inspected.measured[0].sample
-            if text.task == task and all(text.image_id in texts for texts in said.values())
+            for text in report.measured[0].sample
+            if text.task == task and all(text.image_id in texts for texts in texts_by_version.values())
         ]
-        chosen += of_task[:_EXAMPLES_A_TASK]
+        chosen += of_task[:_EXAMPLES_PER_TASK]
     return [
         {
-            "image": tile_url(inspected.dataset / str(tiles.at[text.image_id, "path"]), _PICTURE_PX),
+            "image": tile_url(report.dataset / str(tiles.at[text.image_id, "path"]), _IMAGE_PX),
             "id": text.image_id,
             "facts": _facts(tiles.loc[text.image_id].to_dict(), text),
-            "texts": [texts[text.image_id].captions for texts in said.values()],
+            "texts": [texts[text.image_id].captions for texts in texts_by_version.values()],
         }
         for text in chosen
     ]
 
 
-def _decided(inspected: Inspected) -> dict[str, Any] | None:
+def _scio_decisions(report: ReportInput) -> dict[str, Any] | None:
     """Return what SCIO decided about the texts, with examples; None where it did not."""
-    decisions = inspected.dataset and read_decisions(inspected.dataset, inspected.main.name)
+    decisions = report.dataset and read_scio_decisions(report.dataset, report.main.name)
     if not decisions:
         return None
-    assert inspected.dataset is not None
-    tiles = read_tiles(inspected.dataset, ["tile_id", "path", "scale"]).set_index("tile_id")
+    assert report.dataset is not None
+    tiles = read_tiles(report.dataset, ["tile_id", "path", "scale"]).set_index("tile_id")
     return {
         "total": decisions.total,
         "share": {name: n / sum(decisions.total.values()) for name, n in decisions.total.items()},
@@ -217,7 +218,7 @@ def _decided(inspected: Inspected) -> dict[str, Any] | None:
         "examples": [
             {
                 "id": tile_id,
-                "image": tile_url(inspected.dataset / str(tiles.at[tile_id, "path"]), _PICTURE_PX),
+                "image": tile_url(report.dataset / str(tiles.at[tile_id, "path"]), _IMAGE_PX),
                 "facts": f"{task.replace('_', ' ')} · {tiles.at[tile_id, 'scale']!s} tile",
                 "rows": rows,
             }
@@ -246,34 +247,34 @@ def _repeated(sample: Sequence[ImageCaptions]) -> list[dict[str, Any]]:
 
 
 def _figure_10(
-    inspected: Inspected, said: Mapping[str, Mapping[str, ImageCaptions]]
+    report: ReportInput, texts_by_version: Mapping[str, Mapping[str, ImageCaptions]]
 ) -> dict[str, Any] | None:
     """Draw images and texts laid out by t-SNE; None where too few tiles have all the texts."""
-    if inspected.dataset is None:
+    if report.dataset is None:
         return None
-    tiles = read_tiles(inspected.dataset, ["tile_id", "path", "ground_id", "valid_fraction", *FEATURES])
-    tiles = tiles[tiles["valid_fraction"] >= _LEAST_VALID]
-    templates = [name for name in said if "template" in inspected.versions[name].about]
-    shared = set(tiles["tile_id"]).intersection(*said.values())
+    tiles = read_tiles(report.dataset, ["tile_id", "path", "ground_id", "valid_fraction", *FEATURES])
+    tiles = tiles[tiles["valid_fraction"] >= _MIN_VALID_FRACTION]
+    templates = [name for name in texts_by_version if "template" in report.versions[name].about]
+    shared = set(tiles["tile_id"]).intersection(*texts_by_version.values())
     # Templates say something of annotated tiles alone, so where there are some only these are compared.
     for name in templates:
-        shared = {tile_id for tile_id in shared if said[name][tile_id].task != "terrain"}
+        shared = {tile_id for tile_id in shared if texts_by_version[name][tile_id].task != "terrain"}
     chosen = sorted(shared, key=lambda tile_id: (random_order(tile_id), tile_id))[:_FIGURE_TILES]
     tiles = tiles.set_index("tile_id").loc[chosen]
-    if len(tiles) < closeness.LEAST_TILES or tiles["ground_id"].nunique() < 2:
+    if len(tiles) < image_text_similarity.MIN_TILES or tiles["ground_id"].nunique() < 2:
         return None
-    texts = {name: [_whole(of_version[t]) for t in chosen] for name, of_version in said.items()}
-    found = closeness.compare(inspected.dataset, tiles, texts)
+    texts = {name: [_whole(of_version[t]) for t in chosen] for name, of_version in texts_by_version.items()}
+    found = image_text_similarity.compare_layouts(report.dataset, tiles, texts)
     return {
         "tiles": len(tiles),
-        "neighbours": closeness.NEIGHBOURS,
+        "neighbours": image_text_similarity.NEIGHBOURS,
         "chance": found.chance,
         "features": found.features,
         "template": bool(templates),
         "panels": [
             {
                 "p": panel,
-                "about": inspected.versions[panel.name].about if panel.name in inspected.versions else "",
+                "about": report.versions[panel.name].about if panel.name in report.versions else "",
                 "image": png_url(figures.scatter(panel.positions, found.groups)),
             }
             for panel in found.panels
@@ -281,7 +282,7 @@ def _figure_10(
         "groups": [
             {
                 "colour": figures.GROUP_COLOURS[group],
-                "image": tile_url(inspected.dataset / str(tiles["path"].iloc[place]), _THUMBNAIL_PX),
+                "image": tile_url(report.dataset / str(tiles["path"].iloc[place]), _THUMBNAIL_PX),
                 "count": int((found.groups == group).sum()),
             }
             for group, place in enumerate(found.exemplars)

@@ -19,7 +19,7 @@ _COLUMNS = [
 
 
 @dataclass(frozen=True)
-class Decisions:
+class ScioDecisions:
     """What was decided.
 
     Attributes:
@@ -33,7 +33,7 @@ class Decisions:
     examples: list[tuple[str, str, list[dict[str, Any]]]]
 
 
-def read_decisions(dataset: Path, version: str) -> Decisions | None:
+def read_scio_decisions(dataset: Path, version: str) -> ScioDecisions | None:
     """Return what was decided about a version's texts; None where nothing was.
 
     The rows are read part by part; the same version gives the same examples.
@@ -43,11 +43,11 @@ def read_decisions(dataset: Path, version: str) -> Decisions | None:
     batches = open_texts(dataset, version).to_batches(columns=_COLUMNS)
     rows = (row for batch in batches for row in batch.to_pylist())
     for tile_id, of_tile in groupby(rows, key=lambda row: row["tile_id"]):
-        said = list(of_tile)
-        verdicts = {row["verdict"] for row in said}
-        counts.update((row["task"], row["field"], row["verdict"]) for row in said)
+        rows_of_tile = list(of_tile)
+        verdicts = {row["verdict"] for row in rows_of_tile}
+        counts.update((row["task"], row["field"], row["verdict"]) for row in rows_of_tile)
         if verdicts & {"noise", "reconstructed"} and verdicts & {"kept", "reconstructed"}:
-            best.append((-("reconstructed" in verdicts), random_order(tile_id), tile_id, said))
+            best.append((-("reconstructed" in verdicts), random_order(tile_id), tile_id, rows_of_tile))
             if len(best) > 4 * _EXAMPLES:
                 best = sorted(best, key=lambda one: one[:3])[:_EXAMPLES]
     total = {verdict: sum(n for key, n in counts.items() if key[2] == verdict) for verdict in DECIDED}
@@ -59,4 +59,8 @@ def read_decisions(dataset: Path, version: str) -> Decisions | None:
         for task, field in fields
     ]
     best = sorted(best, key=lambda one: one[:3])[:_EXAMPLES]
-    return Decisions(total, by_field, [(tile_id, said[0]["task"], said) for _, _, tile_id, said in best])
+    return ScioDecisions(
+        total,
+        by_field,
+        [(tile_id, rows_of_tile[0]["task"], rows_of_tile) for _, _, tile_id, rows_of_tile in best],
+    )

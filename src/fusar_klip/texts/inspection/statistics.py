@@ -23,7 +23,7 @@ CORPUS_TOKENS = 50_000
 """Of the sample in random order; a smaller corpus gives what it has, and the report says so."""
 MTLD_THRESHOLD = 0.72
 """McCarthy's; lexicalrichness's default."""
-MTLD_LEAST_TOKENS = 50
+MTLD_MIN_TOKENS = 50
 """Under that MTLD says little (McCarthy and Jarvis 2010 use texts of over 100)."""
 NO_FIELD = "caption"
 
@@ -113,7 +113,7 @@ class CaptionStatistics:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredCaptions:
     """Statistics, and what the report draws from.
 
     Attributes:
@@ -128,7 +128,7 @@ class Measured:
 
 
 @dataclass
-class _Lengths:
+class _FieldCounts:
     """What is gathered of one field while reading."""
 
     lengths: Counter[int] = field(default_factory=Counter)
@@ -153,14 +153,14 @@ def random_order(image_id: str) -> bytes:
     return hashlib.blake2b(image_id.encode(), digest_size=8).digest()
 
 
-def measure(source: CaptionSource) -> Measured:
+def measure_captions(source: CaptionSource) -> MeasuredCaptions:
     """Read a set of captions once and measure it.
 
     Raises:
         SettingsError: A file holds no captions.
         DatasetError: A text version cannot be read.
     """
-    fields: dict[tuple[str, str], _Lengths] = {}
+    fields: dict[tuple[str, str], _FieldCounts] = {}
     words: dict[str, Counter[str]] = {}
     image_lengths: Counter[int] = Counter()
     seen_captions: set[bytes] = set()
@@ -172,7 +172,7 @@ def measure(source: CaptionSource) -> Measured:
         for name, caption in text.captions:
             tokens = tokenize(caption)
             digest = _digest(caption)
-            own = fields.setdefault((schema, name or NO_FIELD), _Lengths())
+            own = fields.setdefault((schema, name or NO_FIELD), _FieldCounts())
             own.lengths[len(tokens)] += 1
             own.vocabulary.update(tokens)
             own.seen.add(digest)
@@ -207,12 +207,12 @@ def measure(source: CaptionSource) -> Measured:
         duplicate_images=1 - len(seen_images) / max(images, 1),
         by_field=[_field_statistics(schema, name, own) for (schema, name), own in fields.items()],
     )
-    return Measured(statistics, words, drawn)
+    return MeasuredCaptions(statistics, words, drawn)
 
 
 def mtld(tokens: Sequence[str]) -> float | None:
     """Return the measure of textual lexical diversity of a text; None where it has under 50 tokens."""
-    if len(tokens) < MTLD_LEAST_TOKENS:
+    if len(tokens) < MTLD_MIN_TOKENS:
         return None
     return float(LexicalRichness(list(tokens), preprocessor=None, tokenizer=None).mtld(MTLD_THRESHOLD))
 
@@ -248,7 +248,7 @@ def _diversity(sample: Sequence[ImageCaptions]) -> dict[str, Any]:
     }
 
 
-def _field_statistics(schema: str, name: str, own: _Lengths) -> FieldStatistics:
+def _field_statistics(schema: str, name: str, own: _FieldCounts) -> FieldStatistics:
     count = own.lengths.total()
     return FieldStatistics(
         schema=schema,

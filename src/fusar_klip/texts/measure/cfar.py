@@ -19,7 +19,7 @@ from fusar_klip.texts.measure.land_cover import block_sum, connected
 _MIN_SPACING_M = 1.0  # finer tiles are reduced first: a metre tells the length of a ship or an aircraft
 _BACKGROUND_M = 700.0
 _GUARD_M = 300.0  # longer than most ships, so that a ship is no part of its own background
-_RESTING_CLIP = 3.0  # standard deviations over which a pixel is no background
+_CLUTTER_CLIP = 3.0  # standard deviations over which a pixel is no background
 _NEAR_SHORE_M = 150.0
 _ALONGSIDE_M = 40.0
 _COARSE_M = 5.0
@@ -36,13 +36,13 @@ class TargetClass:
         max_length_m: Longer ones are breakwaters, quays or buildings.
         min_width_m: Narrower ones are fences, edges of roofs, or single bright points.
         max_width_m: Wider ones are islands or buildings.
-        min_contrast: Least ratio of the mean over the background's.
+        min_contrast: Smallest ratio of the mean over the background's.
         small_m: Shorter targets (at a spacing under 5 m), and all at the land's edge, must have
             `small_contrast`: buoys, breaking waves and the fringes of land have less.
-        small_contrast: Least ratio of a small target.
+        small_contrast: Smallest ratio of a small target.
         blurred_m: Shorter targets need only `blurred_contrast` at a spacing of 5 m and more and away from
             land: a few pixels are mostly blur. Longer faint ones are breakwaters.
-        blurred_contrast: Least ratio of a blurred target.
+        blurred_contrast: Smallest ratio of a blurred target.
         bridge_contrast: Up to twice `blurred_m`, targets whose brightest pixel has this ratio count as
             blurred ones: a ship's bridge stands out of a weak hull, and nothing out of a wake.
     """
@@ -89,7 +89,7 @@ APRON_TARGET = TargetClass(
 
 
 @dataclass(frozen=True)
-class Detected:
+class Detection:
     """A target and the rows and columns that its body covers, in pixels: top <= row < bottom."""
 
     target: Target
@@ -99,7 +99,9 @@ class Detected:
     right: int
 
 
-def within(found: Iterable[Detected], top: int, left: int, height: int, width: int) -> tuple[Detected, ...]:
+def detections_in_window(
+    found: Iterable[Detection], top: int, left: int, height: int, width: int
+) -> tuple[Detection, ...]:
     """Return what a window shows of the targets: those whose centre lies in it, in its own pixels.
 
     A target keeps its whole length where the window cuts it, and says that it is cut.
@@ -112,17 +114,17 @@ def within(found: Iterable[Detected], top: int, left: int, height: int, width: i
         box = (one.top - top, one.left - left, one.bottom - top, one.right - left)
         cut = box[0] < 0 or box[1] < 0 or box[2] > height or box[3] > width
         target = replace(one.target, row=row, col=col, touches_edge=one.target.touches_edge or cut)
-        inside.append(Detected(target, *box))
+        inside.append(Detection(target, *box))
     return tuple(inside)
 
 
-def detect(
+def detect_targets(
     pixels: NDArray[np.uint8],
     surface: NDArray[np.bool_],
     spacing_m: float,
     kind: TargetClass,
     north: NDArray[np.float64],
-) -> list[Detected]:
+) -> list[Detection]:
     """Find the bright targets that stand on `surface`.
 
     Args:
@@ -142,50 +144,52 @@ def detect(
     on = surface[::reduction, ::reduction] & valid
     if on.sum() * spacing_m**2 < kind.join_m**2:
         return []
-    smooth, excess, background = _excess(values, on, spacing_m)
+    smooth, excess, background = _cfar_excess(values, on, spacing_m)
     land_m = np.full(on.shape, np.inf)
     if not (on | ~valid).all():
         land_m = ndimage.distance_transform_edt(on | ~valid) * spacing_m
-    body = _bodies(smooth, excess, background) & on
-    parts = _grouped(body, kind.join_m, spacing_m)
-    joined = _joined(parts, land_m > _NEAR_SHORE_M, spacing_m, kind)
+    body = _target_pixels(smooth, excess, background) & on
+    parts = _label_with_gaps(body, kind.join_m, spacing_m)
+    joined = _join_parts(parts, land_m > _NEAR_SHORE_M, spacing_m, kind)
     found = []
     for number, box in enumerate(ndimage.find_objects(joined), start=1):
         if box is None:
             continue
         body = joined[box] == number
         to_land_m = float(land_m[box][body].min())
-        target = _measured(body * parts[box], values[box], background[box], north, spacing_m, kind, to_land_m)
+        target = _measure_body(
+            body * parts[box], values[box], background[box], north, spacing_m, kind, to_land_m
+        )
         if target is None:
             continue
         rows, cols = (slice(max(s.start - 1, 0), s.stop + 1) for s in box)
         inside = all(s.start > 0 and s.stop < side for s, side in zip(box, on.shape, strict=True))
         touches = not inside or not bool(valid[rows, cols].all())
-        found.append(_placed(target, box, reduction, _setting(to_land_m, kind), touches_edge=touches))
+        found.append(_in_tile_pixels(target, box, reduction, _setting(to_land_m, kind), touches_edge=touches))
     return sorted(found, key=lambda one: (one.target.row, one.target.col))
 
 
-def _excess(
+def _cfar_excess(
     values: NDArray[np.float32], on: NDArray[np.bool_], spacing_m: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Return the 3 x 3 mean, its excess over the background in standard deviations, and the background.
 
     The background of a pixel is the mean over a frame of 700 m around a guard of 300 m (cell-averaging CFAR),
     of the surface only and without what stands out of it. A pixel that alone exceeds by more (small ships at
-    coarse spacing) counts with its own excess over the unsmoothed spread.
+    coarse spacing) counts with its own excess over the unsmoothed standard deviation.
     """
     smooth = ndimage.uniform_filter(values, 3, mode="nearest")
-    resting = on & (smooth < _clip(smooth[on]))
-    mean, spread = _frame_moments(smooth, resting, spacing_m)
-    _, spread_raw = _frame_moments(values, resting, spacing_m)
-    excess = np.maximum((smooth - mean) / spread, 0.7 * (values - mean) / spread_raw)
+    clutter = on & (smooth < _clip(smooth[on]))
+    mean, std = _frame_moments(smooth, clutter, spacing_m)
+    _, std_raw = _frame_moments(values, clutter, spacing_m)
+    excess = np.maximum((smooth - mean) / std, 0.7 * (values - mean) / std_raw)
     return smooth, np.where(on, excess, 0).astype(np.float32), mean
 
 
 def _clip(values: NDArray[np.float32]) -> float:
     """Return the level above which pixels are targets rather than sea, by repeated three-sigma clipping."""
     for _ in range(5):
-        clip = float(values.mean() + _RESTING_CLIP * values.std())
+        clip = float(values.mean() + _CLUTTER_CLIP * values.std())
         values = values[values <= clip]
     return clip + 1e-3
 
@@ -210,18 +214,17 @@ def _frame_moments(
     chosen = values[among]
     mean = np.where(enough, frame(values * weight) / np.maximum(n, 1), chosen.mean())
     square = frame(values**2 * weight) / np.maximum(n, 1)
-    spread = np.where(enough, np.sqrt(np.maximum(square - mean**2, 0)), chosen.std())
+    std = np.where(enough, np.sqrt(np.maximum(square - mean**2, 0)), chosen.std())
     # No sea is calmer than the rounding to 8 bits: half a grey level.
-    spread = np.maximum(spread, 0.5)
+    std = np.maximum(std, 0.5)
     height, width = values.shape
-    mean, spread = (
-        a.repeat(block, axis=0).repeat(block, axis=1)[:height, :width].astype(np.float32)
-        for a in (mean, spread)
+    mean, std = (
+        a.repeat(block, axis=0).repeat(block, axis=1)[:height, :width].astype(np.float32) for a in (mean, std)
     )
-    return mean, spread
+    return mean, std
 
 
-def _bodies(
+def _target_pixels(
     smooth: NDArray[np.float32], excess: NDArray[np.float32], background: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
     """Find the pixels of the targets: strong seeds, grown to where they fade out, side lobes cut."""
@@ -241,7 +244,7 @@ def _bodies(
     return body
 
 
-def _joined(
+def _join_parts(
     parts: NDArray[np.int32], open_water: NDArray[np.bool_], spacing_m: float, kind: TargetClass
 ) -> NDArray[np.int32]:
     """Number the targets that the parts make up.
@@ -251,18 +254,18 @@ def _joined(
     if spacing_m < _COARSE_M or kind is not SHIP:
         return parts
     offshore = (parts > 0) & ~np.isin(parts, np.unique(parts[(parts > 0) & ~open_water]))
-    further = _grouped(offshore, _JOIN_OFFSHORE_M, spacing_m)
+    further = _label_with_gaps(offshore, _JOIN_OFFSHORE_M, spacing_m)
     return np.where(offshore, further + parts.max(initial=0), parts).astype(np.int32)
 
 
-def _grouped(body: NDArray[np.bool_], within_m: float, spacing_m: float) -> NDArray[np.int32]:
+def _label_with_gaps(body: NDArray[np.bool_], within_m: float, spacing_m: float) -> NDArray[np.int32]:
     """Number the connected areas of a mask, those as one that lie closer than `within_m`."""
     reach = max(1, round(within_m / spacing_m / 2))
     disk = np.hypot(*np.ogrid[-reach : reach + 1, -reach : reach + 1]) <= reach + 0.5
     return connected(ndimage.binary_dilation(body, disk), diagonal=True) * body
 
 
-def _measured(
+def _measure_body(
     parts: NDArray[np.int32],
     values: NDArray[np.float32],
     background: NDArray[np.float32],
@@ -289,22 +292,22 @@ def _measured(
     width, length = (float(side) for side in np.sqrt(12 * spreads))
     base = max(float(background[mask].mean()), 1.0)
     contrast = float(values[mask].mean()) / base
-    # The 8-bit mapping may clip before the contrast is reached, so less is asked for on a bright sea.
+    # The 8-bit mapping may clip before the contrast is reached, so a bright sea requires less.
     small = length * spacing_m < kind.small_m and spacing_m < _COARSE_M
     fringe = small or to_land_m <= _ALONGSIDE_M
-    least = kind.small_contrast if fringe else kind.min_contrast
+    required = kind.small_contrast if fringe else kind.min_contrast
     if spacing_m >= _COARSE_M and to_land_m > _NEAR_SHORE_M:
         bridge = float(values[mask].max()) / base >= kind.bridge_contrast
         if length * spacing_m < kind.blurred_m * (2 if bridge else 1):
-            least = kind.blurred_contrast
-    asked = min(least, 0.75 * 255 / base)
+            required = kind.blurred_contrast
+    threshold = min(required, 0.75 * 255 / base)
     thin_line = length > 12 * width and length * spacing_m > 150
     if not kind.min_length_m <= length * spacing_m <= kind.max_length_m:
         return None
     if not kind.min_width_m <= width * spacing_m <= kind.max_width_m:
         return None
     brightest = float(np.max(ndimage.mean(values, parts, np.unique(parts[mask])))) / base
-    if brightest < asked or thin_line:
+    if brightest < threshold or thin_line:
         return None
     orientation = None
     if spreads[1] > 2.0 * spreads[0] and length >= 3:
@@ -313,16 +316,16 @@ def _measured(
     return float(centre[1]), float(centre[0]), length, width, orientation, contrast
 
 
-def _placed(
-    measured: tuple[float, float, float, float, float | None, float],
+def _in_tile_pixels(
+    body: tuple[float, float, float, float, float | None, float],
     box: tuple[slice, ...],
     reduction: int,
     setting: TargetSetting,
     *,
     touches_edge: bool,
-) -> Detected:
+) -> Detection:
     """Put a body measured in the reduced pixels of a box back into the pixels of the tile."""
-    row, col, length, width, orientation_deg, contrast = measured
+    row, col, length, width, orientation_deg, contrast = body
     target = Target(
         row=(box[0].start + row + 0.5) * reduction - 0.5,
         col=(box[1].start + col + 0.5) * reduction - 0.5,
@@ -334,7 +337,7 @@ def _placed(
         touches_edge=touches_edge,
     )
     rows, cols = box
-    return Detected(target, *(side * reduction for side in (rows.start, cols.start, rows.stop, cols.stop)))
+    return Detection(target, *(side * reduction for side in (rows.start, cols.start, rows.stop, cols.stop)))
 
 
 def _setting(land_m: float, kind: TargetClass) -> TargetSetting:

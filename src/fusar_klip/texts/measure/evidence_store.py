@@ -7,8 +7,6 @@ set. Deleting the folder loses time, nothing else.
 """
 
 import csv
-import hashlib
-import json
 import logging
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,6 +34,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CONTEXT_FORMAT = "b13abfdf"
+"""Part of the store's file name. Change it when the fields of `TileContext`, or of its parts, change; a test
+compares them."""
+
 _CATALOG_COLUMNS = (
     *("tile_id", "scale", "platform", "band", "polarization", "mode", "product_type", "orbit_direction"),
     *("look_side", "incidence_deg", "looks", "extent_m", "transform", "scene_type", "landform", "acquired"),
@@ -49,7 +51,7 @@ _CONTEXT_OF = "SELECT context FROM tiles WHERE tile_id = ?"
 _NEXT = "SELECT place, tile_id, parent_id FROM tiles WHERE place > ? ORDER BY place LIMIT ?"
 _FINISHED = 1  # SQLite's user_version of a store that holds every kept tile
 _WAIT_S = 120.0  # for another process to end its transaction; one takes milliseconds
-_ROWS_A_QUERY = 1000
+_ROWS_PER_QUERY = 1000
 _NORTH_UP_DEG = 10.0
 _PLACES_OF_A_KIND = 3
 _FURTHER = "further values"
@@ -148,7 +150,7 @@ class EvidenceStore:
         return int(count)
 
     def tile_ids(self) -> Iterator[str]:
-        """Yield every kept tile, parents before their children, one family after the other."""
+        """Yield every kept tile, parents before their children, one pyramid after the other."""
         for tile_id, _ in self.graph():
             yield tile_id
 
@@ -161,7 +163,7 @@ class EvidenceStore:
 
     def _after(self, place: int) -> list[tuple[int, str, str | None]]:
         with self._lock:
-            return self._connection.execute(_NEXT, (place, _ROWS_A_QUERY)).fetchall()
+            return self._connection.execute(_NEXT, (place, _ROWS_PER_QUERY)).fetchall()
 
     def context(self, tile_id: str) -> TileContext:
         """Return what is known of a tile.
@@ -198,7 +200,7 @@ def ensure_evidence(dataset: Path, workers: int = 1, *, known_places: Path | Non
     facts = read_known_places(known_places) if known_places else {}
     open_tiles(dataset)  # says what is wrong with the data set, if anything is
     digest = sha256(dataset / "tiles.parquet")
-    path = dataset / "cache" / "evidence" / f"{MEASURE_VERSION}_{_format()}_{digest[:16]}.sqlite"
+    path = dataset / "cache" / "evidence" / f"{MEASURE_VERSION}_{CONTEXT_FORMAT}_{digest[:16]}.sqlite"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with closing(sqlite3.connect(path, timeout=_WAIT_S)) as connection:
@@ -252,22 +254,17 @@ def _contexts() -> "TypeAdapter[TileContext]":
     return TypeAdapter(TileContext)
 
 
-def _format() -> str:
-    """Name the shape of what is stored: another shape of `TileContext` is another store."""
-    return hashlib.sha256(json.dumps(_contexts().json_schema()).encode()).hexdigest()[:8]
-
-
 def _measure(dataset: Path, connection: sqlite3.Connection, workers: int) -> None:
-    """Fill the store family by family; what a process before this one has measured is not measured again."""
+    """Fill the store pyramid by pyramid, without those that an earlier process has measured."""
     connection.execute(_TABLE)
     connection.commit()
     done = frozenset(tile_id for (tile_id,) in connection.execute("SELECT tile_id FROM tiles"))
     catalog = _catalog(dataset)
-    for family in measure_dataset(dataset, workers, done=done):
+    for pyramid in measure_dataset(dataset, workers, done=done):
         rows = [
-            (measured.tile.tile_id, measured.parent_id, _encoded(measured, catalog)) for measured in family
+            (measured.tile.tile_id, measured.parent_id, _encoded(measured, catalog)) for measured in pyramid
         ]
-        with connection:  # a family is there as a whole or not at all
+        with connection:  # a pyramid is there as a whole or not at all
             connection.executemany(
                 "INSERT OR IGNORE INTO tiles (tile_id, parent_id, context) VALUES (?, ?, ?)", rows
             )

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from fusar_klip.geo.gazetteer import Neighbour, nearest
-from fusar_klip.texts.wording import distance, wind
+from fusar_klip.texts.phrases import compass_point, distance
 
 _AT_KM = 1.5
 _MENTION_KM = 60.0
@@ -61,7 +61,7 @@ class Geography:
         return max(east, north) <= self.half_km or neighbour.distance_km <= _AT_KM
 
 
-def locate(
+def look_up_geography(
     lon: float | None, lat: float | None, half_km: float, place: str | None, country: str | None
 ) -> Geography:
     """Look up what lies near a tile; `place` and `country` come from the catalog."""
@@ -74,7 +74,7 @@ def locate(
     return Geography(lon, lat, half_km, place, country, airport, port, city)
 
 
-def name(neighbour: Neighbour) -> str:
+def place_name(neighbour: Neighbour) -> str:
     """Return a place's name as it stands in a sentence; an airport with a very long one goes by its code."""
     place = neighbour.place
     if place.kind == "airport" and place.code and len(place.name.split()) > _MAX_NAME_WORDS:
@@ -82,20 +82,21 @@ def name(neighbour: Neighbour) -> str:
     return f"port of {place.name}" if place.kind == "port" else place.name
 
 
-def seen_from_tile(neighbour: Neighbour) -> str:
+def direction_phrase(neighbour: Neighbour) -> str:
     """Return where a place lies as seen from the tile: "port of X 3 km to the south-east"."""
     if neighbour.distance_km < 0.5:
-        return f"{name(neighbour)} here"
-    return f"{name(neighbour)} {distance(1000 * neighbour.distance_km)} to the {wind(neighbour.bearing_deg)}"
+        return f"{place_name(neighbour)} here"
+    away = distance(1000 * neighbour.distance_km)
+    return f"{place_name(neighbour)} {away} to the {compass_point(neighbour.bearing_deg)}"
 
 
-def neighbours(geography: Geography, count: int) -> str:
+def nearby_places(geography: Geography, count: int) -> str:
     """Return the nearest places in words: a port within 15 km first, then airport and city by distance."""
     others = [n for n in (geography.airport, geography.city) if n is not None]
     others.sort(key=lambda n: n.distance_km)
     port = geography.port
     near_port = [port] if port is not None and port.distance_km <= _PORT_REGION_KM else []
-    clauses = [seen_from_tile(n) for n in (near_port + others)[:count]]
+    clauses = [direction_phrase(n) for n in (near_port + others)[:count]]
     if clauses:
         text = ", ".join(clauses)
         return text if len(text.split()) <= _MAX_WORDS else clauses[0]

@@ -36,8 +36,8 @@ _MIN_DARK_SHARE = 0.003
 # A scene without two modes is one surface if its levels spread no more than speckle and swell do.
 _MAX_UNIFORM_SPREAD = 1.7
 # Of cells over 48 m, that lie on the wrong side; single ones are taken out by what water's least width is.
-_MAX_MISTAKEN = 0.25
-_MIN_PARTED_CELLS = 2_000  # half a square kilometre
+_MAX_MISCLASSIFIED = 0.25
+_MIN_SEPARATED_CELLS = 2_000  # half a square kilometre
 _STRONG = 1.5
 _BUILT_UP_DENSITY = 0.1
 _BUILT_UP_CV = 2.3
@@ -180,9 +180,9 @@ def scene_reference(histograms: CellHistograms) -> SceneReference:
     if total == 0:
         return SceneReference(0.0, 128.0, 0.25)
     speckle_cv = _percentile(histograms.cvs, _CV_EDGES, 10)
-    dark = _valley(histograms.levels)
+    dark = _valley_level(histograms.levels)
     if dark is None:
-        dark = _parting(histograms.water, histograms.land)
+        dark = _separating_level(histograms.water, histograms.land)
     if dark is None:
         low, high = (2 ** _percentile(histograms.levels, _LEVEL_EDGES, q) for q in (5, 90))
         typical_cv = _percentile(histograms.cvs, _CV_EDGES, 50)
@@ -209,10 +209,10 @@ def classify(
             areas around them are aprons and runways, which backscatter does not tell from water.
     """
     dark = cells.valid & (cells.level < reference.dark_below)
-    water = _wide_areas(dark | ~cells.valid, cells.side_m) & cells.valid
+    water = _opened(dark | ~cells.valid, cells.side_m) & cells.valid
     water = _without_small_areas(water, _MIN_WATER_M2 / cells.side_m**2)
     if airports_rc:
-        water &= ~_around(water, airports_rc, cells)
+        water &= ~_near_airports(water, airports_rc, cells)
     water |= _ships_in(water, dark, cells)
     land = cells.valid & ~dark & ~water
     built_up = land & _built_up(cells, pixels, reference, land)
@@ -230,15 +230,15 @@ def _built_up(
     """Many strong scatterers, strong texture, or a high mean over about 110 m."""
     # Speckle alone hardly reaches this: one-look amplitude passes 2.8 medians in 0.4 % of the pixels.
     bright = pixels > min(254.0, reference.land_level * (1 + 3.5 * reference.speckle_cv))
-    scatterers = _box(block_sum(bright, cells.side_px) * land, _TEXTURE_CELLS)
-    density = scatterers / np.maximum(_box(cells.count * land, _TEXTURE_CELLS), 1e-6)
+    scatterers = _box_mean(block_sum(bright, cells.side_px) * land, _TEXTURE_CELLS)
+    density = scatterers / np.maximum(_box_mean(cells.count * land, _TEXTURE_CELLS), 1e-6)
     mean, texture = _moments(cells.count, cells.total, cells.square, land, _TEXTURE_CELLS)
     textured = texture > _BUILT_UP_CV * reference.speckle_cv + 0.05
     votes = (density > _BUILT_UP_DENSITY) | textured | (mean > _BUILT_UP_LEVEL * reference.land_level)
-    return _box(votes.astype(np.float32), 5) > 0.5
+    return _box_mean(votes.astype(np.float32), 5) > 0.5
 
 
-def summarise(codes: NDArray[np.uint8], cells: Cells, reference: SceneReference) -> Cover:
+def summarise_cover(codes: NDArray[np.uint8], cells: Cells, reference: SceneReference) -> Cover:
     """Return the shares of the classes in the tile and in its 3 x 3 regions."""
     thirds = [
         _fractions(region)
@@ -261,7 +261,7 @@ def _fractions(codes: NDArray[np.uint8]) -> dict[CoverClass, float]:
     return {name: float(n) / total for name, n in zip(COVER_CLASSES, counts, strict=True)}
 
 
-def _box(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+def _box_mean(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     box: NDArray[np.float32] = ndimage.uniform_filter(values, side, mode="constant")
     return box
 
@@ -274,9 +274,9 @@ def _moments(
     window: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean and coefficient of variation of the pixels of window x window cells, of those in `among` only."""
-    n = _box(count * among, window)
-    mean = _box(total * among, window) / np.maximum(n, 1e-6)
-    variance = _box(square * among, window) / np.maximum(n, 1e-6) - mean**2
+    n = _box_mean(count * among, window)
+    mean = _box_mean(total * among, window) / np.maximum(n, 1e-6)
+    variance = _box_mean(square * among, window) / np.maximum(n, 1e-6) - mean**2
     cv = np.sqrt(np.maximum(variance, 0)) / np.maximum(mean, 1e-6)
     counted = among & (count > 0)
     return np.where(counted, mean, 0).astype(np.float32), np.where(counted, cv, 0).astype(np.float32)
@@ -287,7 +287,7 @@ def _percentile(counts: NDArray[np.int64], edges: NDArray[np.float64], percent: 
     return float(np.interp(percent / 100 * cumulative[-1], cumulative, edges))
 
 
-def _valley(levels: NDArray[np.int64]) -> float | None:
+def _valley_level(levels: NDArray[np.int64]) -> float | None:
     """Return log2 of the level between the darkest two modes of a histogram, or None."""
     smooth = ndimage.gaussian_filter1d(levels.astype(np.float64), 1.5, mode="constant")
     share = np.cumsum(smooth) / smooth.sum()
@@ -303,19 +303,19 @@ def _valley(levels: NDArray[np.int64]) -> float | None:
     return None
 
 
-def _parting(water: NDArray[np.int64], land: NDArray[np.int64]) -> float | None:
+def _separating_level(water: NDArray[np.int64], land: NDArray[np.int64]) -> float | None:
     """Return log2 of the level that parts water from land with the fewest mistakes, both counted alike."""
-    if min(water.sum(), land.sum()) < _MIN_PARTED_CELLS:
+    if min(water.sum(), land.sum()) < _MIN_SEPARATED_CELLS:
         return None
     missed = 1 - np.cumsum(water) / water.sum()
     taken = np.cumsum(land) / land.sum()
     at = int(np.argmin(missed + taken))
-    if max(missed[at], taken[at]) > _MAX_MISTAKEN:
+    if max(missed[at], taken[at]) > _MAX_MISCLASSIFIED:
         return None
     return float(_LEVEL_EDGES[at + 1])
 
 
-def _wide_areas(mask: NDArray[np.bool_], side_m: float) -> NDArray[np.bool_]:
+def _opened(mask: NDArray[np.bool_], side_m: float) -> NDArray[np.bool_]:
     """Open a mask by a disk of 45 m; outside the tile it goes on as at its border."""
     radius = _MIN_WATER_RADIUS_M / side_m
     margin = int(np.ceil(2 * radius)) + 1
@@ -366,7 +366,7 @@ def near_any(points_rc: Sequence[tuple[float, float]], radius_m: float, cells: C
     return near
 
 
-def _around(
+def _near_airports(
     water: NDArray[np.bool_], airports_rc: Sequence[tuple[float, float]], cells: Cells
 ) -> NDArray[np.bool_]:
     """Return those connected dark areas whose greater part lies within 3 km of an airport."""

@@ -1,8 +1,8 @@
-"""Every kept tile of a data set measured, one family at a time: the pass that all describers share.
+"""Every kept tile of a data set measured, one pyramid at a time: the pass that all describers share.
 
 Two passes: the levels of every scene from its largest tiles, then each large tile with all that lies inside
-it (`family`). Tiles that are not kept are read too: without the open sea of a scene, which screening leaves
-out, nothing tells water from land there. Memory holds a few families a process. What is done with the
+it (`pyramid`). Tiles that are not kept are read too: without the open sea of a scene, which screening leaves
+out, nothing tells water from land there. Memory holds a few pyramids a process. What is done with the
 measured tiles is not decided here: `describe` writes them down as sentences, `evidence_store` keeps them for
 describers that ask a language model.
 """
@@ -24,7 +24,7 @@ from fusar_klip.errors import DatasetError
 from fusar_klip.geo.gazetteer import Neighbour, nearest
 from fusar_klip.progress import track
 from fusar_klip.texts.measure.evidence import Evidence
-from fusar_klip.texts.measure.geography import Geography, locate
+from fusar_klip.texts.measure.geography import Geography, look_up_geography
 from fusar_klip.texts.measure.land_cover import (
     AIRFIELD_RADIUS_M,
     CellHistograms,
@@ -36,14 +36,14 @@ from fusar_klip.texts.measure.land_cover import (
 from fusar_klip.texts.measure.measure_tile import ASSUMED_SPACING_M, image_to_ground
 from fusar_klip.texts.measure.sentences import compose
 from fusar_klip.texts.measure.tile_pyramid import (
-    Beside,
+    AdjacentTile,
     CatalogTile,
-    Shown,
-    measure_inside,
-    measure_outermost,
+    PyramidTile,
+    adjacent_tiles,
+    measure_child_tile,
+    measure_root_tile,
     offset_in,
     read_tile,
-    tiles_beside,
 )
 
 T = TypeVar("T")
@@ -55,8 +55,8 @@ _COLUMNS = (
     *("tile_id", "scene_id", "parent_id", "path", "height", "width"),
     *("gsd_m", "lon", "lat", "place", "country", "water_fraction", "kept"),
 )
-# Enough that no process waits for the next family, few enough that what is measured does not pile up.
-_FAMILIES_A_WORKER = 4
+# Enough that no process waits for the next pyramid, few enough that what is measured does not pile up.
+_PYRAMIDS_PER_WORKER = 4
 _ALL_WATER = 0.99  # of a tile's cells, from which all of it counts as water that screening found
 
 
@@ -84,35 +84,35 @@ class MeasuredTile:
 def measure_dataset(
     dataset: Path, workers: int, *, done: frozenset[str] = frozenset()
 ) -> Iterator[list[MeasuredTile]]:
-    """Measure every kept tile, one family at a time: a tile that no kept tile holds, then all inside it.
+    """Measure every kept tile, one pyramid at a time: a tile that no kept tile holds, then all inside it.
 
-    Families come in the order of the catalog, parents before their children, whatever the number of workers.
+    Pyramids come in the order of the catalog, parents before their children, whatever the number of workers.
 
     Args:
         dataset: The data set's folder.
         workers: Processes that measure.
-        done: Tiles that need no measuring; a family is left out when it holds nothing but them.
+        done: Tiles that need no measuring; a pyramid is left out when it holds nothing but them.
 
     Raises:
         DatasetError: There is no finished data set, it holds no kept tile, or a tile cannot be read.
     """
-    families = _families(_catalog_tiles(dataset))
-    wanted = [family for family in families if not done.issuperset(t.tile_id for t in family if t.kept)]
-    scenes = {family[0].scene_id for family in wanted}
+    pyramids = _pyramids(_catalog_tiles(dataset))
+    wanted = [pyramid for pyramid in pyramids if not done.issuperset(t.tile_id for t in pyramid if t.kept)]
+    scenes = {pyramid[0].scene_id for pyramid in wanted}
     with _executor(min(workers, len(wanted))) as executor:
-        families = [family for family in families if family[0].scene_id in scenes]
-        references = _references(dataset, families, executor)
+        pyramids = [pyramid for pyramid in pyramids if pyramid[0].scene_id in scenes]
+        references = _references(dataset, pyramids, executor)
         roots: dict[str, list[CatalogTile]] = {}
-        for family in families:
-            roots.setdefault(family[0].scene_id, []).append(family[0])
+        for pyramid in pyramids:
+            roots.setdefault(pyramid[0].scene_id, []).append(pyramid[0])
         jobs: deque[Future[list[list[MeasuredTile]]]] = deque()
         try:
-            for family in track(wanted, "measuring"):
-                scene_id = family[0].scene_id
-                beside = tiles_beside(family[0], roots[scene_id])
+            for pyramid in track(wanted, "measuring"):
+                scene_id = pyramid[0].scene_id
+                adjacent = adjacent_tiles(pyramid[0], roots[scene_id])
                 reference = references[scene_id]
-                jobs.append(executor.submit(_measure_family, dataset, family, beside, reference))
-                if len(jobs) >= _FAMILIES_A_WORKER * workers:
+                jobs.append(executor.submit(_measure_pyramid, dataset, pyramid, adjacent, reference))
+                if len(jobs) >= _PYRAMIDS_PER_WORKER * workers:
                     yield from jobs.popleft().result()
             while jobs:
                 yield from jobs.popleft().result()
@@ -136,8 +136,8 @@ def _tile(row: Mapping[str, Any]) -> CatalogTile:
     return CatalogTile(**known, transform=None if transform is None else tuple(map(float, transform)))
 
 
-def _families(tiles: Iterable[CatalogTile]) -> list[list[CatalogTile]]:
-    """Group tiles with those that hold them; the first of a family lies in no other of the catalog."""
+def _pyramids(tiles: Iterable[CatalogTile]) -> list[list[CatalogTile]]:
+    """Group tiles with those that hold them; the first of a pyramid lies in no other of the catalog."""
     return _grouped(tiles, lambda tile: (tile.tile_id, tile.parent_id))
 
 
@@ -174,23 +174,23 @@ def _executor(workers: int) -> Executor:
 
 
 def _references(
-    dataset: Path, families: Iterable[Sequence[CatalogTile]], executor: Executor
+    dataset: Path, pyramids: Iterable[Sequence[CatalogTile]], executor: Executor
 ) -> dict[str, SceneReference]:
     """Find the levels of each scene from the tiles that no other tile holds."""
     sums: dict[str, CellHistograms] = {}
-    jobs = [(family[0].scene_id, executor.submit(_histograms, dataset, family)) for family in families]
+    jobs = [(pyramid[0].scene_id, executor.submit(_histograms, dataset, pyramid)) for pyramid in pyramids]
     for scene_id, job in track(jobs, "reading the scenes' levels"):
         found = job.result()
         sums[scene_id] = sums[scene_id] + found if scene_id in sums else found
     return {scene_id: scene_reference(histograms) for scene_id, histograms in sums.items()}
 
 
-def _histograms(dataset: Path, family: Sequence[CatalogTile]) -> CellHistograms:
-    """Count the cells of a family's first tile, and of those inside that screening took for water or land."""
-    root = family[0]
+def _histograms(dataset: Path, pyramid: Sequence[CatalogTile]) -> CellHistograms:
+    """Count the cells of a root tile, and of its tiles that screening classified as all water or all land."""
+    root = pyramid[0]
     cells = measure_cells(read_tile(dataset, root), root.gsd_m or ASSUMED_SPACING_M)
     water, land = (np.zeros(cells.valid.shape, bool) for _ in range(2))
-    for tile in family:
+    for tile in pyramid:
         offset = offset_in(root, tile)
         if tile.water_fraction is None or offset is None:
             continue
@@ -204,36 +204,36 @@ def _histograms(dataset: Path, family: Sequence[CatalogTile]) -> CellHistograms:
     return cell_histograms(cells, water & ~land, land & ~water)
 
 
-def _needed(family: Sequence[CatalogTile]) -> list[CatalogTile]:
-    """Return the kept tiles of a family and those that hold them, in its order."""
+def _needed(pyramid: Sequence[CatalogTile]) -> list[CatalogTile]:
+    """Return the kept tiles of a pyramid and those that hold them, in its order."""
     needed: set[str] = set()
-    for tile in reversed(family):  # children before their parents
+    for tile in reversed(pyramid):  # children before their parents
         if tile.kept or tile.tile_id in needed:
             needed |= {tile.tile_id} if tile.parent_id is None else {tile.tile_id, tile.parent_id}
-    return [tile for tile in family if tile.tile_id in needed]
+    return [tile for tile in pyramid if tile.tile_id in needed]
 
 
-def _measure_family(
-    dataset: Path, family: list[CatalogTile], beside: Sequence[Beside], reference: SceneReference
+def _measure_pyramid(
+    dataset: Path, pyramid: list[CatalogTile], adjacent: Sequence[AdjacentTile], reference: SceneReference
 ) -> list[list[MeasuredTile]]:
-    """Measure a tile and all that lies inside it, and return the families of those that are kept."""
-    done: dict[str, Shown] = {}
+    """Measure a tile and all that lies inside it, and return the pyramids of those that are kept."""
+    done: dict[str, PyramidTile] = {}
     measured = []
-    for tile in _needed(family):
+    for tile in _needed(pyramid):
         parent = done.get(tile.parent_id) if tile.parent_id is not None else None
         airports = _airports(tile)
         points = [rc for _, rc in airports]
         if parent is None:
-            shown = measure_outermost(dataset, tile, beside, reference, points)
+            pyramid_tile = measure_root_tile(dataset, tile, adjacent, reference, points)
         else:
-            shown = measure_inside(dataset, tile, parent, reference, points)
-        done[tile.tile_id] = shown
-        geography = locate(tile.lon, tile.lat, tile.half_m / 1000, tile.place, tile.country)
-        if (airport := _airport_of_targets(shown.evidence, airports)) is not None:
+            pyramid_tile = measure_child_tile(dataset, tile, parent, reference, points)
+        done[tile.tile_id] = pyramid_tile
+        geography = look_up_geography(tile.lon, tile.lat, tile.half_m / 1000, tile.place, tile.country)
+        if (airport := _airport_of_targets(pyramid_tile.evidence, airports)) is not None:
             geography = replace(geography, airport=airport)
-        task, fields = compose(shown.evidence, geography, parent.evidence if parent else None)
+        task, fields = compose(pyramid_tile.evidence, geography, parent.evidence if parent else None)
         parent_id = parent.tile.tile_id if parent and parent.tile.kept else None
-        measured.append(MeasuredTile(tile, shown.evidence, geography, task, fields, parent_id))
+        measured.append(MeasuredTile(tile, pyramid_tile.evidence, geography, task, fields, parent_id))
     return _grouped((m for m in measured if m.tile.kept), lambda m: (m.tile.tile_id, m.parent_id))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fusar_klip.texts.measure.cfar import APRON_TARGET, SHIP, Detected, detect
+from fusar_klip.texts.measure.cfar import APRON_TARGET, SHIP, Detection, detect_targets
 from fusar_klip.texts.measure.evidence import Backscatter, Evidence, Target
 from fusar_klip.texts.measure.land_cover import (
     APRON_RADIUS_M,
@@ -24,7 +24,7 @@ from fusar_klip.texts.measure.land_cover import (
     near_any,
     scene_reference,
     small_holes,
-    summarise,
+    summarise_cover,
 )
 from fusar_klip.texts.measure.linear_features import dark_strips, prevailing_direction, waterline
 
@@ -66,9 +66,9 @@ def measure_tile(
         codes = classify(cells, pixels, reference, airports_rc)
     north = image_to_ground(transform)
     if ships is None:
-        ships = [one.target for one in find_ships(pixels, cells, codes, spacing_m, north)]
+        ships = [one.target for one in detect_ships(pixels, cells, codes, spacing_m, north)]
     parked = _apron_targets(pixels, cells, codes, spacing_m, north, airports_rc)
-    water = _enlarged(codes == COVER_CODES["water"], cells, pixels.shape)
+    water = _cells_to_pixels(codes == COVER_CODES["water"], cells, pixels.shape)
     return Evidence(
         height=pixels.shape[0],
         width=pixels.shape[1],
@@ -77,7 +77,7 @@ def measure_tile(
         valid_fraction=float(np.mean(pixels > 0)),
         airfield=bool(airports_rc),
         backscatter=_backscatter(pixels, cells, reference),
-        cover=summarise(codes, cells, reference),
+        cover=summarise_cover(codes, cells, reference),
         targets=tuple(sorted([*ships, *parked], key=lambda t: (t.row, t.col))),
         waterline=waterline(codes, cells, reference, north),
         strips=dark_strips(pixels, water, north),
@@ -85,13 +85,13 @@ def measure_tile(
     )
 
 
-def find_ships(
+def detect_ships(
     pixels: NDArray[np.uint8],
     cells: Cells,
     codes: NDArray[np.uint8],
     spacing_m: float,
     north: NDArray[np.float64],
-) -> list[Detected]:
+) -> list[Detection]:
     """Find the bright targets on water, row by row.
 
     Args:
@@ -101,8 +101,8 @@ def find_ships(
         spacing_m: Ground spacing of a pixel, metres.
         north: As `image_to_ground` gives it.
     """
-    return detect(
-        pixels, _enlarged(codes == COVER_CODES["water"], cells, pixels.shape), spacing_m, SHIP, north
+    return detect_targets(
+        pixels, _cells_to_pixels(codes == COVER_CODES["water"], cells, pixels.shape), spacing_m, SHIP, north
     )
 
 
@@ -120,7 +120,9 @@ def _apron_targets(
     apron = codes == COVER_CODES["smooth"]
     apron |= small_holes(apron | (codes == NO_DATA), _MAX_APRON_TARGET_M2 / cells.side_m**2)
     apron &= near_any(airports_rc, APRON_RADIUS_M, cells)
-    found = detect(pixels, _enlarged(apron, cells, pixels.shape), spacing_m, APRON_TARGET, north)
+    found = detect_targets(
+        pixels, _cells_to_pixels(apron, cells, pixels.shape), spacing_m, APRON_TARGET, north
+    )
     return [one.target for one in found]
 
 
@@ -132,7 +134,9 @@ def image_to_ground(transform: Sequence[float] | None) -> NDArray[np.float64]:
     return np.array([[a, b], [d, e]]) / math.hypot(a, d)
 
 
-def _enlarged(cells_mask: NDArray[np.bool_], cells: Cells, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+def _cells_to_pixels(
+    cells_mask: NDArray[np.bool_], cells: Cells, shape: tuple[int, ...]
+) -> NDArray[np.bool_]:
     """Return a mask of cells as one of pixels, (H, W)."""
     pixels = cells_mask.repeat(cells.side_px, axis=0).repeat(cells.side_px, axis=1)
     return pixels[: shape[0], : shape[1]]

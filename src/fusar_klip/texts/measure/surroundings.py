@@ -4,7 +4,7 @@ from typing import Literal, TypeAlias
 
 from fusar_klip.texts.measure.evidence import CoverClass, Evidence
 from fusar_klip.texts.measure.geography import Geography
-from fusar_klip.texts.wording import axis, length, listed, region_name, tenths
+from fusar_klip.texts.phrases import axis, length, listed, region_name, tenths
 
 Waterfront: TypeAlias = Literal["terminal", "quays", "built_up"]
 """What stands at the water's edge: bright quays near a known port, straight quays near one, or a straight
@@ -32,12 +32,12 @@ def is_coarse(evidence: Evidence) -> bool:
     return evidence.gsd_m is None or evidence.gsd_m > _COARSE_M
 
 
-def at_spacing(evidence: Evidence) -> str:
+def spacing_phrase(evidence: Evidence) -> str:
     """Return the ground spacing in words: "at 8.3 m"."""
     return "at unknown spacing" if evidence.gsd_m is None else f"at {evidence.gsd_m:.2g} m"
 
 
-def cover_word(kind: CoverClass, geography: Geography) -> str:
+def cover_name(kind: CoverClass, geography: Geography) -> str:
     """Return a class in words; far from any city, rugged relief is as likely as buildings."""
     built_up = "built-up" if geography.settled else "built-up or rugged"
     words: dict[CoverClass, str] = {
@@ -56,11 +56,11 @@ def cover_shares(evidence: Evidence, geography: Geography) -> str:
     if not present:
         return "no valid pixels"
     if present[0][0] > THROUGHOUT:
-        return f"{cover_word(present[0][1], geography)} throughout"
-    return ", ".join(f"{tenths(share)} {cover_word(kind, geography)}" for share, kind in present[:3])
+        return f"{cover_name(present[0][1], geography)} throughout"
+    return ", ".join(f"{tenths(share)} {cover_name(kind, geography)}" for share, kind in present[:3])
 
 
-def mainly_in(evidence: Evidence, kind: CoverClass) -> str:
+def main_regions(evidence: Evidence, kind: CoverClass) -> str:
     """Return where in the image a class lies: "in the upper left and left", or "throughout"."""
     shares = [region[kind] for region in evidence.cover.by_region]
     top = max(shares)
@@ -91,7 +91,7 @@ def waterfront(evidence: Evidence, geography: Geography) -> Waterfront | None:
     return "terminal" if line.bright_px * spacing_m >= _TERMINAL_BRIGHT_M else "quays"
 
 
-def shore(evidence: Evidence) -> str:
+def waterline_phrase(evidence: Evidence) -> str:
     """Return the waterline in words; asks that there is one."""
     line = evidence.waterline
     assert line is not None
@@ -102,7 +102,7 @@ def shore(evidence: Evidence) -> str:
     return f"{text}, {tenths(line.straight_px / max(line.length_px, 1.0))} straight, {direction}"
 
 
-def surrounding(evidence: Evidence, parent: Evidence | None) -> str:
+def surroundings_phrase(evidence: Evidence, parent: Evidence | None) -> str:
     """Return a clause on the larger tile where its prevailing cover is another than the tile's, else ""."""
     if parent is None:
         return ""

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from fusar_klip.texts.measure.evidence import Evidence, Target, TargetSetting
-from fusar_klip.texts.measure.geography import Geography, name, neighbours
+from fusar_klip.texts.measure.geography import Geography, nearby_places, place_name
 from fusar_klip.texts.measure.surroundings import (
     THROUGHOUT,
-    at_spacing,
     cover_shares,
     is_coarse,
-    mainly_in,
-    surrounding,
+    main_regions,
+    spacing_phrase,
+    surroundings_phrase,
     waterfront,
 )
-from fusar_klip.texts.wording import (
+from fusar_klip.texts.phrases import (
     axis,
     counted,
     distance,
@@ -51,8 +51,8 @@ def marine_target_fields(evidence: Evidence, geography: Geography, parent: Evide
         "Size": _size(targets, evidence),
         "Category": _ship_category(targets, evidence),
         "Distribution": _distribution(targets, evidence),
-        "Region": f"{_setting(targets)}; {neighbours(geography, 1)}",
-        "Environment": _marine_environment(evidence, geography) + surrounding(evidence, parent),
+        "Region": f"{_setting(targets)}; {nearby_places(geography, 1)}",
+        "Environment": _marine_environment(evidence, geography) + surroundings_phrase(evidence, parent),
     }
 
 
@@ -66,10 +66,12 @@ def ground_target_fields(evidence: Evidence, geography: Geography, parent: Evide
         "Location": _location(targets, evidence),
         "Feature": _feature(targets, "the ground around"),
         "Size": _size(targets, evidence),
-        "Category": f"aircraft, vehicles or small structures, not told apart {at_spacing(evidence)}",
+        "Category": f"aircraft, vehicles or small structures, not told apart {spacing_phrase(evidence)}",
         "Distribution": _distribution(targets, evidence),
-        "Region": f"dark apron or runway ground of {name(airport)}",
-        "Environment": cover_shares(evidence, geography) + _strips(evidence) + surrounding(evidence, parent),
+        "Region": f"dark apron or runway ground of {place_name(airport)}",
+        "Environment": cover_shares(evidence, geography)
+        + _strips(evidence)
+        + surroundings_phrase(evidence, parent),
     }
 
 
@@ -108,7 +110,7 @@ def _ship_category(targets: Sequence[Target], evidence: Evidence) -> str:
     )
     kinds = listed([size for size in ("large", "medium", "small") if classes[size]])
     noun = "vessel" if len(targets) == 1 else "vessels"
-    return f"{kinds} {noun}, type not told {at_spacing(evidence)}"
+    return f"{kinds} {noun}, type not told {spacing_phrase(evidence)}"
 
 
 def _distribution(targets: Sequence[Target], evidence: Evidence) -> str:
@@ -174,7 +176,7 @@ def _marine_environment(evidence: Evidence, geography: Geography) -> str:
             reach = length(line.length_px, evidence.gsd_m)
             if evidence.cover.fractions["water"] > THROUGHOUT:
                 return f"{text}; {reach} waterline"
-            return f"{text}; {reach} waterline, water {mainly_in(evidence, 'water')}"
+            return f"{text}; {reach} waterline, water {main_regions(evidence, 'water')}"
 
 
 def _strips(evidence: Evidence) -> str:

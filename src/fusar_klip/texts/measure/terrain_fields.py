@@ -1,17 +1,17 @@
 """The eight fields of a terrain tile: what the ground is, how it is laid out, and where it lies."""
 
 from fusar_klip.texts.measure.evidence import CoverClass, Evidence
-from fusar_klip.texts.measure.geography import Geography, neighbours
+from fusar_klip.texts.measure.geography import Geography, nearby_places
 from fusar_klip.texts.measure.surroundings import (
-    at_spacing,
+    cover_name,
     cover_shares,
-    cover_word,
-    mainly_in,
-    shore,
-    surrounding,
+    main_regions,
+    spacing_phrase,
+    surroundings_phrase,
     waterfront,
+    waterline_phrase,
 )
-from fusar_klip.texts.wording import axis, counted, length, number, region_name, region_of, tenths
+from fusar_klip.texts.phrases import axis, counted, length, number, region_name, region_of, tenths
 
 _DOMINANT = 0.6
 _SOME = 0.02
@@ -25,8 +25,8 @@ def terrain_fields(evidence: Evidence, geography: Geography, parent: Evidence | 
     return {
         "Terrain": _terrain(evidence, geography),
         "Functionality": _functionality(evidence, geography),
-        "Location": f"{_strongest(evidence)}; {neighbours(geography, 2)}",
-        "Layout": _layout(evidence, geography) + surrounding(evidence, parent),
+        "Location": f"{_strongest(evidence)}; {nearby_places(geography, 2)}",
+        "Layout": _layout(evidence, geography) + surroundings_phrase(evidence, parent),
         "Boundary": _boundary(evidence, geography),
         "Building": _building(evidence, geography),
         "Road": _road(evidence, geography),
@@ -98,20 +98,20 @@ def _boundary(evidence: Evidence, geography: Geography) -> str:
     if line is not None:
         kind = waterfront(evidence, geography)
         if kind is None:
-            return shore(evidence)
+            return waterline_phrase(evidence)
         edge = "built-up shore" if kind == "built_up" else "quays"
-        return f"{shore(evidence)}; {edge} over {length(line.quay_px, evidence.gsd_m)}"
+        return f"{waterline_phrase(evidence)}; {edge} over {length(line.quay_px, evidence.gsd_m)}"
     shares = evidence.cover.fractions
     first, second = sorted(shares, key=lambda kind: (-shares[kind], kind))[:2]
     if shares[second] < 0.05:
         return "no boundary stands out"
     text = f"gradual, {_ground(first, geography)} to {_ground(second, geography)}"
     # Where the built-up land lies stands in Building.
-    return text if second == "built_up" else f"{text} {mainly_in(evidence, second)}"
+    return text if second == "built_up" else f"{text} {main_regions(evidence, second)}"
 
 
 def _ground(kind: CoverClass, geography: Geography) -> str:
-    word = cover_word(kind, geography)
+    word = cover_name(kind, geography)
     return f"{word} land" if kind == "built_up" else word
 
 
@@ -121,14 +121,14 @@ def _building(evidence: Evidence, geography: Geography) -> str:
         return "no buildings stand out"
     density = "dense" if share >= _DOMINANT else "scattered" if share < 0.2 else "moderately dense"
     what = "buildings" if geography.settled else "buildings or rugged relief"
-    text = f"{density} {what} {mainly_in(evidence, 'built_up')}"
+    text = f"{density} {what} {main_regions(evidence, 'built_up')}"
     strong = evidence.cover.strong_fraction
     return text if strong < _VERY_BRIGHT else f"{text}, {tenths(strong)} very bright, heights not measured"
 
 
 def _road(evidence: Evidence, geography: Geography) -> str:
     if not evidence.strips:
-        return f"no straight road stands out {at_spacing(evidence)}"
+        return f"no straight road stands out {spacing_phrase(evidence)}"
     longest = evidence.strips[0]
     region = region_name(region_of(longest.row, longest.col, evidence.height, evidence.width))
     kind = "runway-like" if geography.at_airport is not None else "road-like"
@@ -145,5 +145,5 @@ def _water(evidence: Evidence) -> str:
     if share > 0.97:
         return "open water, no shore in sight"
     if share < 0.05:
-        return f"little open water {mainly_in(evidence, 'water')}"
-    return f"open water {mainly_in(evidence, 'water')}"
+        return f"little open water {main_regions(evidence, 'water')}"
+    return f"open water {main_regions(evidence, 'water')}"

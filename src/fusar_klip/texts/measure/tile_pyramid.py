@@ -1,4 +1,4 @@
-"""The tiles of one family into evidence: the largest with a margin of its neighbours, the others out of it.
+"""Measures a tile pyramid: a large tile with a margin of the tiles around it, then the tiles inside it.
 
 Land cover and ships are found once, in the largest tile, and handed down: a tile inside takes those cells
 that it shows, and those ships whose centre lies in it. So the three scales agree (paper eqs. 1 to 3), and
@@ -18,11 +18,16 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from fusar_klip.errors import DatasetError
-from fusar_klip.texts.measure.cfar import Detected, within
+from fusar_klip.texts.measure.cfar import Detection, detections_in_window
 from fusar_klip.texts.measure.evidence import Evidence
 from fusar_klip.texts.measure.land_cover import CELL_M, Cells, SceneReference, classify, measure_cells
-from fusar_klip.texts.measure.measure_tile import ASSUMED_SPACING_M, find_ships, image_to_ground, measure_tile
-from fusar_klip.texts.tile_pictures import read_pixels
+from fusar_klip.texts.measure.measure_tile import (
+    ASSUMED_SPACING_M,
+    detect_ships,
+    image_to_ground,
+    measure_tile,
+)
+from fusar_klip.texts.tile_images import read_pixels
 
 _MARGIN_M = 300.0  # over half the longest ship: one whose centre lies in the tile is seen whole
 
@@ -53,7 +58,7 @@ class CatalogTile:
 
 
 @dataclass(frozen=True)
-class Beside:
+class AdjacentTile:
     """A tile that lies beside another one; its upper left pixel is that one's (row, col)."""
 
     tile: CatalogTile
@@ -62,7 +67,7 @@ class Beside:
 
 
 @dataclass(frozen=True)
-class Shown:
+class PyramidTile:
     """A tile that is measured, and what the tiles inside it take over.
 
     Attributes:
@@ -77,10 +82,10 @@ class Shown:
     evidence: Evidence
     codes: NDArray[np.uint8]
     side_px: int
-    found: tuple[Detected, ...]
+    found: tuple[Detection, ...]
 
 
-def tiles_beside(tile: CatalogTile, others: Iterable[CatalogTile]) -> list[Beside]:
+def adjacent_tiles(tile: CatalogTile, others: Iterable[CatalogTile]) -> list[AdjacentTile]:
     """Return which of the other tiles of the same scene reach into the tile's margin, by tile_id.
 
     A tile whose transform does not tell where it lies has none beside it.
@@ -93,8 +98,8 @@ def tiles_beside(tile: CatalogTile, others: Iterable[CatalogTile]) -> list[Besid
         row, col = offset
         reaches = -margin < row + other.height and row < tile.height + margin
         if reaches and -margin < col + other.width and col < tile.width + margin:
-            found.append(Beside(other, row, col))
-    return sorted(found, key=lambda beside: beside.tile.tile_id)
+            found.append(AdjacentTile(other, row, col))
+    return sorted(found, key=lambda adjacent: adjacent.tile.tile_id)
 
 
 def offset_in(outer: CatalogTile, inner: CatalogTile) -> tuple[int, int] | None:
@@ -106,19 +111,19 @@ def offset_in(outer: CatalogTile, inner: CatalogTile) -> tuple[int, int] | None:
     return round(float(row)), round(float(col))
 
 
-def measure_outermost(
+def measure_root_tile(
     dataset: Path,
     tile: CatalogTile,
-    beside: Sequence[Beside],
+    adjacent: Sequence[AdjacentTile],
     reference: SceneReference,
     airports_rc: Sequence[tuple[float, float]],
-) -> Shown:
+) -> PyramidTile:
     """Measure a tile that no other tile holds, with a margin of the tiles beside it.
 
     Args:
         dataset: The data set's folder.
         tile: The tile.
-        beside: As `tiles_beside` gives them.
+        adjacent: As `adjacent_tiles` gives them.
         reference: The levels of its scene.
         airports_rc: Row and column of airports' reference points in or near the tile.
 
@@ -127,12 +132,12 @@ def measure_outermost(
     """
     spacing_m = tile.gsd_m or ASSUMED_SPACING_M
     pixels = read_tile(dataset, tile)
-    wide, top, left = _with_margin(dataset, tile, pixels, beside)
+    wide, top, left = _with_margin(dataset, tile, pixels, adjacent)
     wide_cells = measure_cells(wide, spacing_m)
     points = [(row + top, col + left) for row, col in airports_rc]
     wide_codes = classify(wide_cells, wide, reference, points)
     north = image_to_ground(tile.transform)
-    found = find_ships(wide, wide_cells, wide_codes, spacing_m, north)
+    found = detect_ships(wide, wide_cells, wide_codes, spacing_m, north)
     side = wide_cells.side_px
     first_row, first_col, rows, cols = (
         top // side,
@@ -142,30 +147,30 @@ def measure_outermost(
     )
     codes = wide_codes[first_row : first_row + rows, first_col : first_col + cols]
     cells = wide_cells.window(first_row, first_col, rows, cols)
-    inside = within(found, top, left, tile.height, tile.width)
-    return _shown(tile, pixels, reference, airports_rc, cells, codes, inside)
+    inside = detections_in_window(found, top, left, tile.height, tile.width)
+    return _measure(tile, pixels, reference, airports_rc, cells, codes, inside)
 
 
-def measure_inside(
+def measure_child_tile(
     dataset: Path,
     tile: CatalogTile,
-    outer: Shown,
+    outer: PyramidTile,
     reference: SceneReference,
     airports_rc: Sequence[tuple[float, float]],
-) -> Shown:
+) -> PyramidTile:
     """Measure a tile that lies in another one, whose land cover and ships it takes over.
 
     Where the two grids do not agree, it is measured as if it were alone. The arguments are those of
-    `measure_outermost`; `outer` is the tile that holds it.
+    `measure_root_tile`; `outer` is the tile that holds it.
     """
     offset = offset_in(outer.tile, tile)
     pixels = read_tile(dataset, tile)
     cells = measure_cells(pixels, tile.gsd_m or ASSUMED_SPACING_M)
     codes = None if offset is None else _inherited(outer, offset, cells)
     if offset is None or codes is None:
-        return measure_outermost(dataset, tile, (), reference, airports_rc)
-    inside = within(outer.found, *offset, tile.height, tile.width)
-    return _shown(tile, pixels, reference, airports_rc, cells, codes, inside)
+        return measure_root_tile(dataset, tile, (), reference, airports_rc)
+    inside = detections_in_window(outer.found, *offset, tile.height, tile.width)
+    return _measure(tile, pixels, reference, airports_rc, cells, codes, inside)
 
 
 def read_tile(dataset: Path, tile: CatalogTile) -> NDArray[np.uint8]:
@@ -183,15 +188,15 @@ def read_tile(dataset: Path, tile: CatalogTile) -> NDArray[np.uint8]:
     return pixels
 
 
-def _shown(
+def _measure(
     tile: CatalogTile,
     pixels: NDArray[np.uint8],
     reference: SceneReference,
     airports_rc: Sequence[tuple[float, float]],
     cells: Cells,
     codes: NDArray[np.uint8],
-    found: tuple[Detected, ...],
-) -> Shown:
+    found: tuple[Detection, ...],
+) -> PyramidTile:
     evidence = measure_tile(
         pixels,
         tile.gsd_m,
@@ -202,7 +207,7 @@ def _shown(
         codes=codes,
         ships=[one.target for one in found],
     )
-    return Shown(tile, evidence, codes, cells.side_px, found)
+    return PyramidTile(tile, evidence, codes, cells.side_px, found)
 
 
 def _margin_px(tile: CatalogTile) -> int:
@@ -213,19 +218,19 @@ def _margin_px(tile: CatalogTile) -> int:
 
 
 def _with_margin(
-    dataset: Path, tile: CatalogTile, pixels: NDArray[np.uint8], beside: Sequence[Beside]
+    dataset: Path, tile: CatalogTile, pixels: NDArray[np.uint8], adjacent: Sequence[AdjacentTile]
 ) -> tuple[NDArray[np.uint8], int, int]:
     """Return the tile with what lies around it, and the row and column of the tile in that.
 
     A side on which nothing lies gets no margin: the border of the scene is not the border of its data.
     """
     margin = _margin_px(tile)
-    top = margin if any(one.row < 0 for one in beside) else 0
-    left = margin if any(one.col < 0 for one in beside) else 0
-    bottom = margin if any(one.row + one.tile.height > tile.height for one in beside) else 0
-    right = margin if any(one.col + one.tile.width > tile.width for one in beside) else 0
+    top = margin if any(one.row < 0 for one in adjacent) else 0
+    left = margin if any(one.col < 0 for one in adjacent) else 0
+    bottom = margin if any(one.row + one.tile.height > tile.height for one in adjacent) else 0
+    right = margin if any(one.col + one.tile.width > tile.width for one in adjacent) else 0
     wide = np.zeros((top + tile.height + bottom, left + tile.width + right), np.uint8)
-    for one in beside:
+    for one in adjacent:
         row, col = one.row + top, one.col + left
         first_row, first_col = max(row, 0), max(col, 0)
         height = min(row + one.tile.height, wide.shape[0]) - first_row
@@ -242,7 +247,7 @@ def _with_margin(
     return wide, top, left
 
 
-def _inherited(outer: Shown, offset: tuple[int, int], cells: Cells) -> NDArray[np.uint8] | None:
+def _inherited(outer: PyramidTile, offset: tuple[int, int], cells: Cells) -> NDArray[np.uint8] | None:
     """Cut a tile's land cover out of another one's; None where that does not hold all of it."""
     height, width = outer.codes.shape
     rows, cols = (

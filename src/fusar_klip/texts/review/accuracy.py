@@ -162,18 +162,18 @@ def effective_answers(by_tile: Sequence[tuple[float, int]]) -> float:
 
 
 def _load(file: Path) -> dict[str, Any]:
-    mend = "give a file that the review page saved"
+    fix = "give a file that the review page saved"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SettingsError(f"cannot read the answers {file} ({error.strerror}): {mend}") from error
+        raise SettingsError(f"cannot read the answers {file} ({error.strerror}): {fix}") from error
     except ValueError as error:
-        raise SettingsError(f"{file} is no saved review ({error}): {mend}") from error
+        raise SettingsError(f"{file} is no saved review ({error}): {fix}") from error
     kinds = {"texts": str, "texts_sha256": str, "reviewer": str, "sample": list, "answers": dict}
     if not isinstance(content, dict) or content.get("format") != ANSWERS_FORMAT:
-        raise SettingsError(f"{file} is no saved review: {mend}")
+        raise SettingsError(f"{file} is no saved review: {fix}")
     if wrong := [key for key, kind in kinds.items() if not isinstance(content.get(key), kind)]:
-        raise SettingsError(f"{file} is damaged ({', '.join(wrong)} missing or wrong): {mend}")
+        raise SettingsError(f"{file} is damaged ({', '.join(wrong)} missing or wrong): {fix}")
     return content
 
 

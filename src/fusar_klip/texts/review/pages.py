@@ -5,7 +5,9 @@ parsed as HTML. A large sample is cut into several pages, each of which a browse
 can share them out.
 """
 
+import hashlib
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +20,14 @@ from PIL import Image, ImageDraw
 
 from fusar_klip import __version__
 from fusar_klip.catalog import described_versions, open_texts, read_tiles
-from fusar_klip.errors import SettingsError
+from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.files import sha256, write_bytes
 from fusar_klip.geo.gazetteer import nearest, places
 from fusar_klip.progress import track
 from fusar_klip.texts.html_pages import png_url, render, script_json, tile_url
 from fusar_klip.texts.review.accuracy import ANSWERS_FORMAT
-from fusar_klip.texts.review.sample import sample_tiles
 
-TILES_A_PAGE = 200
+TILES_PER_PAGE = 200
 """At some 130 kB a tile: pages of about 25 MB."""
 _IMAGE_PX = 768
 _NEARBY_KM = 30.0
@@ -87,7 +88,7 @@ def make_pages(
     whole = len(sample_tiles(dataset, version, 1.0, seed))
     facts = _facts_by_tile(dataset, set(sample))
     digest = sha256(dataset / "texts" / f"{version}.parquet")
-    parts = [sample[start : start + TILES_A_PAGE] for start in range(0, len(sample), TILES_A_PAGE)]
+    parts = [sample[start : start + TILES_PER_PAGE] for start in range(0, len(sample), TILES_PER_PAGE)]
     written = []
     for number, part in enumerate(parts, start=1):
         path = out if number == 1 else out.with_name(f"{out.stem}-{number}{out.suffix}")
@@ -110,6 +111,30 @@ def make_pages(
         write_bytes(path, _render(data).encode())
         written.append(str(path))
     return ReviewPages(str(dataset), version, written, len(sample), whole, seed)
+
+
+def sample_tiles(dataset: Path, version: str, fraction: float, seed: int) -> list[str]:
+    """Return the sampled tiles' ids in the order in which they are shown; at least one.
+
+    Tiles are ordered by a hash of seed and id, and the first ones taken: a larger fraction holds the smaller
+    one, and the order on the page tells nothing of scenes.
+
+    Args:
+        dataset: The data set's folder.
+        version: The text version.
+        fraction: Share of the tiles with texts, 0 < fraction <= 1.
+        seed: The same seed draws the same tiles.
+
+    Raises:
+        DatasetError: There is no such version, or it holds no text.
+    """
+    rows = open_texts(dataset, version).to_table(["tile_id"], filter=pc.field("verdict") != "noise")
+    tile_ids = rows["tile_id"].unique().to_pylist()
+    if not tile_ids:
+        raise DatasetError(f"the texts {version} of {dataset} are empty: describe the data set again")
+    count = max(1, math.ceil(fraction * len(tile_ids) - 1e-9))
+    ordered = sorted(tile_ids, key=lambda tile_id: hashlib.sha256(f"{seed}:{tile_id}".encode()).digest())
+    return ordered[:count]
 
 
 def _texts(dataset: Path, version: str, tile_ids: Sequence[str]) -> dict[str, dict[str, Any]]:

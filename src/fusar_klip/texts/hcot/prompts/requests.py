@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, get_args
 from fusar_klip.catalog import FIELDS
 from fusar_klip.llm import Request
 from fusar_klip.texts.hcot.prompts.schemas import LAYERS, Layer, answer_schema
-from fusar_klip.texts.hcot.prompts.sensor_knowledge import knowledge
+from fusar_klip.texts.hcot.prompts.sensor_knowledge import layer_slots
 from fusar_klip.texts.hcot.prompts.templates import render
 from fusar_klip.texts.hcot.prompts.tile_data import measured_data, parent_data, quoted, tile_data
 from fusar_klip.texts.measure.evidence_store import TileContext
@@ -17,7 +17,7 @@ Mode: TypeAlias = Literal["single", "chain", "plain"]
 answers before it; `plain`: the eight fields without any guidance, place or evidence (paper figure 8)."""
 MODES: tuple[Mode, ...] = get_args(Mode)
 
-_MOST_ANSWER_CHARS = 4000  # of an earlier answer that stands in a later request
+_MAX_QUOTED_CHARS = 4000  # of an earlier answer that stands in a later request
 
 
 def first_request(context: TileContext, mode: Mode, parent_fields: Mapping[str, str] | None) -> Request:
@@ -45,8 +45,8 @@ def first_request(context: TileContext, mode: Mode, parent_fields: Mapping[str, 
         user = f"{known}\n\n{_layer_request(context, first)}"
         return Request(system, (), user, answer_schema(context.task, (first,), fields=False), first, True)
     layers = "\n\n".join(_layer(context, layer) for layer in LAYERS)
-    request = render("single", layers=layers, fields=_fields(context))
-    return Request(system, (), f"{known}\n\n{request}", answer_schema(context.task, LAYERS), None, True)
+    task_text = render("single", layers=layers, fields=_fields(context))
+    return Request(system, (), f"{known}\n\n{task_text}", answer_schema(context.task, LAYERS), None, True)
 
 
 def next_request(context: TileContext, mode: Mode, request: Request, answer_text: str) -> Request | None:
@@ -73,8 +73,8 @@ def repair_request(request: Request, answer_text: str, complaint: str) -> Reques
 
 def _continued(request: Request, answer_text: str) -> tuple[tuple[Literal["user", "assistant"], str], ...]:
     # Servers refuse an empty message, and an endless answer would leave no room for the next one.
-    said = quoted(answer_text, _MOST_ANSWER_CHARS) or "(no answer)"
-    return (*request.history, ("user", request.user), ("assistant", said))
+    answer = quoted(answer_text, _MAX_QUOTED_CHARS) or "(no answer)"
+    return (*request.history, ("user", request.user), ("assistant", answer))
 
 
 def _layer_request(context: TileContext, layer: Layer) -> str:
@@ -84,7 +84,7 @@ def _layer_request(context: TileContext, layer: Layer) -> str:
 
 
 def _layer(context: TileContext, layer: Layer) -> str:
-    return render(f"{context.task}/{layer}", **knowledge(context))
+    return render(f"{context.task}/{layer}", **layer_slots(context))
 
 
 def _fields(context: TileContext) -> str:

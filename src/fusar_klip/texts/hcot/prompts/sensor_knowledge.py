@@ -9,17 +9,17 @@ import math
 from fusar_klip.geo.gazetteer import Neighbour
 from fusar_klip.texts.hcot.prompts.templates import sensors
 from fusar_klip.texts.measure.evidence_store import TileContext
-from fusar_klip.texts.wording import wind
+from fusar_klip.texts.phrases import compass_point
 
 # Of the sun-synchronous orbits in `sensors.toml`; a degree off turns the look direction by about as much.
 _INCLINATION_DEG = 98.2
-_MOST_LATITUDE_DEG = 65.0  # nearer to a pole the pass turns across the meridians
+_MAX_LATITUDE_DEG = 65.0  # nearer to a pole the pass turns across the meridians
 _PASS_WINDOW_H = 2.0
 _EXAMPLE_HEIGHT_M = 20
 _SIDES = ("top", "upper right", "right", "lower right", "bottom", "lower left", "left", "upper left")
 
 
-def knowledge(context: TileContext) -> dict[str, str]:
+def layer_slots(context: TileContext) -> dict[str, str]:
     """Return what the slots of the layers' templates take: sensor, spacing, nearness."""
     table = sensors()
     facts = (
@@ -46,7 +46,7 @@ def look_azimuth_deg(context: TileContext) -> tuple[float, bool] | None:
     platform = sensors()["platforms"].get(context.platform or "", {})
     side = context.look_side or platform.get("look")
     orbit = context.orbit_direction or _pass_of_time(context, platform.get("ascending_hour"))
-    if not platform.get("near_polar") or context.lat is None or abs(context.lat) > _MOST_LATITUDE_DEG:
+    if not platform.get("near_polar") or context.lat is None or abs(context.lat) > _MAX_LATITUDE_DEG:
         return None
     if side not in ("right", "left") or orbit not in ("ascending", "descending"):
         return None
@@ -111,12 +111,12 @@ def _look(context: TileContext) -> str:
         )
     azimuth, derived = found
     how = "Judging by the local time of the pass" if derived else "From pass and look side"
-    to, back = wind(azimuth), wind(azimuth + 180)
-    said = f"{how}, the radar stands in the {back} and looks towards about {azimuth:.0f} degrees ({to})"
+    to, back = compass_point(azimuth), compass_point(azimuth + 180)
+    look = f"{how}, the radar stands in the {back} and looks towards about {azimuth:.0f} degrees ({to})"
     if not context.north_up:
-        return f"{said}: layover leans to the {back}, shadows fall to the {to}."
+        return f"{look}: layover leans to the {back}, shadows fall to the {to}."
     away, towards = (_SIDES[round(angle / 45) % 8] for angle in (azimuth, azimuth + 180))
-    return f"{said}: in the picture layover leans to the {towards}, and shadows fall to the {away}."
+    return f"{look}: in the picture layover leans to the {towards}, and shadows fall to the {away}."
 
 
 def _looks(context: TileContext) -> str:

@@ -12,13 +12,13 @@ from typing import Any
 from fusar_klip.geo.gazetteer import Neighbour
 from fusar_klip.texts.measure.evidence import COVER_CLASSES, Cover, CoverClass, Evidence, Target, Waterline
 from fusar_klip.texts.measure.evidence_store import TileContext
-from fusar_klip.texts.wording import region_name, region_of, wind
+from fusar_klip.texts.phrases import compass_point, region_name, region_of
 
-_MOST_CHARS = 160  # of a name, or a fact of the user's file
-_MOST_FACTS = 12  # of one place: an airport has a row a runway
-_MOST_PARENT_CHARS = 400
-_MOST_TARGETS = 40  # the longest; more would say the same again
-_MOST_STRIPS = 6
+_MAX_CHARS = 160  # of a name, or a fact of the user's file
+_MAX_FACTS = 12  # of one place: an airport has a row a runway
+_MAX_PARENT_CHARS = 400
+_MAX_TARGETS = 40  # the longest; more would say the same again
+_MAX_STRIPS = 6
 
 _COVER_NAMES: Mapping[CoverClass, str] = {
     "water": "water",
@@ -30,16 +30,16 @@ _COVER_NAMES: Mapping[CoverClass, str] = {
 
 def clean(text: str, limit: int) -> str:
     """Return a text on one line without control, format or unassigned characters, cut to `limit`."""
-    said = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
-    said = " ".join(said.split())
-    return said if len(said) <= limit else f"{said[: limit - 1]}…"
+    cleaned = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
+    cleaned = " ".join(cleaned.split())
+    return cleaned if len(cleaned) <= limit else f"{cleaned[: limit - 1]}…"
 
 
 def quoted(text: str, limit: int) -> str:
-    """Return what a model said, as it may stand in a later request: lines kept, the rest as `clean`."""
+    """Return what a model answered, as it may stand in a later request: lines kept, the rest as `clean`."""
     lines = (clean(line, limit) for line in text[: 2 * limit].splitlines())
-    said = "\n".join(line for line in lines if line)
-    return said if len(said) <= limit else f"{said[: limit - 1]}…"
+    cleaned = "\n".join(line for line in lines if line)
+    return cleaned if len(cleaned) <= limit else f"{cleaned[: limit - 1]}…"
 
 
 def tile_data(context: TileContext) -> str:
@@ -77,7 +77,7 @@ def tile_data(context: TileContext) -> str:
         "automatic_landform": context.landform,
     }
     return _block(
-        _MOST_CHARS,
+        _MAX_CHARS,
         sensor=sensor,
         look_geometry=geometry,
         tile=tile,
@@ -92,15 +92,15 @@ def measured_data(context: TileContext) -> str:
     """Return the evidence of `measure` as JSON: a line for each topic, and one for each target."""
     evidence = context.evidence
     targets = targets_of(context)
-    length = _Lengths(evidence)
+    length = _LengthUnit(evidence)
     grey = evidence.backscatter
     strips = [
         {"centre_px": [round(s.col), round(s.row)], length.name: length(s.length_px)}
         | _axis(s.orientation_deg, evidence)
-        for s in evidence.strips[:_MOST_STRIPS]
+        for s in evidence.strips[:_MAX_STRIPS]
     ]
     return _block(
-        _MOST_CHARS,
+        _MAX_CHARS,
         land_cover_percent=_shares(evidence.cover),
         prevailing_cover_by_region=_prevailing(evidence.cover),
         built_up_patches=evidence.cover.patches,
@@ -117,7 +117,7 @@ def measured_data(context: TileContext) -> str:
 
 def parent_data(fields: Mapping[str, str]) -> str:
     """Return the text of the next larger tile as JSON, a line for each field."""
-    return _block(_MOST_PARENT_CHARS, **fields)
+    return _block(_MAX_PARENT_CHARS, **fields)
 
 
 def targets_of(context: TileContext) -> list[Target]:
@@ -126,7 +126,7 @@ def targets_of(context: TileContext) -> list[Target]:
     return [t for t in context.evidence.targets if (t.setting == "dark_ground") == on_ground]
 
 
-class _Lengths:
+class _LengthUnit:
     """Lengths under a name that says their unit: metres, or pixels where the spacing is not known."""
 
     def __init__(self, evidence: Evidence) -> None:
@@ -147,9 +147,9 @@ def _place(near: Neighbour, context: TileContext) -> dict[str, Any]:
         "country": place.country if place.country != context.country else None,
         code: place.code,
         "distance_km": near.distance_km,
-        "direction_from_tile": None if near.distance_km < 0.1 else wind(near.bearing_deg),
+        "direction_from_tile": None if near.distance_km < 0.1 else compass_point(near.bearing_deg),
         "bearing_deg": round(near.bearing_deg),
-        "known_from_users_file": list(known[:_MOST_FACTS]),
+        "known_from_users_file": list(known[:_MAX_FACTS]),
     }
 
 
@@ -168,7 +168,7 @@ def _prevailing(cover: Cover) -> dict[str, str]:
 def _waterline(line: Waterline | None, evidence: Evidence) -> dict[str, Any] | None:
     if line is None:
         return None
-    length = _Lengths(evidence)
+    length = _LengthUnit(evidence)
     parts = {
         "length": line.length_px,
         "straight": line.straight_px,
@@ -180,11 +180,11 @@ def _waterline(line: Waterline | None, evidence: Evidence) -> dict[str, Any] | N
 
 
 def _longest(targets: Iterable[Target]) -> list[Target]:
-    return sorted(targets, key=lambda t: (-t.length_px, t.row, t.col))[:_MOST_TARGETS]
+    return sorted(targets, key=lambda t: (-t.length_px, t.row, t.col))[:_MAX_TARGETS]
 
 
 def _target(target: Target, evidence: Evidence) -> dict[str, Any]:
-    length = _Lengths(evidence)
+    length = _LengthUnit(evidence)
     return {
         "centre_px": [round(target.col), round(target.row)],
         "region": region_name(region_of(target.row, target.col, evidence.height, evidence.width)),

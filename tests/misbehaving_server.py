@@ -4,7 +4,7 @@ What it answers depends on the question alone (its first message and its picture
 requests or on faults: the same tile gets the same text from any run. Runs in a thread of a test, or by
 itself:
 
-    python tests/texts/misbehaving_server.py --latency 0.1        prints its port
+    python tests/misbehaving_server.py --latency 0.1        prints its port
 """
 
 import argparse

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fusar_klip.errors import DatasetError
-from fusar_klip.texts.tile_pictures import bar_length_m, tile_png
+from fusar_klip.texts.tile_images import bar_length_m, tile_png
 
 MakeDataset = Callable[..., Path]
 

@@ -97,7 +97,7 @@ def regions_with_counts(regions: Iterable[int]) -> str:
     return listed(parts)
 
 
-def wind(bearing_deg: float) -> str:
+def compass_point(bearing_deg: float) -> str:
     """Return the nearest of eight compass directions."""
     return _WINDS[round(bearing_deg / 45) % 8]
 
