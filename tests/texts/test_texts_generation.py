@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from misbehaving_server import KEY, Server
 from texts_synthetic import city, sea_with_ships
 
 from fusar_klip.catalog import FIELDS, read_text_metadata, read_texts, text_versions
@@ -23,6 +22,7 @@ from fusar_klip.texts.hcot.schedule import Schedule
 from fusar_klip.texts.measure.evidence_store import ensure_evidence
 from fusar_klip.texts.text_writer import UnansweredTile
 from fusar_klip.texts.tile_images import tile_png
+from misbehaving_server import KEY, Server
 
 MakeSettings = Callable[..., DescribeSettings]
 TILES = 10

@@ -184,7 +184,7 @@ def test_the_sample_is_the_same_in_any_order(tmp_path: Path, monkeypatch: pytest
     for order in (records, records[::-1]):
         path = tmp_path / "captions.json"
         path.write_text(json.dumps(order))
-        drawn.append(statistics.measure(file_source(path)).sample)
+        drawn.append(statistics.measure_captions(file_source(path)).sample)
     assert drawn[0] == drawn[1]
     assert len(drawn[0]) == 5
 

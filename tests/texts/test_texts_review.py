@@ -77,7 +77,7 @@ def test_the_same_seed_gives_the_same_page(dataset: Path, tmp_path: Path) -> Non
 
 
 def test_a_large_sample_is_cut_into_pages(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "TILES_A_PAGE", 4)
+    monkeypatch.setattr(pages, "TILES_PER_PAGE", 4)
     made = make_pages(dataset, fraction=1.0)
     assert [Path(page).name for page in made.pages] == ["review.html", "review-2.html", "review-3.html"]
 
