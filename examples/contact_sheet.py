@@ -20,7 +20,7 @@ from rasterio.windows import Window as RasterWindow
 
 from fusar_klip.geo.platforms import PLATFORMS
 from fusar_klip.simulate.noise import Window
-from fusar_klip.simulate.scene import Scene
+from fusar_klip.simulate.scene import SimulatedScene
 from fusar_klip.simulate.themes import Theme
 from fusar_klip.simulate.truth import visible_targets
 
@@ -49,7 +49,7 @@ def chip(path: str, left: int, top: int) -> Crop:
 
 def simulated(platform: str, theme: Theme, seed: int, target: int | None = None) -> Crop:
     """Crop a 2048 px scene around its centre, or around one of its targets."""
-    scene = Scene(seed, 0, 2048, PLATFORMS[platform], theme)
+    scene = SimulatedScene(seed, 0, 2048, PLATFORMS[platform], theme)
     x, y = 1024.0, 1024.0
     if target is not None:
         x, y = visible_targets(scene)[target][1].centroid.coords[0]

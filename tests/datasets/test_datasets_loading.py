@@ -9,12 +9,12 @@ from PIL import Image
 from fusar_klip.datasets.classification_sets import MSTAR_CLASSES
 from fusar_klip.datasets.labelled_data import ClassificationData, DatasetNotFoundError
 from fusar_klip.datasets.loading import load_classification
-from fusar_klip.datasets.splits import SplitSettings
+from fusar_klip.datasets.splits import LabelledSplitSettings
 from fusar_klip.errors import DatasetError
 
 
 def read(path: Path, reader: str = "class_folders") -> ClassificationData:
-    return load_classification(reader, path, SplitSettings(split="given"), "D")
+    return load_classification(reader, path, LabelledSplitSettings(split="given"), "D")
 
 
 def lay(path: Path, files: dict[str, int], split: str | None = None) -> Path:

@@ -17,7 +17,7 @@ from fusar_klip.datasets.labelled_data import ClassificationData, ImageWithBoxes
 from fusar_klip.datasets.loading import load_classification
 from fusar_klip.datasets.near_duplicates import SYMMETRIES, Match, find_near_duplicates, group_ids, leakage
 from fusar_klip.datasets.near_duplicates.matching import transformed
-from fusar_klip.datasets.splits import SplitSettings, near_duplicate_groups, split_images, write_split
+from fusar_klip.datasets.splits import LabelledSplitSettings, near_duplicate_groups, split_images, write_split
 from fusar_klip.errors import DatasetError
 
 Chip = NDArray[np.float64]
@@ -150,7 +150,7 @@ def expanded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(path: Path, **values: object) -> ClassificationData:
-    return load_classification("class_folders", path, SplitSettings.model_validate(values), "D")
+    return load_classification("class_folders", path, LabelledSplitSettings.model_validate(values), "D")
 
 
 def test_paper_is_random_and_grouped_keeps_copies_together(expanded: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 import fusar_klip.models as models
 from fusar_klip.datasets.labelled_data import ClassificationData
 from fusar_klip.datasets.loading import load_classification
-from fusar_klip.datasets.splits import SplitSettings
+from fusar_klip.datasets.splits import LabelledSplitSettings
 from fusar_klip.finetune.classification import augment, train_classifier
 from fusar_klip.finetune.resized_images import resized_images
 from fusar_klip.finetune.settings import CLASSIFICATION_PRESETS, ClassificationSettings
@@ -32,7 +32,7 @@ def fine_tuned(
 
 def test_fine_tuning_learns_and_leaves_the_model_as_it_was(chips: Path, run: str) -> None:
     settings = ClassificationSettings.model_validate(FAST | {"epochs": 15})
-    data = load_classification("class_folders", chips, SplitSettings(split="given"), "D")
+    data = load_classification("class_folders", chips, LabelledSplitSettings(split="given"), "D")
     model = models.load(run)
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
     state = torch.random.get_rng_state()
@@ -47,7 +47,7 @@ def test_fine_tuning_learns_and_leaves_the_model_as_it_was(chips: Path, run: str
 def test_chips_standardised_by_themselves_know_no_gain(chips: Path, tmp_path: Path, run: str) -> None:
     settings = ClassificationSettings.model_validate(FAST | {"epochs": 3})
     assert settings.standardise == "chip"
-    data = load_classification("class_folders", chips, SplitSettings(split="given"), "D")
+    data = load_classification("class_folders", chips, LabelledSplitSettings(split="given"), "D")
     images = []
     for number, image in enumerate(data.images):
         pixels = np.asarray(Image.open(image.file).convert("L"))

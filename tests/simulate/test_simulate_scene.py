@@ -12,7 +12,7 @@ from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.geo.platforms import PLATFORMS
 from fusar_klip.simulate import simulate
 from fusar_klip.simulate.noise import Window
-from fusar_klip.simulate.scene import Scene
+from fusar_klip.simulate.scene import SimulatedScene
 from fusar_klip.simulate.themes import THEMES, Theme
 
 
@@ -38,7 +38,7 @@ def test_other_seeds_and_numbers_give_other_scenes() -> None:
     window = Window(0, 0, 64, 64)
     platform = PLATFORMS["Hongtu-1"]
     images = [
-        Scene(seed, number, 300, platform, "coast").render(window)[0]
+        SimulatedScene(seed, number, 300, platform, "coast").render(window)[0]
         for seed, number in ((0, 0), (1, 0), (0, 1))
     ]
     assert np.corrcoef(images[0].ravel(), images[1].ravel())[0, 1] < 0.5
@@ -50,7 +50,7 @@ def test_other_seeds_and_numbers_give_other_scenes() -> None:
     [("Qilu-1", "airport"), ("Gaofen-3", "harbour"), ("Hongtu-1", "city"), ("Sentinel-1", "coast")],
 )
 def test_blocks_join_without_a_seam(platform: str, theme: Theme) -> None:
-    scene = Scene(5, 0, 384, PLATFORMS[platform], theme)
+    scene = SimulatedScene(5, 0, 384, PLATFORMS[platform], theme)
     whole, whole_cover = scene.render(Window(0, 0, 384, 384))
     for window in (Window(0, 0, 130, 200), Window(130, 200, 254, 184), Window(101, 7, 33, 377)):
         at = slice(window.row, window.row + window.height), slice(window.col, window.col + window.width)
@@ -85,7 +85,7 @@ def test_a_scene_names_and_places_itself(made: Path) -> None:
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_every_theme_fits_every_spacing(platform: str, theme: Theme) -> None:
     for seed in range(2):
-        pixels, cover = Scene(seed, 0, 64, PLATFORMS[platform], theme).render(Window(0, 0, 64, 64))
+        pixels, cover = SimulatedScene(seed, 0, 64, PLATFORMS[platform], theme).render(Window(0, 0, 64, 64))
         assert pixels.min() >= 1
         assert cover.min() >= 1
 

@@ -7,7 +7,7 @@ from shapely.geometry import shape
 
 from fusar_klip.geo.platforms import PLATFORMS
 from fusar_klip.simulate.noise import Window
-from fusar_klip.simulate.scene import Scene
+from fusar_klip.simulate.scene import SimulatedScene
 from fusar_klip.simulate.themes import Theme
 from fusar_klip.simulate.truth import coco, geojson
 
@@ -16,7 +16,7 @@ from fusar_klip.simulate.truth import coco, geojson
     ("platform", "theme", "category"), [("Gaofen-3", "airport", 2), ("Hongtu-1", "coast", 1)]
 )
 def test_targets_are_brighter_than_what_is_around_them(platform: str, theme: Theme, category: int) -> None:
-    scene = Scene(2, 0, 1400, PLATFORMS[platform], theme)
+    scene = SimulatedScene(2, 0, 1400, PLATFORMS[platform], theme)
     image = scene.render(Window(0, 0, 1400, 1400))[0].astype(float)
     boxes = [a["bbox"] for a in coco(scene)["annotations"] if a["category_id"] == category]
     assert len(boxes) >= 3
@@ -31,7 +31,7 @@ def test_targets_are_brighter_than_what_is_around_them(platform: str, theme: The
 
 @pytest.mark.parametrize("seed", range(3))
 def test_geojson_and_boxes_agree_within_half_a_pixel(seed: int) -> None:
-    scene = Scene(seed, 1, 2000, PLATFORMS["Gaofen-3"], "harbour")
+    scene = SimulatedScene(seed, 1, 2000, PLATFORMS["Gaofen-3"], "harbour")
     boxes, polygons = coco(scene)["annotations"], geojson(scene)["features"]
     assert len(boxes) == len(polygons) > 0
     to_utm = Transformer.from_crs(4326, scene.epsg, always_xy=True)
@@ -49,13 +49,13 @@ def test_geojson_and_boxes_agree_within_half_a_pixel(seed: int) -> None:
 
 
 def test_no_aircraft_at_ten_metres() -> None:
-    scene = Scene(0, 0, 1000, PLATFORMS["Sentinel-1"], "airport")
+    scene = SimulatedScene(0, 0, 1000, PLATFORMS["Sentinel-1"], "airport")
     assert any(target.category == "aircraft" for target in scene.layout.targets)
     assert all(annotation["category_id"] == 1 for annotation in coco(scene)["annotations"])
 
 
 def test_lengths_are_those_of_the_types() -> None:
-    scene = Scene(4, 0, 2000, PLATFORMS["Gaofen-3"], "airport")
+    scene = SimulatedScene(4, 0, 2000, PLATFORMS["Gaofen-3"], "airport")
     lengths = {a["type"]: a["length_m"] for a in coco(scene)["annotations"]}
     assert len(lengths) >= 2
     assert lengths.items() <= {
@@ -65,7 +65,7 @@ def test_lengths_are_those_of_the_types() -> None:
 
 
 def test_water_is_dark_and_towns_are_bright() -> None:
-    scene = Scene(0, 0, 800, PLATFORMS["Hongtu-1"], "harbour")
+    scene = SimulatedScene(0, 0, 800, PLATFORMS["Hongtu-1"], "harbour")
     image, cover = scene.render(Window(0, 0, 800, 800))
     power = image.astype(float) ** 2
     assert (cover == 1).mean() > 0.05

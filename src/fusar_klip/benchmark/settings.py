@@ -10,7 +10,7 @@ from pydantic import Field
 
 from fusar_klip.config import Settings
 from fusar_klip.datasets.registry import ClassificationReader
-from fusar_klip.datasets.splits import SplitSettings
+from fusar_klip.datasets.splits import LabelledSplitSettings
 
 ClassMetric = Literal["top1", "top3", "macro_f1"]
 
@@ -39,7 +39,7 @@ class Row(Settings):
         return self.preset
 
 
-class SplitRow(SplitSettings, Row):
+class SplitRow(LabelledSplitSettings, Row):
     """A row on a data set that is split into a training and a test part."""
 
 

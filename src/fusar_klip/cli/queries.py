@@ -70,7 +70,7 @@ class Captions:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ImageAnswer:
     """The result of `ask`."""
 
     checkpoint: str
@@ -108,4 +108,4 @@ def ask(
     from fusar_klip.models import load
 
     answer = load(checkpoint).ask(image, question)
-    report(Answer(checkpoint, str(image), question, answer), as_json, answer)
+    report(ImageAnswer(checkpoint, str(image), question, answer), as_json, answer)

@@ -1,6 +1,6 @@
 """Loading of a labelled data set: it is read by the registry's reader, split, and checked.
 
-data = load_detection("hrsid", Path("HRSID"), SplitSettings(split="grouped"), "HRSID")
+data = load_detection("hrsid", Path("HRSID"), LabelledSplitSettings(split="grouped"), "HRSID")
 train = [data.images[i] for i in data.part("train")]
 """
 
@@ -14,14 +14,16 @@ from fusar_klip.datasets.labelled_data import (
     SegmentationData,
 )
 from fusar_klip.datasets.registry import read_classification_images, read_detection, read_segmentation
-from fusar_klip.datasets.splits import SplitSettings, apply_split, apply_split_file
+from fusar_klip.datasets.splits import LabelledSplitSettings, apply_split, apply_split_file
 from fusar_klip.errors import DatasetError
 
 ONE_CLASS = "object"
 """The only category where all are merged."""
 
 
-def load_classification(reader: str, path: Path, split: SplitSettings, name: str) -> ClassificationData:
+def load_classification(
+    reader: str, path: Path, split: LabelledSplitSettings, name: str
+) -> ClassificationData:
     """Read and split a classification set.
 
     Args:
@@ -50,7 +52,7 @@ def load_classification(reader: str, path: Path, split: SplitSettings, name: str
 
 
 def load_detection(
-    reader: str, path: Path, split: SplitSettings, name: str, *, one_class: bool = False
+    reader: str, path: Path, split: LabelledSplitSettings, name: str, *, one_class: bool = False
 ) -> DetectionData:
     """Read and split a detection set; arguments and errors are those of `load_classification`.
 
@@ -69,7 +71,7 @@ def load_detection(
 
 
 def load_segmentation(
-    reader: str, path: Path, split: SplitSettings, name: str, *, before: bool = False
+    reader: str, path: Path, split: LabelledSplitSettings, name: str, *, before: bool = False
 ) -> SegmentationData:
     """Read and split a segmentation set; arguments and errors are those of `load_classification`.
 

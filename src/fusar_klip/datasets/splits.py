@@ -48,7 +48,7 @@ Ints = NDArray[np.int64]
 AnyData = ClassificationData | DetectionData | SegmentationData
 
 
-class SplitSettings(Settings):
+class LabelledSplitSettings(Settings):
     """How a data set is split into a training and a test part."""
 
     split: str = Field(min_length=1)
@@ -66,7 +66,7 @@ class SplitSettings(Settings):
 
 
 def apply_split(
-    images: Sequence[ImageT], settings: SplitSettings, path: Path, dataset: str
+    images: Sequence[ImageT], settings: LabelledSplitSettings, path: Path, dataset: str
 ) -> tuple[ImageT, ...]:
     """Return the images of the data set at `path`, split as the settings say.
 
@@ -85,7 +85,7 @@ def apply_split(
     return split
 
 
-def split_method(settings: SplitSettings, has_parts: bool) -> SplitMethod:
+def split_method(settings: LabelledSplitSettings, has_parts: bool) -> SplitMethod:
     """Return how a data set is split; `has_parts`: it has parts of its own.
 
     Without `split_by`, `split = "paper"` is always made, and "grouped" where the data set has no parts.

@@ -3,7 +3,7 @@
 import numpy as np
 from shapely import Polygon
 
-from fusar_klip.simulate.layout import Area, Frame, Kind, Layout, Rng, seed_of
+from fusar_klip.simulate.layout import Frame, GroundArea, Kind, Rng, SceneLayout, seed_of
 from fusar_klip.simulate.targets import AIRCRAFT, add_aircraft, pick
 
 # Across the airport, in metres to the right of the runway's centre line.
@@ -26,12 +26,12 @@ def boundary(frame: Frame) -> Polygon:
     )
 
 
-def add_airport(layout: Layout, rng: Rng, frame: Frame) -> None:
+def add_airport(layout: SceneLayout, rng: Rng, frame: Frame) -> None:
     """Lay out an airport whose terminal stands to the right of its runway."""
 
     def area(polygon: Polygon, kind: Kind, height_m: float = 0.0, gain_db: float = 0.0) -> None:
         layout.areas.append(
-            Area(polygon, kind, frame.heading_deg, (90.0, 14.0), height_m, gain_db, seed_of(rng))
+            GroundArea(polygon, kind, frame.heading_deg, (90.0, 14.0), height_m, gain_db, seed_of(rng))
         )
 
     half = float(rng.uniform(1350, 1850))
@@ -69,7 +69,7 @@ def add_airport(layout: Layout, rng: Rng, frame: Frame) -> None:
     _lights(layout, rng, frame, half)
 
 
-def _pier_stands(layout: Layout, rng: Rng, pier: Frame, length: float) -> None:
+def _pier_stands(layout: SceneLayout, rng: Rng, pier: Frame, length: float) -> None:
     """Stands on both sides of a pier; the frame runs from the terminal out to the pier's end."""
     for side in (-1, 1):
         along = rng.uniform(30, 45)
@@ -85,14 +85,14 @@ def _pier_stands(layout: Layout, rng: Rng, pier: Frame, length: float) -> None:
         add_aircraft(layout, rng, nose, pick(rng, AIRCRAFT, 75.0), "parked")
 
 
-def _jet_bridge(layout: Layout, rng: Rng, pier: Frame, along: float, side: int) -> None:
+def _jet_bridge(layout: SceneLayout, rng: Rng, pier: Frame, along: float, side: int) -> None:
     n = 14
     right = side * np.linspace(12, 30, n)
     x, y = pier.points(np.full(n, along) + np.linspace(0, 8, n), right)
     layout.add_points(x, y, rng.exponential(14.0, n))
 
 
-def _remote_stands(layout: Layout, rng: Rng, frame: Frame, along: tuple[float, float]) -> None:
+def _remote_stands(layout: SceneLayout, rng: Rng, frame: Frame, along: tuple[float, float]) -> None:
     """A row of aircraft beyond the terminal, all with their noses the same way, some stands empty."""
     at = along[0] + 20
     way = float(rng.choice([90.0, -90.0])) + rng.normal(0, 10)
@@ -104,14 +104,16 @@ def _remote_stands(layout: Layout, rng: Rng, frame: Frame, along: tuple[float, f
         at += kind.span_m + rng.uniform(8, 16)
 
 
-def _taxiing(layout: Layout, rng: Rng, frame: Frame, half: float) -> None:
+def _taxiing(layout: SceneLayout, rng: Rng, frame: Frame, half: float) -> None:
     for _ in range(int(rng.integers(1, 5))):
         way = float(rng.choice([0.0, 180.0]))
         nose = frame.turned(rng.uniform(-0.8, 0.8) * half, _TAXIWAY + rng.normal(0, 1), way)
         add_aircraft(layout, rng, nose, pick(rng, AIRCRAFT, 75.0), "taxiing")
 
 
-def _roof_lines(layout: Layout, rng: Rng, frame: Frame, along: tuple[float, float], right: float) -> None:
+def _roof_lines(
+    layout: SceneLayout, rng: Rng, frame: Frame, along: tuple[float, float], right: float
+) -> None:
     """Steel ribs of the terminal's roof: rows of strong points at a fixed distance."""
     ribs = np.arange(along[0], along[1], 12.0)
     for offset in (-14.0, 6.0):
@@ -119,28 +121,30 @@ def _roof_lines(layout: Layout, rng: Rng, frame: Frame, along: tuple[float, floa
         layout.add_points(x, y, 60 * rng.exponential(1.0, ribs.size) ** 2)
 
 
-def _landside(layout: Layout, rng: Rng, frame: Frame, half: float) -> None:
+def _landside(layout: SceneLayout, rng: Rng, frame: Frame, half: float) -> None:
     at = -half
     while at < half:
         width = rng.uniform(80, 200)
         parking = frame.rectangle((at, at + width), (_LANDSIDE + 50, _LANDSIDE + 190))
         if rng.random() < 0.7:
-            layout.areas.append(Area(parking, "parking", frame.heading_deg, (5.0, 16.0), seed=seed_of(rng)))
+            layout.areas.append(
+                GroundArea(parking, "parking", frame.heading_deg, (5.0, 16.0), seed=seed_of(rng))
+            )
         else:
             layout.areas.append(
-                Area(parking, "downtown", frame.heading_deg, (70, 55), 18.0, seed=seed_of(rng))
+                GroundArea(parking, "downtown", frame.heading_deg, (70, 55), 18.0, seed=seed_of(rng))
             )
         at += width + 14
 
 
-def _hangars(layout: Layout, rng: Rng, frame: Frame, apron_half: float) -> None:
+def _hangars(layout: SceneLayout, rng: Rng, frame: Frame, apron_half: float) -> None:
     for side in (-1, 1):
         at = apron_half + 60
         while at < apron_half + 520:
             width, depth = rng.uniform(50, 110), rng.uniform(55, 85)
             near, far = sorted((side * at, side * (at + width)))
             layout.areas.append(
-                Area(
+                GroundArea(
                     frame.rectangle((near - 25, far + 25), (_APRON + 60, 620)),
                     "apron", frame.heading_deg, seed=seed_of(rng),
                 )
@@ -148,12 +152,12 @@ def _hangars(layout: Layout, rng: Rng, frame: Frame, apron_half: float) -> None:
             hangar = frame.rectangle((near, far), (600 - depth, 600))
             height = rng.uniform(16, 26)
             layout.areas.append(
-                Area(hangar, "building", frame.heading_deg, (25, 25), height, 2.0, seed_of(rng))
+                GroundArea(hangar, "building", frame.heading_deg, (25, 25), height, 2.0, seed_of(rng))
             )
             at += width + rng.uniform(15, 60)
 
 
-def _lights(layout: Layout, rng: Rng, frame: Frame, half: float) -> None:
+def _lights(layout: SceneLayout, rng: Rng, frame: Frame, half: float) -> None:
     """Edge lights, approach lights and signs: weak points in straight rows."""
     along = np.arange(-half, half, 60.0)
     for right in (-33.0, 33.0):

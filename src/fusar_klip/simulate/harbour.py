@@ -3,7 +3,7 @@
 import numpy as np
 from shapely import LineString, Point, Polygon
 
-from fusar_klip.simulate.layout import Area, Frame, Layout, Rng, seed_of
+from fusar_klip.simulate.layout import Frame, GroundArea, Rng, SceneLayout, seed_of
 from fusar_klip.simulate.projection import Geometry
 from fusar_klip.simulate.targets import SHIPS, add_ship, pick_ship
 
@@ -23,11 +23,11 @@ def boundary(frame: Frame, terminals: int) -> Polygon:
     return frame.rectangle((-half, half), (-260, 1000))
 
 
-def add_harbour(layout: Layout, rng: Rng, frame: Frame, terminals: int, geometry: Geometry) -> None:
+def add_harbour(layout: SceneLayout, rng: Rng, frame: Frame, terminals: int, geometry: Geometry) -> None:
     """Lay out `terminals` along the shore, each a finger of made ground with berths on both sides."""
     half = terminals * 340.0
     layout.areas.append(
-        Area(frame.rectangle((-half, half), (-260, 0)), "quay", frame.heading_deg, seed=seed_of(rng))
+        GroundArea(frame.rectangle((-half, half), (-260, 0)), "quay", frame.heading_deg, seed=seed_of(rng))
     )
     _yard(layout, rng, frame.turned(-half, -235, 0), 2 * half, 190, str(rng.choice(["sheds", "containers"])))
     kinds = ["containers", *rng.permutation(["containers", "tanks", "sheds", "bulk"])]
@@ -49,10 +49,10 @@ def add_harbour(layout: Layout, rng: Rng, frame: Frame, terminals: int, geometry
 
 
 def _finger(
-    layout: Layout, rng: Rng, frame: Frame, length: float, width: float, cargo: str, geometry: Geometry
+    layout: SceneLayout, rng: Rng, frame: Frame, length: float, width: float, cargo: str, geometry: Geometry
 ) -> None:
     ground = frame.rectangle((-20, length), (-width, 0))
-    layout.areas.append(Area(ground, "quay", frame.heading_deg, seed=seed_of(rng)))
+    layout.areas.append(GroundArea(ground, "quay", frame.heading_deg, seed=seed_of(rng)))
     _yard(layout, rng, frame.turned(25, -width + _QUAY_M, 0), length - 70, width - 2 * _QUAY_M, cargo)
     for side, edge in ((1, 0.0), (-1, -width)):
         if cargo == "containers":
@@ -62,7 +62,7 @@ def _finger(
 
 
 def _berths(
-    layout: Layout, rng: Rng, frame: Frame, length: float, edge: float, side: int, cargo: str,
+    layout: SceneLayout, rng: Rng, frame: Frame, length: float, edge: float, side: int, cargo: str,
     geometry: Geometry,
 ) -> None:  # fmt: skip
     deck = {"containers": "containers", "tanks": "pipes", "bulk": "hatches"}.get(cargo)
@@ -83,7 +83,7 @@ def _berths(
         )
 
 
-def _cranes(layout: Layout, rng: Rng, frame: Frame, length: float, right: float) -> None:
+def _cranes(layout: SceneLayout, rng: Rng, frame: Frame, length: float, right: float) -> None:
     """Ship-to-shore cranes: legs, girder and machinery house, the strongest answers of a harbour."""
     at = rng.uniform(30, 120)
     while at < length - 40:
@@ -94,19 +94,19 @@ def _cranes(layout: Layout, rng: Rng, frame: Frame, length: float, right: float)
         at += rng.uniform(35, 150)
 
 
-def _bollards(layout: Layout, rng: Rng, frame: Frame, length: float, right: float) -> None:
+def _bollards(layout: SceneLayout, rng: Rng, frame: Frame, length: float, right: float) -> None:
     along = np.arange(0, length, 14.0)
     layout.add_points(
         *frame.points(along, np.full(along.size, right)), 4 * rng.exponential(1.0, along.size) ** 2
     )
 
 
-def _yard(layout: Layout, rng: Rng, frame: Frame, length: float, width: float, cargo: str) -> None:
+def _yard(layout: SceneLayout, rng: Rng, frame: Frame, length: float, width: float, cargo: str) -> None:
     """Fill a rectangle (along, right from the frame's origin) with what the terminal handles."""
     heading = frame.heading_deg
     if cargo == "containers":
         yard = frame.rectangle((0, length), (0, width))
-        layout.areas.append(Area(yard, "containers", heading, (150.0, 26.0), 16.0, seed=seed_of(rng)))
+        layout.areas.append(GroundArea(yard, "containers", heading, (150.0, 26.0), 16.0, seed=seed_of(rng)))
     elif cargo == "tanks":
         radius = rng.uniform(16, 30)
         for along in np.arange(radius + 8, length - radius, 2.7 * radius):
@@ -124,15 +124,17 @@ def _yard(layout: Layout, rng: Rng, frame: Frame, length: float, width: float, c
                     shed = frame.rectangle((at, min(at + long, length)), (right, right + depth))
                     height = rng.uniform(8, 15)
                     layout.areas.append(
-                        Area(shed, "building", heading, (20, 12), height, rng.normal(0, 3), seed_of(rng))
+                        GroundArea(
+                            shed, "building", heading, (20, 12), height, rng.normal(0, 3), seed_of(rng)
+                        )
                     )
             at += long + rng.uniform(12, 35)
 
 
-def _tank(layout: Layout, rng: Rng, x: float, y: float, radius: float) -> None:
+def _tank(layout: SceneLayout, rng: Rng, x: float, y: float, radius: float) -> None:
     """A tank: near and far rims answer, a floating roof sits low inside."""
     layout.areas.append(
-        Area(
+        GroundArea(
             Point(x, y).buffer(radius, 12),
             "building",
             0.0,
@@ -147,11 +149,11 @@ def _tank(layout: Layout, rng: Rng, x: float, y: float, radius: float) -> None:
     )
 
 
-def _breakwater(layout: Layout, rng: Rng, frame: Frame, half: float) -> None:
+def _breakwater(layout: SceneLayout, rng: Rng, frame: Frame, half: float) -> None:
     gap = rng.uniform(-0.5, 0.5) * half
     distance = rng.uniform(1350, 1700)
     for ends in ((-half - 300, gap - 130), (gap + 130, half + 500)):
         along = np.linspace(*ends, 8)
         right = distance + 120 * np.sin(along / 900) + rng.normal(0, 6, along.size)
         mole = LineString(np.stack(frame.points(along, right), axis=1)).buffer(13, 4)
-        layout.areas.append(Area(mole, "rock", frame.heading_deg, height_m=4.0, seed=seed_of(rng)))
+        layout.areas.append(GroundArea(mole, "rock", frame.heading_deg, height_m=4.0, seed=seed_of(rng)))

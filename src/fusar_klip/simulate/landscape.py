@@ -11,7 +11,7 @@ from shapely import LineString, Polygon, box
 from shapely.geometry.base import BaseGeometry
 from shapely.prepared import prep
 
-from fusar_klip.simulate.layout import Area, Frame, Kind, Layout, Rng, seed_of
+from fusar_klip.simulate.layout import Frame, GroundArea, Kind, Rng, SceneLayout, seed_of
 from fusar_klip.simulate.projection import Geometry
 from fusar_klip.simulate.targets import add_ship, add_wake, pick_ship
 
@@ -58,7 +58,7 @@ def river(rng: Rng, extent_m: float) -> Polygon:
 
 
 def add_districts(
-    layout: Layout, rng: Rng, extent_m: float, towns: Sequence[Town], kept_free: BaseGeometry
+    layout: SceneLayout, rng: Rng, extent_m: float, towns: Sequence[Town], kept_free: BaseGeometry
 ) -> None:
     """Cover the scene's ground outside `kept_free` with districts, divided by roads.
 
@@ -88,14 +88,14 @@ def add_districts(
             layout.areas.append(_district(rng, polygon, kind, town, turn.heading_deg))
 
 
-def add_highway(layout: Layout, rng: Rng, extent_m: float, kept_free: BaseGeometry) -> None:
+def add_highway(layout: SceneLayout, rng: Rng, extent_m: float, kept_free: BaseGeometry) -> None:
     """Lay a motorway past the scene's centre, dark with a glinting central barrier."""
     frame = Frame(0, 0, float(rng.uniform(0, 180))).turned(0, rng.uniform(0.15, 0.35) * extent_m, 0)
     along = np.linspace(-1.2 * extent_m, 1.2 * extent_m, 40)
     right = 0.05 * extent_m * np.sin(along / (0.35 * extent_m) + rng.uniform(0, 6))
     line = LineString(np.stack(frame.points(along, right), axis=1))
     for polygon in _polygons(line.buffer(18).difference(kept_free)):
-        layout.areas.append(Area(polygon, "road", seed=seed_of(rng)))
+        layout.areas.append(GroundArea(polygon, "road", seed=seed_of(rng)))
     posts = np.arange(0, line.length, 9.0)
     x, y = shapely.get_coordinates(shapely.line_interpolate_point(line, posts)).T
     inside = np.maximum(np.abs(x), np.abs(y)) < extent_m / 2
@@ -104,7 +104,7 @@ def add_highway(layout: Layout, rng: Rng, extent_m: float, kept_free: BaseGeomet
 
 
 def add_ships_at_sea(
-    layout: Layout, rng: Rng, extent_m: float, water: BaseGeometry, count: int, geometry: Geometry
+    layout: SceneLayout, rng: Rng, extent_m: float, water: BaseGeometry, count: int, geometry: Geometry
 ) -> None:
     """Put ships on open water: at anchor, all swung to the same wind, or under way with a wake."""
     wind = float(rng.uniform(0, 360))
@@ -166,7 +166,7 @@ def _district_kind(rng: Rng, town: Town, x: float, y: float) -> Kind:
     return "forest" if draw + 0.25 * wooded > 0.85 else "grass" if draw < 0.12 else "field"
 
 
-def _district(rng: Rng, polygon: Polygon, kind: Kind, town: Town, grid_deg: float) -> Area:
+def _district(rng: Rng, polygon: Polygon, kind: Kind, town: Town, grid_deg: float) -> GroundArea:
     # Old quarters follow their own directions; most of a town shares one.
     heading = grid_deg + (float(rng.uniform(0, 90)) if rng.random() < 0.35 else rng.normal(0, 2))
     pitch, height = {
@@ -176,7 +176,7 @@ def _district(rng: Rng, polygon: Polygon, kind: Kind, town: Town, grid_deg: floa
         "forest": ((1.0, 1.0), rng.uniform(9, 18)),
     }.get(kind, ((rng.uniform(90, 400), rng.uniform(50, 160)), 0.0))
     gain_db = float(rng.normal(0, 1.5 if height else 0.8))
-    return Area(polygon, kind, heading, pitch, height, gain_db, seed_of(rng))
+    return GroundArea(polygon, kind, heading, pitch, height, gain_db, seed_of(rng))
 
 
 def _polygons(geometry: BaseGeometry) -> Iterator[Polygon]:

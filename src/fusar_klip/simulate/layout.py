@@ -24,7 +24,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
-class Area:
+class GroundArea:
     """A polygon with one kind of surface; later areas of a layout lie over earlier ones.
 
     Attributes:
@@ -47,7 +47,7 @@ class Area:
 
 
 @dataclass(frozen=True)
-class Target:
+class SimulatedTarget:
     """A ship or an aircraft.
 
     Attributes:
@@ -72,11 +72,11 @@ class Target:
 
 
 @dataclass
-class Layout:
+class SceneLayout:
     """All of a scene: areas in painter's order, targets, and point scatterers as (x, y, RCS in m^2)."""
 
-    areas: list[Area] = field(default_factory=list)
-    targets: list[Target] = field(default_factory=list)
+    areas: list[GroundArea] = field(default_factory=list)
+    targets: list[SimulatedTarget] = field(default_factory=list)
     points: list[NDArray[np.float64]] = field(default_factory=list)
 
     def add_points(self, x: NDArray[np.float64], y: NDArray[np.float64], rcs_m2: NDArray[np.float64]) -> None:

@@ -21,10 +21,10 @@ from fusar_klip.files import replaced
 from fusar_klip.geo.gazetteer import Place, places
 from fusar_klip.geo.platforms import Platform
 from fusar_klip.simulate.imaging import CLUTTER_REACH_PX, PointScatterers, Sensor
-from fusar_klip.simulate.layout import Layout
+from fusar_klip.simulate.layout import SceneLayout
 from fusar_klip.simulate.noise import Window
 from fusar_klip.simulate.projection import Geometry, project
-from fusar_klip.simulate.surfaces import LAND_COVER, Terrain
+from fusar_klip.simulate.surfaces import LAND_COVER, SurfaceMap
 from fusar_klip.simulate.themes import PLACE_KINDS, Theme, compose
 
 BLOCK_PX = 1024
@@ -39,7 +39,7 @@ _COVER_COLOURS = {
 
 
 @dataclass(frozen=True)
-class Scene:
+class SimulatedScene:
     """A scene that is fully decided by its seed, its number, its size, its platform and its theme.
 
     Attributes:
@@ -86,7 +86,7 @@ class Scene:
         return Geometry(self.platform.incidence_deg, self.platform.gsd_m, looks_east)
 
     @cached_property
-    def layout(self) -> Layout:
+    def layout(self) -> SceneLayout:
         """What stands where."""
         return compose(self.theme, self._rng(_LAYOUT), self.extent_m, self.geometry)
 
@@ -172,10 +172,10 @@ class Scene:
                 yield Window(row, col, min(BLOCK_PX, self.size - row), min(BLOCK_PX, self.size - col))
 
     @cached_property
-    def _terrain(self) -> Terrain:
+    def _terrain(self) -> SurfaceMap:
         half = self.extent_m / 2
         seed = int(self._rng(_LAYOUT, 1).integers(2**31))
-        return Terrain(self.layout.areas, self.platform, seed, (-half, -half))
+        return SurfaceMap(self.layout.areas, self.platform, seed, (-half, -half))
 
     @cached_property
     def _sensor(self) -> Sensor:

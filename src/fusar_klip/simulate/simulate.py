@@ -11,8 +11,8 @@ from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.files import sha256, write_json
 from fusar_klip.geo.platforms import PLATFORMS, Platform
 from fusar_klip.progress import progress_bar
-from fusar_klip.simulate.scene import Scene
-from fusar_klip.simulate.themes import fitting
+from fusar_klip.simulate.scene import SimulatedScene
+from fusar_klip.simulate.themes import themes_for_extent
 from fusar_klip.simulate.truth import coco, geojson
 
 MIN_SIZE = 64
@@ -88,16 +88,16 @@ def simulate(
     return SimulationSummary(str(out), seed, size, made)
 
 
-def _scene(seed: int, number: int, size: int, platforms: Sequence[Platform]) -> Scene:
+def _scene(seed: int, number: int, size: int, platforms: Sequence[Platform]) -> SimulatedScene:
     platform = platforms[number % len(platforms)]
-    themes = fitting(size * platform.gsd_m)
+    themes = themes_for_extent(size * platform.gsd_m)
     # Each round over the platforms goes one theme on, so that every pair comes up in time.
     lap, place = divmod(number, len(platforms))
     theme = themes[(lap + place) % len(themes)]
-    return Scene(seed, number, size, platform, theme)
+    return SimulatedScene(seed, number, size, platform, theme)
 
 
-def _make(scene: Scene, out: Path, on_block: Callable[[], None]) -> SceneSummary:
+def _make(scene: SimulatedScene, out: Path, on_block: Callable[[], None]) -> SceneSummary:
     files = _files(scene)
     scene.write(out / files["image"], out / files["land_cover"], on_block)
     boxes = coco(scene)
@@ -119,7 +119,7 @@ def _make(scene: Scene, out: Path, on_block: Callable[[], None]) -> SceneSummary
     )
 
 
-def _files(scene: Scene) -> dict[str, str]:
+def _files(scene: SimulatedScene) -> dict[str, str]:
     # Truth lies in its own folder, so that OUT/*.tif are the scenes and nothing else.
     return {
         "image": f"{scene.stem}.tif",
@@ -136,7 +136,7 @@ def _platforms(names: Sequence[str]) -> list[Platform]:
     return [known[name.lower()] for name in (names or _ORDER)]
 
 
-def _finished(out: Path, plan: Sequence[Scene]) -> list[SceneSummary]:
+def _finished(out: Path, plan: Sequence[SimulatedScene]) -> list[SceneSummary]:
     """Return what the manifest says of the scenes of `plan`, if they are all there whole; else nothing."""
     if not (out / _MANIFEST).is_file():
         return []
@@ -151,7 +151,7 @@ def _finished(out: Path, plan: Sequence[Scene]) -> list[SceneSummary]:
     return scenes if whole else []
 
 
-def _check_folder(out: Path, plan: Sequence[Scene], options: Mapping[str, int]) -> None:
+def _check_folder(out: Path, plan: Sequence[SimulatedScene], options: Mapping[str, int]) -> None:
     """Refuse a folder that holds anything but what this simulation writes (an interrupted one goes on)."""
     if (out / _MANIFEST).is_file():
         try:

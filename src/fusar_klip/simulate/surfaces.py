@@ -19,7 +19,7 @@ from rasterio import features
 from scipy import stats
 
 from fusar_klip.geo.platforms import Platform
-from fusar_klip.simulate.layout import KINDS, Area, Kind
+from fusar_klip.simulate.layout import KINDS, GroundArea, Kind
 from fusar_klip.simulate.noise import Float32, Float64, Int64, Window, hashed, smooth, uniform
 from fusar_klip.simulate.projection import MAX_HEIGHT_M
 
@@ -53,7 +53,9 @@ class Ground:
 class _Patch:
     """The pixels of one kind within a window, flat, with the columns of their areas and shared textures."""
 
-    def __init__(self, terrain: "Terrain", index: Int64, x: Float64, y: Float64, textures: Float32) -> None:
+    def __init__(
+        self, terrain: "SurfaceMap", index: Int64, x: Float64, y: Float64, textures: Float32
+    ) -> None:
         self.terrain = terrain
         self.index = index
         self.x, self.y = x, y
@@ -86,14 +88,14 @@ class _Paint:
     cover: NDArray[np.uint8] | None = None
 
 
-class Terrain:
+class SurfaceMap:
     """All areas of a scene, ready to be painted window by window."""
 
     def __init__(
-        self, areas: Sequence[Area], platform: Platform, seed: int, upper_left: tuple[float, float]
+        self, areas: Sequence[GroundArea], platform: Platform, seed: int, upper_left: tuple[float, float]
     ) -> None:
         self.platform, self.gsd_m, self.seed, self.upper_left = platform, platform.gsd_m, seed, upper_left
-        ground = Area(shapely.box(0, 0, 1, 1), "road", seed=seed)
+        ground = GroundArea(shapely.box(0, 0, 1, 1), "road", seed=seed)
         self._areas = [ground, *areas]  # index 0 is what shows between all others
         self._tree = shapely.STRtree([area.polygon for area in self._areas])
         heading = np.radians([area.heading_deg for area in self._areas])

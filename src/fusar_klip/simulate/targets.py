@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from shapely import MultiPoint, Polygon
 
-from fusar_klip.simulate.layout import Area, Frame, Layout, Rng, Target, seed_of
+from fusar_klip.simulate.layout import Frame, GroundArea, Rng, SceneLayout, SimulatedTarget, seed_of
 from fusar_klip.simulate.projection import Geometry
 
 Array = NDArray[np.float64]
@@ -84,7 +84,7 @@ def pick_ship(rng: Rng, longest_m: float, deck: str | None = None) -> tuple[Ship
     return chosen, float(rng.uniform(low, max(low, high)))
 
 
-def add_aircraft(layout: Layout, rng: Rng, nose: Frame, kind: AircraftType, state: str) -> None:
+def add_aircraft(layout: SceneLayout, rng: Rng, nose: Frame, kind: AircraftType, state: str) -> None:
     """Stand an aircraft with its nose at the frame's origin, pointing along the frame's heading."""
     length, half = kind.length_m, kind.span_m / 2
     root, tip = -0.40 * length, -0.62 * length  # leading edge of the wing at the root and at the tip
@@ -125,14 +125,16 @@ def add_aircraft(layout: Layout, rng: Rng, nose: Frame, kind: AircraftType, stat
     along, right, rcs = (np.concatenate(values) for values in zip(*points, strict=True))
     layout.add_points(*nose.points(along, right), rcs * level)
     outline = nose.polygon(_aircraft_plan(kind, root, tip))
-    layout.areas.append(Area(outline, "airframe", nose.heading_deg, gain_db=-9.0, seed=seed_of(rng)))
+    layout.areas.append(GroundArea(outline, "airframe", nose.heading_deg, gain_db=-9.0, seed=seed_of(rng)))
     layout.targets.append(
-        Target("aircraft", kind.name, outline, length, kind.span_m, kind.fuselage_m, nose.heading_deg, state)
+        SimulatedTarget(
+            "aircraft", kind.name, outline, length, kind.span_m, kind.fuselage_m, nose.heading_deg, state
+        )
     )
 
 
 def add_ship(
-    layout: Layout,
+    layout: SceneLayout,
     rng: Rng,
     middle: Frame,
     ship: ShipClass,
@@ -153,18 +155,18 @@ def add_ship(
     x, y, rcs_m2 = _ship_points(rng, middle, ship, length, geometry)
     layout.add_points(x, y, rcs_m2 * level)
     layout.areas.append(
-        Area(hull, "hull", middle.heading_deg, gain_db=10 * math.log10(level), seed=seed_of(rng))
+        GroundArea(hull, "hull", middle.heading_deg, gain_db=10 * math.log10(level), seed=seed_of(rng))
     )
     _add_superstructure(layout, rng, middle, ship, length, min(ship.bridge_height_m, 0.16 * length))
     imaged = MultiPoint([*hull.exterior.coords, *zip(x, y, strict=True)]).convex_hull
     assert isinstance(imaged, Polygon)
     layout.targets.append(
-        Target("ship", ship.name, imaged, length, beam, beam, middle.heading_deg % 360, state)
+        SimulatedTarget("ship", ship.name, imaged, length, beam, beam, middle.heading_deg % 360, state)
     )
 
 
 def add_wake(
-    layout: Layout, rng: Rng, ship: Frame, length: float, speed_mps: float, geometry: Geometry
+    layout: SceneLayout, rng: Rng, ship: Frame, length: float, speed_mps: float, geometry: Geometry
 ) -> None:
     """Draw the dark turbulent wake and its bright edges.
 
@@ -180,7 +182,9 @@ def add_wake(
     reach = speed_mps * rng.uniform(90, 200)
     width = length / 12
     trail = [(-length / 2, -width), (-length / 2, width), (-reach, 2.2 * width), (-reach, -2.2 * width)]
-    layout.areas.append(Area(true.polygon(trail), "wake", ship.heading_deg, gain_db=-4.0, seed=seed_of(rng)))
+    layout.areas.append(
+        GroundArea(true.polygon(trail), "wake", ship.heading_deg, gain_db=-4.0, seed=seed_of(rng))
+    )
     for side in (-1, 1):
         if rng.random() < 0.7:
             arm = side * math.tan(math.radians(rng.uniform(2.5, 5.0)))
@@ -192,7 +196,7 @@ def add_wake(
                 (near, side * (width + 3)),
             ]
             layout.areas.append(
-                Area(true.polygon(edge), "wake_edge", ship.heading_deg, gain_db=5.0, seed=seed_of(rng))
+                GroundArea(true.polygon(edge), "wake_edge", ship.heading_deg, gain_db=5.0, seed=seed_of(rng))
             )
 
 
@@ -240,7 +244,7 @@ def _ship_points(
 
 
 def _add_superstructure(
-    layout: Layout, rng: Rng, middle: Frame, ship: ShipClass, length: float, height: float
+    layout: SceneLayout, rng: Rng, middle: Frame, ship: ShipClass, length: float, height: float
 ) -> None:
     """The bridge as a block that lays over, and boxes on the deck of a container ship."""
     half, b = length / 2, length / ship.slenderness / 2
@@ -250,10 +254,10 @@ def _add_superstructure(
             if end - start > 15:
                 stow = middle.rectangle((start, end), (-0.85 * b, 0.85 * b))
                 layout.areas.append(
-                    Area(stow, "cargo", heading, (400.0, 400.0), 0.7 * height, -2.0, seed_of(rng))
+                    GroundArea(stow, "cargo", heading, (400.0, 400.0), 0.7 * height, -2.0, seed_of(rng))
                 )
     bridge = middle.rectangle((at, at + 0.06 * length), (-0.8 * b, 0.8 * b))
-    layout.areas.append(Area(bridge, "bridge", heading, (3.0, 3.0), height, 2.0, seed_of(rng)))
+    layout.areas.append(GroundArea(bridge, "bridge", heading, (3.0, 3.0), height, 2.0, seed_of(rng)))
 
 
 def _deck(rng: Rng, ship: ShipClass, half: float, b: float) -> tuple[Array, Array, float]:

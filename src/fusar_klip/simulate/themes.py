@@ -15,7 +15,7 @@ from shapely.geometry.base import BaseGeometry
 from fusar_klip.geo.gazetteer import PlaceKind
 from fusar_klip.simulate import airport, harbour, landscape
 from fusar_klip.simulate.landscape import Town
-from fusar_klip.simulate.layout import Area, Frame, Layout, Rng, seed_of
+from fusar_klip.simulate.layout import Frame, GroundArea, Rng, SceneLayout, seed_of
 from fusar_klip.simulate.projection import Geometry
 
 Theme: TypeAlias = Literal["airport", "harbour", "city", "coast"]
@@ -31,16 +31,16 @@ _WIDE_M = 8000.0
 _NARROW_M = 1500.0
 
 
-def fitting(extent_m: float) -> tuple[Theme, ...]:
+def themes_for_extent(extent_m: float) -> tuple[Theme, ...]:
     """Return the themes that a scene of this extent can show; a narrow one holds a berth or an apron only."""
     if extent_m < _NARROW_M:
         return ("airport", "harbour")
     return ("coast", "airport", "city", "harbour") if extent_m >= _WIDE_M else THEMES
 
 
-def compose(theme: Theme, rng: Rng, extent_m: float, geometry: Geometry) -> Layout:
+def compose(theme: Theme, rng: Rng, extent_m: float, geometry: Geometry) -> SceneLayout:
     """Lay out a scene of a theme, centred on the origin of the local frame."""
-    layout = Layout()
+    layout = SceneLayout()
     heading = float(rng.uniform(0, 360))
     wide = extent_m >= _WIDE_M
     match theme:
@@ -57,7 +57,7 @@ def compose(theme: Theme, rng: Rng, extent_m: float, geometry: Geometry) -> Layo
     return layout
 
 
-def _airport(layout: Layout, rng: Rng, heading: float, extent_m: float) -> None:
+def _airport(layout: SceneLayout, rng: Rng, heading: float, extent_m: float) -> None:
     frame = airport.origin(heading)
     free = airport.boundary(frame)
     beside = Frame(0, 0, heading).point(rng.uniform(-0.3, 0.3) * extent_m, 2000 + 0.2 * extent_m)
@@ -66,7 +66,7 @@ def _airport(layout: Layout, rng: Rng, heading: float, extent_m: float) -> None:
     airport.add_airport(layout, rng, frame)
 
 
-def _city(layout: Layout, rng: Rng, heading: float, extent_m: float, geometry: Geometry) -> None:
+def _city(layout: SceneLayout, rng: Rng, heading: float, extent_m: float, geometry: Geometry) -> None:
     wide = extent_m >= _WIDE_M
     free: list[BaseGeometry] = []
     if wide:
@@ -76,7 +76,7 @@ def _city(layout: Layout, rng: Rng, heading: float, extent_m: float, geometry: G
         free += [sea, harbour.boundary(shore, 6), airport.boundary(field)]
     water = landscape.river(rng, extent_m)
     landscape.add_districts(layout, rng, extent_m, _towns(rng, extent_m, (0.0, 0.0)), _union([*free, water]))
-    layout.areas.append(Area(water, "lake", seed=seed_of(rng)))
+    layout.areas.append(GroundArea(water, "lake", seed=seed_of(rng)))
     landscape.add_highway(layout, rng, extent_m, _union(free))
     if wide:
         airport.add_airport(layout, rng, field)
@@ -85,7 +85,7 @@ def _city(layout: Layout, rng: Rng, heading: float, extent_m: float, geometry: G
 
 
 def _coast(
-    layout: Layout, rng: Rng, shore: Frame, extent_m: float, geometry: Geometry, terminals: int
+    layout: SceneLayout, rng: Rng, shore: Frame, extent_m: float, geometry: Geometry, terminals: int
 ) -> None:
     sea = _add_sea(layout, rng, shore, extent_m, straight_m=400.0 * terminals)
     free: list[BaseGeometry] = [sea]
@@ -99,18 +99,24 @@ def _coast(
     _add_ships(layout, rng, extent_m, sea, shore, terminals, geometry)
 
 
-def _add_sea(layout: Layout, rng: Rng, shore: Frame, extent_m: float, straight_m: float) -> Polygon:
+def _add_sea(layout: SceneLayout, rng: Rng, shore: Frame, extent_m: float, straight_m: float) -> Polygon:
     # A shore finer than a 2000th of the scene is not seen, and costs memory.
     sea = landscape.sea_beside(rng, shore, extent_m, straight_m, max(extent_m / 2000, 8.0))
-    layout.areas.append(Area(sea, "sea", seed=seed_of(rng)))
+    layout.areas.append(GroundArea(sea, "sea", seed=seed_of(rng)))
     reach = box(-extent_m, -extent_m, extent_m, extent_m)
     for beach in shapely.get_parts(sea.boundary.intersection(reach).buffer(9.0)):
-        layout.areas.append(Area(beach, "rock", gain_db=-5.0, seed=seed_of(rng)))
+        layout.areas.append(GroundArea(beach, "rock", gain_db=-5.0, seed=seed_of(rng)))
     return sea
 
 
 def _add_ships(
-    layout: Layout, rng: Rng, extent_m: float, sea: Polygon, shore: Frame, terminals: int, geometry: Geometry
+    layout: SceneLayout,
+    rng: Rng,
+    extent_m: float,
+    sea: Polygon,
+    shore: Frame,
+    terminals: int,
+    geometry: Geometry,
 ) -> None:
     scene = box(-extent_m / 2, -extent_m / 2, extent_m / 2, extent_m / 2)
     water = sea.intersection(scene)

@@ -7,8 +7,8 @@ from shapely import Polygon, box
 from shapely.geometry import mapping
 from shapely.geometry import polygon as polygons
 
-from fusar_klip.simulate.layout import Target
-from fusar_klip.simulate.scene import Scene
+from fusar_klip.simulate.layout import SimulatedTarget
+from fusar_klip.simulate.scene import SimulatedScene
 
 CATEGORIES = {"ship": 1, "aircraft": 2}
 """COCO category ids."""
@@ -18,7 +18,7 @@ _MIN_BODY_PX = 0.75
 _MIN_INSIDE = 0.5
 
 
-def visible_targets(scene: Scene) -> list[tuple[Target, Polygon]]:
+def visible_targets(scene: SimulatedScene) -> list[tuple[SimulatedTarget, Polygon]]:
     """Return the targets that the scene can show, with their outlines in pixels, cut at the scene's border.
 
     Left out: what is shorter than 2 pixels, aircraft with a fuselage under 0.75 pixel (so all of them at
@@ -40,7 +40,7 @@ def visible_targets(scene: Scene) -> list[tuple[Target, Polygon]]:
     return found
 
 
-def coco(scene: Scene) -> dict[str, Any]:
+def coco(scene: SimulatedScene) -> dict[str, Any]:
     """Return the scene's targets in COCO's form; boxes are [x, y, width, height] in pixels."""
     annotations = []
     for number, (target, outline) in enumerate(visible_targets(scene), start=1):
@@ -62,7 +62,7 @@ def coco(scene: Scene) -> dict[str, Any]:
     return {"images": [image], "categories": categories, "annotations": annotations}
 
 
-def geojson(scene: Scene) -> dict[str, Any]:
+def geojson(scene: SimulatedScene) -> dict[str, Any]:
     """Return the same targets as a GeoJSON feature collection, EPSG:4326, ids as in `coco`."""
     to_globe = Transformer.from_crs(scene.epsg, 4326, always_xy=True)
     features = []
@@ -76,7 +76,7 @@ def geojson(scene: Scene) -> dict[str, Any]:
     return {"type": "FeatureCollection", "features": features}
 
 
-def _attributes(target: Target) -> dict[str, Any]:
+def _attributes(target: SimulatedTarget) -> dict[str, Any]:
     return {
         "type": target.type_name,
         "length_m": round(target.length_m, 1),

@@ -33,7 +33,7 @@ from fusar_klip.datasets.labelled_data import (
 )
 from fusar_klip.datasets.loading import load_detection, load_segmentation
 from fusar_klip.datasets.registry import DATASETS, check_reader
-from fusar_klip.datasets.splits import SplitMethod, SplitSettings
+from fusar_klip.datasets.splits import LabelledSplitSettings, SplitMethod
 from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.progress import track
 
@@ -89,7 +89,7 @@ def label_texts(
     if split is not None and split not in get_args(SplitMethod):
         raise SettingsError(f'no split "{split}"; splits: {", ".join(get_args(SplitMethod))}')
     settings = settings or LabelTextSettings()
-    how = SplitSettings(
+    how = LabelledSplitSettings(
         split="grouped", split_by=cast(SplitMethod | None, split), split_seed=settings.text_seed
     )
     data = load_boxes_or_masks(reader, path, how, path.name)
@@ -113,7 +113,7 @@ def label_texts(
 
 
 def load_boxes_or_masks(
-    reader: str, path: Path, split: SplitSettings, name: str
+    reader: str, path: Path, split: LabelledSplitSettings, name: str
 ) -> DetectionData | SegmentationData:
     """Read and split a data set with boxes or masks; raises as `label_texts`."""
     if DATASETS[check_reader(reader, "detection", "segmentation")].TASK == "detection":

@@ -42,7 +42,7 @@ _NAMES = 4  # of each kind of place
 
 
 @dataclass(frozen=True)
-class Area:
+class SceneCluster:
     """Scenes that lie near each other: where the first of them is, their ids, and how many large tiles."""
 
     lon: float
@@ -93,7 +93,7 @@ def _legend(figure: Figure) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
 
 
-def _areas(large: gpd.GeoDataFrame) -> list[Area]:
+def _areas(large: gpd.GeoDataFrame) -> list[SceneCluster]:
     """Gather scenes around the first of each area, and put the area with the most tiles first."""
     scenes = large.groupby("scene_id", sort=True)[["lon", "lat"]].first()
     tiles = large["scene_id"].value_counts()
@@ -109,13 +109,13 @@ def _areas(large: gpd.GeoDataFrame) -> list[Area]:
             seeds = np.vstack([seeds, point])
     first = [scenes.loc[ids[0]] for ids in members]
     areas = [
-        Area(seed["lon"], seed["lat"], ids, int(tiles[ids].sum()))
+        SceneCluster(seed["lon"], seed["lat"], ids, int(tiles[ids].sum()))
         for seed, ids in zip(first, members, strict=True)
     ]
     return sorted(areas, key=lambda area: -area.tiles)
 
 
-def _tiles_of(area: Area, large: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+def _tiles_of(area: SceneCluster, large: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     """Return an area's tiles, with longitudes that do not jump at the antimeridian."""
     inside = large[large["scene_id"].isin(area.scenes)]
     positions = _unwrapped(inside[["lon", "lat"]].to_numpy(), area.lon)
@@ -138,7 +138,7 @@ def _letter(i: int) -> str:
     return string.ascii_uppercase[i]
 
 
-def _draw_globe(axes: "Axes", areas: Sequence[Area]) -> None:
+def _draw_globe(axes: "Axes", areas: Sequence[SceneCluster]) -> None:
     cities = np.array([(p.lon, p.lat) for p in places("city")])
     axes.plot(*cities.T, ".", color="#9a9a9a", markersize=1.3, markeredgewidth=0)
     for i, area in enumerate(areas):
