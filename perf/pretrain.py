@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import torch
 
     from fusar_klip.models import KlipNetwork, ModelSettings
-    from fusar_klip.pretrain.data.batches import Batch
+    from fusar_klip.pretrain.data.image_text_batches import ImageTextBatch
 
 WAYS = ("plain", "ours", "fast")
 WORDS, QUEUE, MOMENTUM, ALPHA = 30_522, 20_000, 0.995, 0.4
@@ -68,7 +68,7 @@ def make_network(settings: "ModelSettings") -> "KlipNetwork":
     return KlipNetwork(settings, Tokenizer([*SPECIAL_TOKENS, ":", *(f"w{n}" for n in range(WORDS - 6))]))
 
 
-def make_batch(settings: "ModelSettings", size: int, seed: int) -> "Batch":
+def make_batch(settings: "ModelSettings", size: int, seed: int) -> "ImageTextBatch":
     """Return images of noise and texts as the module's docstring says."""
     import numpy as np
     import torch
@@ -77,7 +77,7 @@ def make_batch(settings: "ModelSettings", size: int, seed: int) -> "Batch":
     from fusar_klip.models.losses import IGNORE_INDEX
     from fusar_klip.models.masking import mask_text
     from fusar_klip.models.tokenizer import SPECIAL_TOKENS
-    from fusar_klip.pretrain.data.batches import Batch
+    from fusar_klip.pretrain.data.image_text_batches import ImageTextBatch
 
     tokenizer = Tokenizer([*SPECIAL_TOKENS, ":"])
     rng = np.random.default_rng(seed)
@@ -95,7 +95,7 @@ def make_batch(settings: "ModelSettings", size: int, seed: int) -> "Batch":
     labels, label_mask = tokenizer.pad(hidden)
     text, text_mask = tokenizer.pad(texts)
     masked_ids, masked_mask = tokenizer.pad(masked)
-    return Batch(
+    return ImageTextBatch(
         images=torch.from_numpy(rng.normal(size=(size, 1, settings.image_size, settings.image_size))).float(),
         tile_ids=torch.from_numpy(rng.permutation(10 * size)[:size]),
         gsd_m=torch.full((size,), torch.nan),
@@ -130,7 +130,7 @@ class Ours:
         self.objective = PretrainLoss(self.network)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
 
-    def losses(self, batch: "Batch") -> tuple["torch.Tensor", ...]:
+    def losses(self, batch: "ImageTextBatch") -> tuple["torch.Tensor", ...]:
         """Return ITC, ITM and MLM."""
         features = self.momentum.features(batch.images, batch.text, batch.text_mask, batch.gsd_m)
         queue = self.queue
@@ -160,7 +160,7 @@ class Plain:
         self.network = network
         self.optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.05)
 
-    def losses(self, batch: "Batch") -> tuple["torch.Tensor", ...]:
+    def losses(self, batch: "ImageTextBatch") -> tuple["torch.Tensor", ...]:
         """Return ITC, ITM and MLM."""
         return self.step.losses(batch, ALPHA)
 
@@ -169,7 +169,9 @@ class Plain:
         self.step.update_momentum(MOMENTUM)
 
 
-def one_step(way: Ours | Plain, batch: "Batch", after: Callable[[], None] | None = None) -> list[float]:
+def one_step(
+    way: Ours | Plain, batch: "ImageTextBatch", after: Callable[[], None] | None = None
+) -> list[float]:
     """Learn from one batch; return the losses."""
     import torch
 

@@ -22,7 +22,7 @@ from transformers.models.blip.modeling_blip_text import BlipTextAttention, BlipT
 from fusar_klip.models import KlipNetwork, ModelSettings
 from fusar_klip.models.losses import IGNORE_INDEX
 from fusar_klip.models.settings import MAX_POSITIONS
-from fusar_klip.pretrain.data.batches import Batch
+from fusar_klip.pretrain.data.image_text_batches import ImageTextBatch
 
 
 class _CrossAttention(BlipTextAttention):
@@ -112,7 +112,7 @@ class PlainStep:
         self.ids_queue = torch.full((1, queue), -100, device=self.device)
         self.place = 0
 
-    def losses(self, batch: Batch, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+    def losses(self, batch: ImageTextBatch, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
         """Return ITC, ITM and MLM."""
         network, temperature = self.network, self.network.log_temperature.exp()
         text, text_mask = self._padded(batch.text, 0), self._padded(batch.text_mask, 0)
@@ -150,7 +150,7 @@ class PlainStep:
 
     def _matching(
         self,
-        batch: Batch,
+        batch: ImageTextBatch,
         text: Tensor,
         mask: Tensor,
         image_embeds: Tensor,
@@ -185,7 +185,7 @@ class PlainStep:
         labels = torch.cat([torch.ones(rows), torch.zeros(2 * rows)]).long().to(self.device)
         return F.cross_entropy(logits.float(), labels)
 
-    def _infilling(self, batch: Batch, image_embeds: Tensor) -> Tensor:
+    def _infilling(self, batch: ImageTextBatch, image_embeds: Tensor) -> Tensor:
         masked, mask = self._padded(batch.masked, 0), self._padded(batch.masked_mask, 0)
         context = self.network.text_tower(
             input_ids=masked, attention_mask=mask, encoder_hidden_states=image_embeds

@@ -12,7 +12,7 @@ from fusar_klip.models import KlipNetwork, ModelSettings, Tokenizer
 from fusar_klip.models.losses import IGNORE_INDEX
 from fusar_klip.models.network.momentum import MomentumTowers
 from fusar_klip.models.network.queue import FeatureQueue
-from fusar_klip.pretrain.data.batches import Batch
+from fusar_klip.pretrain.data.image_text_batches import ImageTextBatch
 from fusar_klip.pretrain.loss import Losses, PretrainLoss
 
 SETTINGS = ModelSettings(
@@ -33,7 +33,7 @@ def make_network(fusion_layers: int | None) -> KlipNetwork:
     return network
 
 
-def make_batch(ids: list[int], first_step: int = 0) -> Batch:
+def make_batch(ids: list[int], first_step: int = 0) -> ImageTextBatch:
     """Rows that follow from their tile's number alone, padded to the longest of these rows."""
     texts, masked, hidden, images, draws = [], [], [], [], []
     for tile in ids:
@@ -46,7 +46,7 @@ def make_batch(ids: list[int], first_step: int = 0) -> Batch:
         images.append(torch.randn(1, 16, 16, generator=g))
         draws.append(torch.rand(2, generator=g))
     labels, label_mask = WORDS.pad(hidden)
-    return Batch(
+    return ImageTextBatch(
         images=torch.stack(images),
         tile_ids=torch.tensor(ids),
         gsd_m=torch.full((len(ids),), torch.nan),
@@ -70,7 +70,7 @@ def make_queue() -> FeatureQueue:
 
 def losses_of(
     network: KlipNetwork,
-    batch: Batch,
+    batch: ImageTextBatch,
     alpha: float = 0.4,
     queue: FeatureQueue | None = None,
     hard_share: float = 1.0,

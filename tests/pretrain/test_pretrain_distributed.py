@@ -231,15 +231,15 @@ def test_a_mistake_is_said_once(runs: tuple[Mapping[str, Path], list[str]]) -> N
 
 def test_only_the_gpu_that_computes_is_touched() -> None:
     """What forks the random state of all GPUs takes memory of each, in each process."""
-    assert Ranks.alone().gpus == []
+    assert Ranks.single_process().gpus == []
     assert Ranks(1, 2, torch.device("cuda", 1)).gpus == [torch.device("cuda", 1)]
 
 
 def test_alone_nobody_is_asked() -> None:
-    ranks = Ranks.alone()
+    ranks = Ranks.single_process()
     assert ranks.first
     assert ranks.any(True)
     assert not ranks.any(False)
-    assert ranks.first_does(lambda: 7) == 7
+    assert ranks.run_in_first(lambda: 7) == 7
     assert torch.equal(ranks.mean(torch.tensor([1.0, 2.0])), torch.tensor([1.0, 2.0]))
-    ranks.wait()
+    ranks.barrier()

@@ -199,7 +199,7 @@ def test_the_saved_momentum_encoder_has_followed(
 ) -> None:
     state = torch.load(runs["mocov3"][0] / "state" / "training.pt", weights_only=True)
     with torch.random.fork_rng():
-        fresh = dict(MocoV3TrainState(make("mocov3"), Ranks.alone()).momentum.named_parameters())
+        fresh = dict(MocoV3TrainState(make("mocov3"), Ranks.single_process()).momentum.named_parameters())
     name = "projector.0.weight"
     way = (state["network"][name] - fresh[name]).norm()
     assert 0.01 * way < (state["momentum"][name] - fresh[name]).norm() < way

@@ -106,10 +106,10 @@ def make_batches(folder: Path, augment: bool = False) -> MaskedBatches:
 
 def test_one_tile_in_ten_hides_its_spacing_in_training_alone(tmp_path: Path) -> None:
     batches = make_batches(tmp_path, augment=True)
-    hidden = [batch.gsd_m.isnan() for step in range(200) for batch in batches.at(step)]
+    hidden = [batch.gsd_m.isnan() for step in range(200) for batch in batches.micro_batches(step)]
     assert float(torch.cat(hidden).float().mean()) == pytest.approx(0.1, abs=0.03)
     validation = make_batches(tmp_path)
-    assert all(batch.gsd_m.isfinite().all() for step in range(50) for batch in validation.at(step))
+    assert all(batch.gsd_m.isfinite().all() for step in range(50) for batch in validation.micro_batches(step))
 
 
 @pytest.mark.parametrize(("patches", "ratio", "hidden"), [(196, 0.75, 147), (16, 0.75, 12), (4, 0.99, 3)])
@@ -121,23 +121,23 @@ def test_each_tile_hides_as_many_patches_and_others_each_step(tmp_path: Path) ->
     batches = make_batches(tmp_path)
     counts = np.zeros(16, int)
     for step in range(50):
-        (batch,) = batches.at(step)
-        assert batch.shown.shape == (4, 4)
-        assert len(batch.shown.unique(dim=0)) > 1
-        for row in batch.shown.tolist():
+        (batch,) = batches.micro_batches(step)
+        assert batch.visible.shape == (4, 4)
+        assert len(batch.visible.unique(dim=0)) > 1
+        for row in batch.visible.tolist():
             assert len(set(row)) == 4
             counts[row] += 1
     # 200 masks show 4 of 16 patches each: every patch 50 times, give or take five standard deviations.
     assert np.abs(counts - 50).max() < 5 * np.sqrt(200 * 0.25 * 0.75)
-    again = make_batches(tmp_path / "again").at(49)[0]
-    assert torch.equal(again.shown, batch.shown)
+    again = make_batches(tmp_path / "again").micro_batches(49)[0]
+    assert torch.equal(again.visible, batch.visible)
     assert torch.equal(again.images, batch.images)
 
 
 def test_a_half_tile_without_data_is_marked(tmp_path: Path) -> None:
-    (batch,) = make_batches(tmp_path / "a").at(0)
+    (batch,) = make_batches(tmp_path / "a").micro_batches(0)
     tiles = read_image_tiles(tmp_path / "a", "train", 32)
-    first = make_batches(tmp_path / "b").of(np.array([0, 1]), 0)
+    first = make_batches(tmp_path / "b").collate(np.array([0, 1]), 0)
     assert not first.valid[0, 0, :16].any()
     assert first.valid[0, 0, 16:].all()
     assert first.valid[1].all()
@@ -165,11 +165,11 @@ def random_batch(shown: list[int]) -> MaskedBatch:
 def test_the_prediction_does_not_depend_on_what_is_hidden() -> None:
     model, batch = make_model().eval(), random_batch([0, 5, 9])
     with torch.no_grad():
-        before = model.predicted(batch)
+        before = model.predict_patches(batch)
         batch.images[:, :, 8:16, :8] += 1.0  # patch 4
-        assert torch.equal(model.predicted(batch), before)
+        assert torch.equal(model.predict_patches(batch), before)
         batch.images[:, :, 8:16, 8:16] += 1.0  # patch 5
-        assert not torch.allclose(model.predicted(batch), before)
+        assert not torch.allclose(model.predict_patches(batch), before)
     assert before.shape == (1, 16, 64)
 
 
@@ -178,7 +178,7 @@ def test_the_model_s_loss_is_that_of_the_masked_patches() -> None:
     batch.valid[:, :, :3] = False
     with torch.no_grad():
         found = model(batch).item()
-        predicted = model.predicted(batch).numpy()
+        predicted = model.predict_patches(batch).numpy()
     hidden = np.array([[patch not in (0, 5, 9) for patch in range(16)]])
     pixels, valid = (patches_of(images, 8).numpy() for images in (batch.images, batch.valid))
     assert found == pytest.approx(slow_loss(predicted, pixels, hidden, valid, True), rel=1e-5)
@@ -191,7 +191,7 @@ def test_patches_keep_their_places() -> None:
     with torch.no_grad():
         model.decoder_positions.zero_()
         model.blocks = torch.nn.ModuleList()
-        predicted = model.predicted(batch)[0]
+        predicted = model.predict_patches(batch)[0]
         tokens = model.image_tower.embedded(batch.images)
         kept = torch.cat([tokens[:, :7], tokens[:, 8:]], 1)
         own = model.predict(model.norm(model.embed(model.image_tower.encoded(kept))))[0, 1:]

@@ -11,7 +11,7 @@ from fusar_klip.models.network.towers import ImageTower
 from fusar_klip.pretrain.data.image_batches import ViewsBatch
 from fusar_klip.pretrain.optim import momentum_schedule
 from fusar_klip.pretrain.tasks.batch_norm import CrossRankBatchNorm
-from fusar_klip.pretrain.tasks.mocov3 import MocoV3, MomentumEncoder, contrast
+from fusar_klip.pretrain.tasks.mocov3 import MocoV3, MomentumEncoder, info_nce
 from fusar_klip.pretrain.tasks.settings import MocoV3Settings
 
 NANO = ModelSettings(
@@ -35,11 +35,11 @@ def test_the_contrast_is_algorithm_1_s() -> None:
     rng = np.random.default_rng(0)
     query, keys = rng.normal(size=(2, 7, 5))
     normalised = keys / np.linalg.norm(keys, axis=1, keepdims=True)
-    loss, match = contrast(torch.from_numpy(query), torch.from_numpy(normalised).float(), 0.2)
+    loss, match = info_nce(torch.from_numpy(query), torch.from_numpy(normalised).float(), 0.2)
     assert loss.item() == pytest.approx(slow_ctr(query, keys, 0.2), rel=1e-6)
     unit = query / np.linalg.norm(query, axis=1, keepdims=True)
     assert match.item() == pytest.approx(np.mean((unit @ normalised.T).argmax(1) == np.arange(7)))
-    perfect, all_found = contrast(torch.eye(6), torch.eye(6), 0.2)
+    perfect, all_found = info_nce(torch.eye(6), torch.eye(6), 0.2)
     assert all_found == 1
     assert perfect.item() == pytest.approx(0.4 * math.log(1 + 5 * math.exp(-5)), rel=1e-5)
 
@@ -143,9 +143,9 @@ def test_half_precision_gives_nearly_the_same() -> None:
     generator = torch.Generator().manual_seed(0)
     query, keys = torch.randn(2, 7, 5, generator=generator)
     with torch.autocast("cpu", torch.bfloat16):
-        half = contrast(query, keys, 0.2)[0].item()
+        half = info_nce(query, keys, 0.2)[0].item()
         assert CrossRankBatchNorm(5)(query.bfloat16()).dtype == torch.float32
         loss, _ = make_model()(make_batch(), MomentumEncoder(make_model()).features(make_batch()))
-    assert half == contrast(query, keys, 0.2)[0].item()
+    assert half == info_nce(query, keys, 0.2)[0].item()
     assert loss.dtype == torch.float32
     assert loss.isfinite()

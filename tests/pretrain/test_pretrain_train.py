@@ -19,8 +19,8 @@ from fusar_klip.config import load_settings, validate_settings
 from fusar_klip.errors import CheckpointError, DatasetError, SettingsError
 from fusar_klip.models import MODELS, Klip, KlipNetwork, load
 from fusar_klip.pretrain import PretrainSettings, pretrain, validation
-from fusar_klip.pretrain.data.batches import Batch
 from fusar_klip.pretrain.data.dataset import read_segments
+from fusar_klip.pretrain.data.image_text_batches import ImageTextBatch
 from fusar_klip.pretrain.data.loaders import prepare_run, read_loaders
 from fusar_klip.pretrain.distributed import Ranks
 from fusar_klip.pretrain.optim import distillation_weight, learning_rate
@@ -215,13 +215,13 @@ def test_accumulating_is_the_mean_of_the_parts(
     folder, settings = RunFolder(tmp_path), nano_settings(batch_size=16, accumulate=2)
     texts = read_segments(blobs, "v000")
     prepare_run(blobs, folder, settings, texts)
-    loaders = read_loaders(blobs, folder, settings, texts, Ranks.alone())
-    parts = loaders.train.at(0)
+    loaders = read_loaders(blobs, folder, settings, texts, Ranks.single_process())
+    parts = loaders.train.micro_batches(0)
     assert [len(part.tile_ids) for part in parts] == [8, 8]
 
-    def step(batches: list[Batch]) -> tuple[dict[str, float], train_state.KlipTrainState]:
+    def step(batches: list[ImageTextBatch]) -> tuple[dict[str, float], train_state.KlipTrainState]:
         with torch.random.fork_rng():
-            one = train_state.KlipTrainState(settings, loaders.tokenizer, Ranks.alone())
+            one = train_state.KlipTrainState(settings, loaders.tokenizer, Ranks.single_process())
             return one.step(batches, 0, 3), one
 
     (both, after), (first, _), (second, _) = step(parts), step(parts[:1]), step(parts[1:])
@@ -240,7 +240,7 @@ def test_validation_tells_the_tower_the_ground_spacing_as_training_does(
     folder, settings = RunFolder(tmp_path), nano_settings(architecture=nano)
     texts = read_segments(blobs, "v000")
     prepare_run(blobs, folder, settings, texts)
-    loaders = read_loaders(blobs, folder, settings, texts, Ranks.alone())
+    loaders = read_loaders(blobs, folder, settings, texts, Ranks.single_process())
     network, tiles = KlipNetwork(settings.architecture, loaders.tokenizer), loaders.train.tiles
     klip = Klip(network, loaders.preprocess, loaders.tokenizer)
     if network.image_tower.gsd_embedding is not None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from fusar_klip.pretrain import PretrainSettings
-from fusar_klip.pretrain.data.batches import Batch
 from fusar_klip.pretrain.data.dataset import read_segments
+from fusar_klip.pretrain.data.image_text_batches import ImageTextBatch
 from fusar_klip.pretrain.data.loaders import prepare_run, read_loaders
 from fusar_klip.pretrain.distributed import Ranks
 from fusar_klip.pretrain.loss import PretrainLoss, batch_losses
@@ -25,7 +25,7 @@ RATE, DECAY, CLIP = 1e-3, 0.5, 0.25
 @pytest.fixture
 def begun(
     blobs: Path, nano_settings: MakeSettings, tmp_path: Path
-) -> tuple[KlipTrainState, list[list[Batch]]]:
+) -> tuple[KlipTrainState, list[list[ImageTextBatch]]]:
     """A train_state after two steps, and the batches of the steps."""
     settings = nano_settings(
         architecture=nano_settings().architecture.model_dump() | {"gsd_embedding": True},
@@ -38,16 +38,16 @@ def begun(
     )  # fmt: skip
     folder, texts = RunFolder(tmp_path), read_segments(blobs, "v000")
     prepare_run(blobs, folder, settings, texts)
-    loaders = read_loaders(blobs, folder, settings, texts, Ranks.alone())
-    batches = [loaders.train.at(step) for step in range(4)]
+    loaders = read_loaders(blobs, folder, settings, texts, Ranks.single_process())
+    batches = [loaders.train.micro_batches(step) for step in range(4)]
     with torch.random.fork_rng():
-        train_state = KlipTrainState(settings, loaders.tokenizer, Ranks.alone())
+        train_state = KlipTrainState(settings, loaders.tokenizer, Ranks.single_process())
         for step in range(2):
             train_state.step(batches[step], step, PER_EPOCH)
     return train_state, batches
 
 
-def test_a_step_is_what_the_equations_say(begun: tuple[KlipTrainState, list[list[Batch]]]) -> None:
+def test_a_step_is_what_the_equations_say(begun: tuple[KlipTrainState, list[list[ImageTextBatch]]]) -> None:
     train_state, batches = begun
     (batch,) = batches[2]
     before = deepcopy((train_state.network, train_state.momentum, train_state.queue))
@@ -93,7 +93,7 @@ def test_a_step_is_what_the_equations_say(begun: tuple[KlipTrainState, list[list
         assert any(torch.allclose(train_state.queue.text_qe[place], text[row], atol=1e-5) for place in places)
 
 
-def test_the_ground_spacing_is_learnt_from(begun: tuple[KlipTrainState, list[list[Batch]]]) -> None:
+def test_the_ground_spacing_is_learnt_from(begun: tuple[KlipTrainState, list[list[ImageTextBatch]]]) -> None:
     train_state, batches = begun
     embedding = train_state.network.image_tower.gsd_embedding
     assert embedding is not None
@@ -104,7 +104,7 @@ def test_the_ground_spacing_is_learnt_from(begun: tuple[KlipTrainState, list[lis
 
 
 def test_the_temperature_stays_in_its_bounds_after_a_step(
-    begun: tuple[KlipTrainState, list[list[Batch]]],
+    begun: tuple[KlipTrainState, list[list[ImageTextBatch]]],
 ) -> None:
     train_state, batches = begun
     with torch.random.fork_rng():

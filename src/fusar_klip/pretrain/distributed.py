@@ -28,7 +28,7 @@ from fusar_klip.pretrain.loss import PretrainLoss
 T = TypeVar("T")
 
 # One process may fill the tile cache or validate while the others wait for it.
-_PATIENCE = datetime.timedelta(hours=12)
+_TIMEOUT = datetime.timedelta(hours=12)
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,17 @@ class Ranks:
 
     Attributes:
         rank: Number of this process, from 0.
-        world: Number of processes (world size).
+        world_size: Number of processes (world size).
         device: The device of this process.
     """
 
     rank: int
-    world: int
+    world_size: int
     device: torch.device
     _control: dist.ProcessGroup | None = None
 
     @classmethod
-    def alone(cls) -> "Ranks":
+    def single_process(cls) -> "Ranks":
         """Return the ranks of a run with one process, on the CPU."""
         return cls(0, 1, torch.device("cpu"))
 
@@ -66,14 +66,14 @@ class Ranks:
         """The GPU that this process uses, if any."""
         return [self.device] if self.on_gpu else []
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait until every process has reached this point."""
-        if self.world > 1:
+        if self.world_size > 1:
             dist.barrier(self._control)
 
     def any(self, value: bool) -> bool:
         """Return whether `value` is true in any process."""
-        if self.world == 1:
+        if self.world_size == 1:
             return value
         votes = torch.tensor(int(value))
         dist.all_reduce(votes, group=self._control)
@@ -81,18 +81,18 @@ class Ranks:
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of `values` over the processes, the same bits in each."""
-        if self.world > 1:
+        if self.world_size > 1:
             dist.all_reduce(values)
-            values = values / self.world
+            values = values / self.world_size
         return values
 
-    def first_does(self, work: Callable[[], T]) -> T:
+    def run_in_first(self, work: Callable[[], T]) -> T:
         """Run `work` in the first process; return its result in every process.
 
         Raises:
             FusarKlipError: Raised by `work`; the other processes then exit without a message of their own.
         """
-        if self.world == 1:
+        if self.world_size == 1:
             return work()
         outcome: list[T | None] = [None]
         failed: list[bool] = [False]
@@ -112,7 +112,7 @@ class Ranks:
 
 
 @contextmanager
-def joined_ranks(device: str) -> Iterator[Ranks]:
+def init_ranks(device: str) -> Iterator[Ranks]:
     """Join the processes that torchrun started; without torchrun, yield a run of one process.
 
     Args:
@@ -121,22 +121,22 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
     Raises:
         SettingsError: `device` is `cuda` and there is no GPU, or fewer GPUs than processes.
     """
-    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    where = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
-    if world == 1:
-        yield Ranks(0, 1, where)
+    world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    torch_device = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if world_size == 1:
+        yield Ranks(0, 1, torch_device)
         return
-    if where.type == "cuda":
-        torch.cuda.set_device(where)
+    if torch_device.type == "cuda":
+        torch.cuda.set_device(torch_device)
     if rank:
         # A message that concerns all processes is logged once.
         logging.getLogger("fusar_klip").setLevel(logging.ERROR)
-    dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=_PATIENCE)
+    dist.init_process_group("nccl" if torch_device.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
         # Waiting processes must neither occupy a GPU nor trigger NCCL's watchdog.
-        control = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        control = dist.new_group(backend="gloo", timeout=_TIMEOUT)
         assert isinstance(control, dist.ProcessGroup)
-        yield Ranks(rank, world, where, control)
+        yield Ranks(rank, world_size, torch_device, control)
     finally:
         dist.destroy_process_group()
 
@@ -150,7 +150,7 @@ def parallelize(loss: PretrainLoss, momentum: MomentumTowers, parallel: str, ran
         parallel: `ddp` or `fsdp`.
         ranks: The processes.
     """
-    if ranks.world == 1:
+    if ranks.world_size == 1:
         return loss
     if parallel == "ddp":
         return wrap_ddp(loss, ranks)
@@ -169,7 +169,7 @@ def parallelize(loss: PretrainLoss, momentum: MomentumTowers, parallel: str, ran
 
 def wrap_ddp(module: nn.Module, ranks: Ranks) -> nn.Module:
     """Return `module` wrapped in DDP, or `module` itself in a run of one process."""
-    if ranks.world == 1:
+    if ranks.world_size == 1:
         return module
     return DistributedDataParallel(module, device_ids=[ranks.device] if ranks.device.type == "cuda" else None)
 
@@ -195,7 +195,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], longest: float, ranks: Ra
         for gradient in _gradients(unsharded):
             # FSDP does not manage scalars, so the temperature's gradient is averaged here.
             dist.all_reduce(gradient)
-            gradient.div_(ranks.world)
+            gradient.div_(ranks.world_size)
     norms = [
         full_tensor(torch.nn.utils.get_total_norm(_gradients(group)))
         for group in (sharded, unsharded)
@@ -216,7 +216,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_by_name(tensors: Iterable[tuple[str, Tensor]], *, keep: bool) -> dict[str, Tensor]:
+def full_tensors_by_name(tensors: Iterable[tuple[str, Tensor]], *, keep: bool) -> dict[str, Tensor]:
     """Return the whole tensors if `keep`, else an empty dict; without `keep`, one is held at a time."""
     found = {}
     for name, tensor in tensors:
@@ -226,7 +226,7 @@ def whole_by_name(tensors: Iterable[tuple[str, Tensor]], *, keep: bool) -> dict[
     return found
 
 
-def copy_whole(target: Tensor, value: Tensor) -> None:
+def copy_full_tensor(target: Tensor, value: Tensor) -> None:
     """Copy the whole tensor `value`, which every process holds, into `target`, which may be sharded."""
     if isinstance(target, DTensor):
         value = distribute_tensor(
@@ -240,7 +240,7 @@ def optimizer_state(
 ) -> dict[str, dict[str, Tensor]]:
     """Return the optimizer's state by parameter name, as whole tensors."""
     return {
-        names[parameter]: whole_by_name(optimizer.state[parameter].items(), keep=keep)
+        names[parameter]: full_tensors_by_name(optimizer.state[parameter].items(), keep=keep)
         for group in optimizer.param_groups
         for parameter in group["params"]
         if parameter in optimizer.state
@@ -261,7 +261,7 @@ def load_optimizer_state(
             for key, value in state[names[parameter]].items():
                 like = {"dtype": value.dtype, "device": parameter.device}
                 own[key] = torch.zeros_like(parameter) if value.ndim else torch.zeros((), **like)
-                copy_whole(own[key], value)
+                copy_full_tensor(own[key], value)
 
 
 def _device(name: str, local_rank: int) -> torch.device:

@@ -36,7 +36,7 @@ from fusar_klip.models.network.cross_attention import CrossAttentionCache
 from fusar_klip.models.network.klip_network import KlipNetwork
 from fusar_klip.models.network.momentum import MomentumTowers
 from fusar_klip.models.network.queue import FeatureQueue
-from fusar_klip.pretrain.data.batches import Batch
+from fusar_klip.pretrain.data.image_text_batches import ImageTextBatch
 from fusar_klip.pretrain.settings import LossSettings
 
 # B batch of this process, A batch of all processes, P pairs, N image tokens, L text tokens, T decoder tokens,
@@ -147,7 +147,7 @@ class ForwardPass:
     """
 
     network: KlipNetwork
-    batch: Batch
+    batch: ImageTextBatch
     image_tokens_bnw: Tensor
     image_kv: CrossAttentionCache
     image_be: Tensor
@@ -255,7 +255,7 @@ class PretrainLoss(nn.Module):
 
     def forward(
         self,
-        batch: Batch,
+        batch: ImageTextBatch,
         momentum_image_be: Tensor,
         momentum_text_be: Tensor,
         queue_image_qe: Tensor,
@@ -313,7 +313,11 @@ class PretrainLoss(nn.Module):
 
 
 def batch_losses(
-    pretrain_loss: nn.Module, momentum: MomentumTowers, queue: FeatureQueue, batch: Batch, alpha: float
+    pretrain_loss: nn.Module,
+    momentum: MomentumTowers,
+    queue: FeatureQueue,
+    batch: ImageTextBatch,
+    alpha: float,
 ) -> Losses:
     """Compute the momentum features of `batch`, then its losses.
 

@@ -78,7 +78,7 @@ def _group(name: str) -> str:
 
 
 # Side of the matrices, and repetitions, of the matmul that measures a device: it takes tenths of a second.
-_MATRIX = {"cuda": 8192, "cpu": 1024}
+_MATRIX_SIDE = {"cuda": 8192, "cpu": 1024}
 _REPEATS = {"cuda": 20, "cpu": 3}
 
 
@@ -87,17 +87,17 @@ def peak_matmul_flops(device: torch.device) -> float:
 
     Measured, because no kernel reaches the peak of a data sheet. The reference of `utilisation` (MFU).
     """
-    side = _MATRIX[device.type]
+    side = _MATRIX_SIDE[device.type]
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     # Random values: with zeros a GPU draws less power and clocks higher.
     matrix = torch.rand(side, side, device=device).to(dtype)
     best = float("inf")
     for _ in range(_REPEATS[device.type]):
-        _finish(device)
-        began = time.perf_counter()
+        _synchronize(device)
+        start = time.perf_counter()
         matrix @ matrix
-        _finish(device)
-        best = min(best, time.perf_counter() - began)
+        _synchronize(device)
+        best = min(best, time.perf_counter() - start)
     return 2 * side**3 / best
 
 
@@ -121,18 +121,18 @@ class Throughput:
 
     def __init__(self, device: torch.device, samples: int, flops: int, peak_flops: float) -> None:
         self._device, self._samples, self._flops, self._peak_flops = device, samples, flops, peak_flops
-        self._steps, self._seconds, self._began = 0, 0.0, 0.0
+        self._steps, self._seconds, self._start = 0, 0.0, 0.0
         self._last: dict[str, float] = {}
 
     def __enter__(self) -> None:
         """Begin a step."""
-        self._began = time.perf_counter()
+        self._start = time.perf_counter()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End a step."""
-        self._seconds += time.perf_counter() - self._began
+        self._seconds += time.perf_counter() - self._start
         self._steps += 1
 
     def read(self) -> dict[str, float]:
@@ -154,6 +154,6 @@ class Throughput:
         )
 
 
-def _finish(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -172,10 +172,10 @@ class OptimizerStep:
         self._names = {parameter: name for name, parameter in network.named_parameters()}
         self._optimizer = _optimizer(network, settings)
 
-    def begin(self, step: int) -> None:
+    def start_step(self, step: int) -> None:
         """Seed the random numbers with (seed, step): after a resume, dropout is the same."""
         ranks = self._ranks
-        torch.manual_seed((self._settings.seed * 1_000_003 + step) * ranks.world + ranks.rank)
+        torch.manual_seed((self._settings.seed * 1_000_003 + step) * ranks.world_size + ranks.rank)
         self._network.train()
 
     def accumulate(
@@ -243,7 +243,7 @@ class OptimizerStep:
         """
         keep = self._ranks.first
         weights = {
-            name: distributed.whole_by_name(module.named_parameters(), keep=keep)
+            name: distributed.full_tensors_by_name(module.named_parameters(), keep=keep)
             for name, module in modules.items()
         }
         state = {
@@ -272,7 +272,7 @@ class OptimizerStep:
             for name, module in modules.items():
                 values = state.pop(name)
                 for parameter_name, parameter in module.named_parameters():
-                    distributed.copy_whole(parameter, values[parameter_name])
+                    distributed.copy_full_tensor(parameter, values[parameter_name])
             for name, holder in stateful.items():
                 holder.load_state(state.pop(name))
             distributed.load_optimizer_state(self._optimizer, self._names, state.pop("optimizer"))

@@ -28,7 +28,7 @@ from fusar_klip.pretrain.settings import PretrainSettings
 
 # Settings that a resumed run may change: they do not change the result. And the limits of loss spikes: the
 # error that ends such a run advises to raise them.
-_FREE_KEYS = frozenset({"workers", "parallel", "tensorboard", "guard.spike", "guard.patience"})
+_CHANGEABLE_KEYS = frozenset({"workers", "parallel", "tensorboard", "guard.spike", "guard.patience"})
 
 
 @contextmanager
@@ -191,7 +191,7 @@ def _json_line(values: Mapping[str, Any]) -> str:
 def _changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     changed = []
     for key in old:
-        if prefix + key in _FREE_KEYS:
+        if prefix + key in _CHANGEABLE_KEYS:
             continue
         if isinstance(old[key], Mapping):
             changed += _changed_keys(old[key], new[key], f"{prefix}{key}.")

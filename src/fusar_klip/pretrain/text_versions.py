@@ -203,7 +203,7 @@ class ScioTexts:
             scio.model_dump(include=set(ScioSettings.model_fields)) | steps_of_pass
         )
         assert self._refine_texts is not None
-        with train_state.whole_network() as network:
+        with train_state.unsharded_network() as network:
             refined = self._refine_texts(
                 self._dataset,
                 parent,

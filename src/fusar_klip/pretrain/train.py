@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from fusar_klip.errors import CheckpointError
-from fusar_klip.pretrain.distributed import Ranks, joined_ranks
+from fusar_klip.pretrain.distributed import Ranks, init_ranks
 from fusar_klip.pretrain.metrics import MetricsLog, Throughput, peak_matmul_flops
 from fusar_klip.pretrain.run_folder import RunFolder
 from fusar_klip.pretrain.settings import PretrainSettings
@@ -92,16 +92,16 @@ def pretrain(
             within a SCIO pass.
     """
     folder, spec = RunFolder(run), TASKS[settings.objective]
-    with joined_ranks(settings.device) as ranks, torch.random.fork_rng(ranks.gpus):
+    with init_ranks(settings.device) as ranks, torch.random.fork_rng(ranks.gpus):
 
         def prepare() -> dict[str, str]:
             folder.check_free(resume=resume)
             return spec.prepare(dataset, folder, settings)
 
-        checksums = ranks.first_does(prepare)
+        checksums = ranks.run_in_first(prepare)
         if not folder.weights.is_file():
             task = spec.open(dataset, folder, settings, ranks, refine_texts)
-            ranks.first_does(lambda: folder.set_up(settings, checksums))
+            ranks.run_in_first(lambda: folder.set_up(settings, checksums))
             _train(folder, settings, spec, task, ranks)
         return _summary(folder, settings, spec)
 
@@ -113,7 +113,7 @@ def _train(
     device, total = train_state.device, settings.total_steps(per_epoch)
     done, best = _resume(folder, task)
     saved = done
-    flops = train_state.flops(train.at(done))
+    flops = train_state.flops(train.micro_batches(done))
     throughput = Throughput(device, train.batch_size, flops, peak_matmul_flops(device))
     batches: Iterator[list[Any]] | None = None
     with (
@@ -166,7 +166,7 @@ def _train(
     if best is None:
         task.save_weights(folder.best)
     task.save_weights(folder.weights)
-    ranks.wait()
+    ranks.barrier()
 
 
 def _resume(folder: RunFolder, task: TrainingTask) -> tuple[int, float | None]:

@@ -6,8 +6,8 @@ import torch
 
 from fusar_klip.models import Klip, KlipNetwork
 from fusar_klip.models.network.queue import FeatureQueue
-from fusar_klip.pretrain.data.batches import Batches
 from fusar_klip.pretrain.data.dataset import ImageTextTiles
+from fusar_klip.pretrain.data.image_text_batches import ImageTextBatches
 from fusar_klip.pretrain.data.loaders import Loaders
 from fusar_klip.pretrain.loss import LOSSES, PretrainLoss, batch_losses
 from fusar_klip.pretrain.tasks.klip_train_state import KlipTrainState
@@ -31,11 +31,11 @@ def validate(train_state: KlipTrainState, loaders: Loaders) -> dict[str, float]:
         loaders: With validation batches of whole texts.
     """
     assert loaders.val is not None
-    with train_state.whole_network() as network:
+    with train_state.unsharded_network() as network:
         klip = Klip(network, loaders.preprocess, loaders.tokenizer, train_state.device)
         # All processes compute the losses together; only the first computes retrieval.
         values = _losses(train_state, network, loaders.val)
-        return train_state.ranks.first_does(lambda: values | _recalls(klip, loaders.val_tiles))
+        return train_state.ranks.run_in_first(lambda: values | _recalls(klip, loaders.val_tiles))
 
 
 def _recalls(klip: Klip, tiles: ImageTextTiles) -> dict[str, float]:
@@ -54,13 +54,13 @@ def _recalls(klip: Klip, tiles: ImageTextTiles) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def _losses(train_state: KlipTrainState, network: KlipNetwork, batches: Batches) -> dict[str, float]:
+def _losses(train_state: KlipTrainState, network: KlipNetwork, batches: ImageTextBatches) -> dict[str, float]:
     """Return the mean losses without queue and distillation; masks and negatives are always the same."""
     pretrain_loss = PretrainLoss(network, hard_share=train_state.settings.matching.hard_share).eval()
     no_queue = FeatureQueue(0, network.settings.embed_dim, train_state.device)
     rows = []
     for step in range(min(batches.steps_per_epoch, _LOSS_BATCHES)):
-        (batch,) = batches.at(step)
+        (batch,) = batches.micro_batches(step)
         losses = batch_losses(
             pretrain_loss, train_state.momentum, no_queue, batch.to(train_state.device), alpha=0.0
         )

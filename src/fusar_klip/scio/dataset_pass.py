@@ -130,14 +130,14 @@ def refine_texts(
             "scio": settings.model_dump(mode="json"),
             "splits": None if splits is None else sorted(splits),
         }
-        made_by = ranks.first_does(lambda: identity | _digests(network, negatives))
+        made_by = ranks.run_in_first(lambda: identity | _digests(network, negatives))
         folder = dataset / "texts" / f".scio-{_key(dataset, version, made_by)}"
-        name = ranks.first_does(lambda: _existing_version(dataset, version, made_by))
+        name = ranks.run_in_first(lambda: _existing_version(dataset, version, made_by))
         if name is None:
             worker = _Worker(network, tokenizer, preprocess, settings, negatives, tiles, made_by["weights"])
             parts = _write_parts(dataset, version, folder, worker, ranks)
-            ranks.wait()
-            name = ranks.first_does(lambda: _merge(dataset, version, folder, parts, made_by))
+            ranks.barrier()
+            name = ranks.run_in_first(lambda: _merge(dataset, version, folder, parts, made_by))
         if ranks.first:
             # A pass that was interrupted after writing its version has left the folder.
             shutil.rmtree(folder, ignore_errors=True)
@@ -272,7 +272,7 @@ def _write_parts(dataset: Path, version: str, folder: Path, worker: _Worker, ran
         for number, rows in enumerate(_parts(dataset, version)):
             count = number + 1
             path = _part(folder, number)
-            if number % ranks.world == ranks.rank and not path.is_file():
+            if number % ranks.world_size == ranks.rank and not path.is_file():
                 refined, counts = worker.refine(rows)
                 about = {_COUNTS_KEY: json.dumps(counts, sort_keys=True).encode()}
                 table = pa.Table.from_pandas(refined, schema=TEXT_SCHEMA, preserve_index=False)

@@ -10,7 +10,7 @@ from fusar_klip.pretrain.tasks.settings import Flips, ViewSettings
 
 # Least share of valid pixels in a crop, as in a tile (decisions.md, "Borders"); after this many failed draws
 # the whole tile is used.
-_LEAST_VALID, _DRAWS = 0.25, 10
+_MIN_VALID_FRACTION, _MAX_DRAWS = 0.25, 10
 
 
 class View(NamedTuple):
@@ -34,8 +34,8 @@ def identity_view(tile: npt.NDArray[np.uint8]) -> View:
 
 def random_view(tile: npt.NDArray[np.uint8], settings: ViewSettings, rng: np.random.Generator) -> View:
     """Return a random view of a tile (S, S) uint8."""
-    view = _cropped(tile, settings.crop_min, rng) if settings.crop_min < 1 else identity_view(tile)
-    pixels, valid = _turned(view.pixels, view.valid, settings.flips, rng)
+    view = _random_crop(tile, settings.crop_min, rng) if settings.crop_min < 1 else identity_view(tile)
+    pixels, valid = _random_flip(view.pixels, view.valid, settings.flips, rng)
     if settings.gain or settings.speckle:
         factor = rng.uniform(1 - settings.gain, 1 + settings.gain)
         amplitude = pixels * np.float32(factor)
@@ -47,15 +47,15 @@ def random_view(tile: npt.NDArray[np.uint8], settings: ViewSettings, rng: np.ran
     return View(np.ascontiguousarray(pixels), np.ascontiguousarray(valid), view.zoom)
 
 
-def _cropped(tile: npt.NDArray[np.uint8], least: float, rng: np.random.Generator) -> View:
+def _random_crop(tile: npt.NDArray[np.uint8], least: float, rng: np.random.Generator) -> View:
     """Return a random square crop of `least` to 1 of the area, resized."""
     size = len(tile)
     known = tile > 0
-    for _ in range(_DRAWS):
+    for _ in range(_MAX_DRAWS):
         side = size * float(np.sqrt(rng.uniform(least, 1)))
         left, top = (float(start) for start in rng.uniform(0, size - side, 2))
         inside = known[int(top) : int(np.ceil(top + side)), int(left) : int(np.ceil(left + side))]
-        if inside.mean() >= _LEAST_VALID:
+        if inside.mean() >= _MIN_VALID_FRACTION:
             break
     else:
         return identity_view(tile)
@@ -72,7 +72,7 @@ def _resized(square: npt.NDArray[np.uint8], box: tuple[float, float, float, floa
     return np.asarray(Image.fromarray(square).resize(square.shape, Image.Resampling.BILINEAR, box=box))
 
 
-def _turned(
+def _random_flip(
     pixels: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_], flips: Flips, rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
     if flips == "none":

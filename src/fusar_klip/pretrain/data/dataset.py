@@ -1,6 +1,6 @@
 """The part of a data set that a run reads: cached tiles, texts as token ids, and the split.
 
-It is read once at the start; `batches.py` makes batches from it.
+It is read once at the start; `image_text_batches.py` makes batches from it.
 """
 
 import hashlib
@@ -218,7 +218,7 @@ def measure_preprocess(dataset: Path, image_size: int) -> Preprocess:
     return Preprocess(image_size, round(mean, 4), max(round(std, 4), 0.01))
 
 
-def fingerprint(dataset: Path, version: str | None, image_size: int) -> dict[str, str]:
+def input_checksums(dataset: Path, version: str | None, image_size: int) -> dict[str, str]:
     """Return the checksums of the files that a run depends on; a resumed run must find the same.
 
     It is called first, so the tiles that cannot be read are logged here.

@@ -1,7 +1,7 @@
 """Batches of tiles without texts: masked tiles for MAE, pairs of views for MoCo v3.
 
-Masks and views depend on (seed, step, tile) only, as in `batches.py`: they are drawn here and not on the
-device, so that they do not depend on the number of processes.
+Masks and views depend on (seed, step, tile) only, as in `image_text_batches.py`: they are drawn here and
+not on the device, so that they do not depend on the number of processes.
 """
 
 from dataclasses import dataclass
@@ -56,14 +56,14 @@ class MaskedBatch(TensorBatch):
     Attributes:
         images: (B, 1, S, S) float32, standardised.
         valid: (B, 1, S, S) bool, where there is data.
-        shown: (B, K) int64, the visible patches, in row-major order of the image, ascending.
+        visible: (B, K) int64, the visible patches, in row-major order of the image, ascending.
         tile_ids: (B,) int64, which tile each row is.
         gsd_m: (B,) float32, ground spacing of the input's pixels in metres; nan = not known.
     """
 
     images: Tensor
     valid: Tensor
-    shown: Tensor
+    visible: Tensor
     tile_ids: Tensor
     gsd_m: Tensor
 
@@ -91,7 +91,7 @@ class MaskedBatches(StepBatches[MaskedBatch]):
         preprocess: Standardises.
         settings: Augmentation and mask ratio.
         patches: P.
-        batch_size: As `StepBatches`; so are `seed`, `accumulate`, `rank` and `world`.
+        batch_size: As `StepBatches`; so are `seed`, `accumulate`, `rank` and `world_size`.
         augment: Whether random views are drawn; else tiles are unchanged, and only masks are drawn.
     """
 
@@ -106,31 +106,36 @@ class MaskedBatches(StepBatches[MaskedBatch]):
         seed: int,
         accumulate: int = 1,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         augment: bool = True,
     ) -> None:
         super().__init__(
-            len(tiles), batch_size=batch_size, seed=seed, accumulate=accumulate, rank=rank, world=world
+            len(tiles),
+            batch_size=batch_size,
+            seed=seed,
+            accumulate=accumulate,
+            rank=rank,
+            world_size=world_size,
         )
         self._tiles, self._preprocess, self._settings = tiles, preprocess, settings
         self._patches, self._augment = patches, augment
 
-    def of(self, chosen: npt.NDArray[np.int64], step: int) -> MaskedBatch:
-        """Return the batch of the tiles at indices `chosen`, with the random draws of `step`."""
-        views, shown, gsd_m = [], [], []
+    def collate(self, indices: npt.NDArray[np.int64], step: int) -> MaskedBatch:
+        """Return the batch of the tiles at `indices`, with the random draws of `step`."""
+        views, visible, gsd_m = [], [], []
         count = self._patches - masked_patches(self._patches, self._settings.mask_ratio)
-        for place in map(int, chosen):
-            rng = np.random.default_rng((self._seed, step, int(self._tiles.rows[place])))
-            tile = self._tiles.images[int(self._tiles.rows[place])]
+        for index in map(int, indices):
+            rng = np.random.default_rng((self._seed, step, int(self._tiles.rows[index])))
+            tile = self._tiles.images[int(self._tiles.rows[index])]
             views.append(random_view(tile, self._settings, rng) if self._augment else identity_view(tile))
-            shown.append(np.sort(rng.permutation(self._patches)[:count]))
-            spacing = float(self._tiles.gsd_m[place])
+            visible.append(np.sort(rng.permutation(self._patches)[:count]))
+            spacing = float(self._tiles.gsd_m[index])
             gsd_m.append(gsd_m_or_hidden(spacing, rng) if self._augment else spacing)
         return MaskedBatch(
             self._preprocess.standardise(np.stack([view.pixels for view in views])),
             torch.from_numpy(np.stack([view.valid for view in views])[:, None]),
-            torch.from_numpy(np.stack(shown)),
-            torch.from_numpy(self._tiles.rows[chosen]),
+            torch.from_numpy(np.stack(visible)),
+            torch.from_numpy(self._tiles.rows[indices]),
             torch.tensor(gsd_m) * _zooms(views),
         )
 
@@ -147,7 +152,7 @@ class ViewsBatches(StepBatches[ViewsBatch]):
         tiles: The split.
         preprocess: Standardises.
         settings: Augmentation.
-        batch_size: As `StepBatches`; so are `seed`, `accumulate`, `rank` and `world`.
+        batch_size: As `StepBatches`; so are `seed`, `accumulate`, `rank` and `world_size`.
     """
 
     def __init__(
@@ -160,26 +165,31 @@ class ViewsBatches(StepBatches[ViewsBatch]):
         seed: int,
         accumulate: int = 1,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ) -> None:
         super().__init__(
-            len(tiles), batch_size=batch_size, seed=seed, accumulate=accumulate, rank=rank, world=world
+            len(tiles),
+            batch_size=batch_size,
+            seed=seed,
+            accumulate=accumulate,
+            rank=rank,
+            world_size=world_size,
         )
         self._tiles, self._preprocess = tiles, preprocess
         self._settings: ViewSettings = settings
 
-    def of(self, chosen: npt.NDArray[np.int64], step: int) -> ViewsBatch:
-        """Return the batch of the tiles at indices `chosen`, with the random draws of `step`."""
+    def collate(self, indices: npt.NDArray[np.int64], step: int) -> ViewsBatch:
+        """Return the batch of the tiles at `indices`, with the random draws of `step`."""
         views, gsd_m = [], []
-        for place in map(int, chosen):
-            rng = np.random.default_rng((self._seed, step, int(self._tiles.rows[place])))
-            tile = self._tiles.images[int(self._tiles.rows[place])]
+        for index in map(int, indices):
+            rng = np.random.default_rng((self._seed, step, int(self._tiles.rows[index])))
+            tile = self._tiles.images[int(self._tiles.rows[index])]
             views += [random_view(tile, self._settings, rng) for _ in range(2)]
-            gsd_m.append(gsd_m_or_hidden(float(self._tiles.gsd_m[place]), rng))
+            gsd_m.append(gsd_m_or_hidden(float(self._tiles.gsd_m[index]), rng))
         images = self._preprocess.standardise(np.stack([view.pixels for view in views]))
         return ViewsBatch(
-            images.view(len(chosen), 2, *images.shape[1:]),
-            torch.from_numpy(self._tiles.rows[chosen]),
+            images.view(len(indices), 2, *images.shape[1:]),
+            torch.from_numpy(self._tiles.rows[indices]),
             torch.tensor(gsd_m)[:, None] * _zooms(views).view(-1, 2),
         )
 

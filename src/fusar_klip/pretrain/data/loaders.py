@@ -7,7 +7,6 @@ from pathlib import Path
 
 from fusar_klip.errors import DatasetError, SettingsError
 from fusar_klip.models import Preprocess, Tokenizer, open_tile_cache
-from fusar_klip.pretrain.data.batches import Batches
 from fusar_klip.pretrain.data.dataset import (
     ImageTextTiles,
     image_text_tiles,
@@ -15,6 +14,7 @@ from fusar_klip.pretrain.data.dataset import (
     read_split,
     training_texts,
 )
+from fusar_klip.pretrain.data.image_text_batches import ImageTextBatches
 from fusar_klip.pretrain.distributed import Ranks
 from fusar_klip.pretrain.run_folder import RunFolder
 from fusar_klip.pretrain.settings import PretrainSettings
@@ -39,8 +39,8 @@ class Loaders:
 
     tokenizer: Tokenizer
     preprocess: Preprocess
-    train: Batches
-    val: Batches | None
+    train: ImageTextBatches
+    val: ImageTextBatches | None
     val_tiles: ImageTextTiles
     unreadable: tuple[str, ...]
 
@@ -83,19 +83,19 @@ def read_loaders(
     )
     unreadable = tuple(sorted(open_tile_cache(dataset, model.image_size, tell=False).unreadable))
 
-    def batches(tiles: ImageTextTiles, accumulate: int, min_segments: int | None) -> Batches:
-        return Batches(
+    def batches(tiles: ImageTextTiles, accumulate: int, min_segments: int | None) -> ImageTextBatches:
+        return ImageTextBatches(
             tiles,
             tokenizer,
             preprocess,
             settings.masking,
-            batch_size=tiles_per_step(settings.batch_size, len(tiles), accumulate, ranks.world),
+            batch_size=tiles_per_step(settings.batch_size, len(tiles), accumulate, ranks.world_size),
             min_segments=min_segments,
             seed=settings.seed,
             bucket_batches=settings.texts.bucket_batches,
             accumulate=accumulate,
             rank=ranks.rank,
-            world=ranks.world,
+            world_size=ranks.world_size,
         )
 
     training = batches(train, settings.accumulate, settings.texts.min_segments)
@@ -112,7 +112,7 @@ def read_loaders(
 
 def can_validate(train: int, batch_size: int, val: int, settings: PretrainSettings, ranks: Ranks) -> bool:
     """Return whether there are enough validation tiles; log a warning if either split has few tiles."""
-    validates = val >= max(2, ranks.world)
+    validates = val >= max(2, ranks.world_size)
     if ranks.first and batch_size < settings.batch_size:
         _log.warning("only %d training tiles: every step uses %d", train, batch_size)
     if ranks.first and not validates:
@@ -120,15 +120,15 @@ def can_validate(train: int, batch_size: int, val: int, settings: PretrainSettin
     return validates
 
 
-def tiles_per_step(batch_size: int, tiles: int, accumulate: int, world: int) -> int:
+def tiles_per_step(batch_size: int, tiles: int, accumulate: int, world_size: int) -> int:
     """Return the tiles of a step: `batch_size`, or fewer in a small split, divisible among all processes.
 
     Raises:
         DatasetError: There are fewer tiles than micro-batches and processes need.
         SettingsError: `batch_size` cannot be divided among micro-batches and processes.
     """
-    shares = accumulate * world
-    what = f"accumulate x processes = {accumulate} x {world}"
+    shares = accumulate * world_size
+    what = f"accumulate x processes = {accumulate} x {world_size}"
     if batch_size % shares or batch_size < 2 * accumulate:
         raise SettingsError(
             f"batch_size {batch_size} cannot be divided into {what} equal shares of at least two tiles each: "

@@ -14,10 +14,11 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-# Least number of megabatches of an epoch: with fewer, the batches of a small data set would hardly change.
-_MEGABATCHES = 8
+# Minimum number of megabatches (groups sorted by length) in an epoch: with fewer, the batches of a small data
+# set would hardly change from epoch to epoch.
+_MIN_MEGABATCHES = 8
 # Batches that each worker prefetches.
-_AHEAD = 2
+_PREFETCH_FACTOR = 2
 
 
 class TensorBatch:
@@ -41,11 +42,11 @@ class StepBatches(ABC, Generic[BatchT]):
     Args:
         count: Tiles of the split.
         batch_size: Tiles of a step, at most `count`; the tiles left over at the end of an epoch are dropped
-            from that epoch. A multiple of `accumulate` times `world`.
+            from that epoch. A multiple of `accumulate` times `world_size`.
         seed: Seed of all draws.
         accumulate: Micro-batches per step.
         rank: This process.
-        world: Number of processes that share each micro-batch.
+        world_size: Number of processes that share each micro-batch.
         lengths: (count,) text lengths, which are similar within a batch; None does not sort.
         bucket_batches: Batches among which tiles are sorted by `lengths`; 1 does not sort.
     """
@@ -58,37 +59,37 @@ class StepBatches(ABC, Generic[BatchT]):
         seed: int,
         accumulate: int = 1,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         lengths: npt.NDArray[np.int64] | None = None,
         bucket_batches: int = 1,
     ) -> None:
         assert 1 <= batch_size <= count
-        assert batch_size % (accumulate * world) == 0
+        assert batch_size % (accumulate * world_size) == 0
         self.batch_size = batch_size
         self.steps_per_epoch = count // batch_size
         self.accumulate = accumulate
         self._count, self._seed = count, seed
-        self._rank, self._world = rank, world
+        self._rank, self._world_size = rank, world_size
         self._lengths = lengths
-        self._megabatch = max(1, min(bucket_batches, self.steps_per_epoch // _MEGABATCHES))
+        self._megabatch = max(1, min(bucket_batches, self.steps_per_epoch // _MIN_MEGABATCHES))
         self._order: tuple[int, npt.NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
     @abstractmethod
-    def of(self, chosen: npt.NDArray[np.int64], step: int) -> BatchT:
-        """Return the batch of the tiles at indices `chosen`, with the random draws of `step`."""
+    def collate(self, indices: npt.NDArray[np.int64], step: int) -> BatchT:
+        """Return the batch of the tiles at `indices`, with the random draws of `step`."""
 
-    def at(self, step: int) -> list[BatchT]:
+    def micro_batches(self, step: int) -> list[BatchT]:
         """Return this process's share of the batch of `step`, counted from 0: one entry per micro-batch."""
-        micro_batches = self.places(step).reshape(self.accumulate, self._world, -1)
-        return [self.of(micro_batch, step) for micro_batch in micro_batches[:, self._rank]]
+        micro_batches = self.tile_indices(step).reshape(self.accumulate, self._world_size, -1)
+        return [self.collate(micro_batch, step) for micro_batch in micro_batches[:, self._rank]]
 
-    def places(self, step: int) -> npt.NDArray[np.int64]:
+    def tile_indices(self, step: int) -> npt.NDArray[np.int64]:
         """Return (batch_size,) the indices of the tiles of `step`, over all processes."""
-        epoch, place = divmod(step, self.steps_per_epoch)
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         if self._order[0] != epoch:
-            self._order = (epoch, self._order_of(epoch))
-        places: npt.NDArray[np.int64] = self._order[1][place]
-        return places
+            self._order = (epoch, self._epoch_order(epoch))
+        indices: npt.NDArray[np.int64] = self._order[1][step_in_epoch]
+        return indices
 
     def prefetch(self, steps: range, workers: int, *, pin: bool = False) -> Iterator[list[BatchT]]:
         """Yield the batches of `steps` in order; `workers` processes prefetch them.
@@ -99,19 +100,19 @@ class StepBatches(ABC, Generic[BatchT]):
             pin: Use pinned memory.
         """
         if not workers:
-            yield from map(self.at, steps)
+            yield from map(self.micro_batches, steps)
             return
         # Workers are forked: they share the texts and the memory-mapped tiles, and never use the GPU.
         yield from DataLoader(
             _Steps(self, steps),
             batch_size=None,
             num_workers=workers,
-            prefetch_factor=_AHEAD,
+            prefetch_factor=_PREFETCH_FACTOR,
             pin_memory=pin,
             multiprocessing_context="fork",
         )
 
-    def _order_of(self, epoch: int) -> npt.NDArray[np.int64]:
+    def _epoch_order(self, epoch: int) -> npt.NDArray[np.int64]:
         """Return (steps_per_epoch, batch_size) indices: shuffled, with texts of similar length in one batch.
 
         Rows are shuffled too, so that no process gets only long texts.
@@ -135,5 +136,5 @@ class _Steps(Dataset[list[BatchT]]):
     def __len__(self) -> int:
         return len(self._steps)
 
-    def __getitem__(self, place: int) -> list[BatchT]:
-        return self._batches.at(self._steps[place])
+    def __getitem__(self, index: int) -> list[BatchT]:
+        return self._batches.micro_batches(self._steps[index])

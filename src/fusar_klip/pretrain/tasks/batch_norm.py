@@ -31,8 +31,8 @@ class CrossRankBatchNorm(nn.Module):
         """Return (B, D) float32; every process needs the same number of rows."""
         with torch.autocast(rows_bd.device.type, enabled=False):
             rows_bd = rows_bd.float()
-            apart_bd = rows_bd - _mean(rows_bd)
-            normal_bd = apart_bd * (_mean(apart_bd.square()) + _EPS).rsqrt()
+            centred_bd = rows_bd - _mean(rows_bd)
+            normal_bd = centred_bd * (_mean(centred_bd.square()) + _EPS).rsqrt()
             if self.weight is None or self.bias is None:
                 return normal_bd
             return normal_bd * self.weight + self.bias

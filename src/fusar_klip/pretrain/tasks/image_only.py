@@ -8,7 +8,7 @@ from typing import Any
 from fusar_klip.errors import DatasetError
 from fusar_klip.models import Preprocess, open_tile_cache
 from fusar_klip.models.checkpoint import save_image_tower
-from fusar_klip.pretrain.data.dataset import fingerprint, kept_tiles, measure_preprocess
+from fusar_klip.pretrain.data.dataset import input_checksums, kept_tiles, measure_preprocess
 from fusar_klip.pretrain.data.image_batches import (
     ImageTiles,
     MaskedBatches,
@@ -46,7 +46,7 @@ def prepare(dataset: Path, folder: RunFolder, settings: PretrainSettings) -> dic
         CheckpointError: The data set has changed since the run started.
     """
     image_size = settings.architecture.image_size
-    checksums = fingerprint(dataset, None, image_size)
+    checksums = input_checksums(dataset, None, image_size)
     folder.check(settings, checksums)
     if folder.is_set_up():
         return checksums
@@ -111,11 +111,11 @@ def _read(
         return batches(
             tiles,
             augment,
-            batch_size=tiles_per_step(settings.batch_size, len(tiles), accumulate, ranks.world),
+            batch_size=tiles_per_step(settings.batch_size, len(tiles), accumulate, ranks.world_size),
             seed=settings.seed,
             accumulate=accumulate,
             rank=ranks.rank,
-            world=ranks.world,
+            world_size=ranks.world_size,
         )
 
     training = of(train, settings.accumulate, True)
@@ -137,22 +137,22 @@ class ImageOnlyTask:
         self, train_state: MaeTrainState | MocoV3TrainState, loaders: _Loaders, values: tuple[str, ...]
     ) -> None:
         self.train_state: MaeTrainState | MocoV3TrainState = train_state
-        self._materials, self._values = loaders, values
+        self._loaders, self._values = loaders, values
 
     @property
     def train(self) -> StepBatches[Any]:
         """The training batches."""
-        return self._materials.train
+        return self._loaders.train
 
     @property
     def validates(self) -> bool:
         """Whether there are validation tiles."""
-        return self._materials.val is not None
+        return self._loaders.val is not None
 
     @property
     def unreadable(self) -> Sequence[str]:
         """tile_ids that are left out."""
-        return self._materials.unreadable
+        return self._loaders.unreadable
 
     def stage(self, step: int) -> dict[str, int]:
         """Return nothing: there are no stages."""
@@ -171,11 +171,11 @@ class ImageOnlyTask:
 
         `val_match` is the share of 2 x `val_batch` views whose nearest of `val_batch` keys is the right one.
         """
-        batches = self._materials.val
+        batches = self._loaders.val
         assert batches is not None
         device = self.train_state.device
         steps = range(min(batches.steps_per_epoch, _LOSS_BATCHES))
-        chosen: list[Any] = [batches.at(step)[0].to(device) for step in steps]
+        chosen: list[Any] = [batches.micro_batches(step)[0].to(device) for step in steps]
         values = dict(zip(self._values, self.train_state.evaluate(chosen), strict=True))
         return values | {"val_tiles": len(steps) * batches.batch_size, "val_batch": batches.batch_size}
 

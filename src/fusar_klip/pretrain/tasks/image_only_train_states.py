@@ -122,7 +122,7 @@ class MaeTrainState(_ImageOnlyTrainState[MaskedAutoencoder, MaskedBatch]):
             SettingsError: Too many steps in a row were skipped.
         """
         optimizer_step = self._optimizer_step
-        optimizer_step.begin(step)
+        optimizer_step.start_step(step)
         result = optimizer_step.apply(step, steps_per_epoch, self._accumulate(micro_batches))
         return {
             "lr": result.lr,
@@ -155,7 +155,7 @@ class MocoV3TrainState(_ImageOnlyTrainState[MocoV3, ViewsBatch]):
         """
         optimizer_step, settings = self._optimizer_step, self.settings
         momentum = momentum_schedule(step, settings.total_steps(steps_per_epoch), settings.mocov3.momentum)
-        optimizer_step.begin(step)
+        optimizer_step.start_step(step)
         result = optimizer_step.apply(step, steps_per_epoch, self._accumulate(micro_batches))
         if result.applied:
             self.momentum.update(self.model, momentum)

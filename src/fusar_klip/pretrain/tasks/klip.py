@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from fusar_klip.models.checkpoint import save_weights
-from fusar_klip.pretrain.data.batches import Batches
-from fusar_klip.pretrain.data.dataset import fingerprint, read_segments
+from fusar_klip.pretrain.data.dataset import input_checksums, read_segments
+from fusar_klip.pretrain.data.image_text_batches import ImageTextBatches
 from fusar_klip.pretrain.data.loaders import prepare_run, read_loaders
 from fusar_klip.pretrain.distributed import Ranks
 from fusar_klip.pretrain.run_folder import RunFolder, writable_checkpoint
@@ -26,7 +26,7 @@ def prepare(dataset: Path, folder: RunFolder, settings: PretrainSettings) -> dic
         CheckpointError: The data set has changed since the run started.
     """
     texts = read_segments(dataset, settings.texts.version)
-    checksums = fingerprint(dataset, settings.texts.version, settings.architecture.image_size)
+    checksums = input_checksums(dataset, settings.texts.version, settings.architecture.image_size)
     folder.check(settings, checksums)
     prepare_run(dataset, folder, settings, texts)
     return checksums
@@ -59,7 +59,7 @@ class KlipTask:
         self._texts = ScioTexts(dataset, self.loaders, self.train_state, refine_texts)
 
     @property
-    def train(self) -> Batches:
+    def train(self) -> ImageTextBatches:
         """The training batches."""
         return self.loaders.train
 
@@ -91,7 +91,7 @@ class KlipTask:
 
     def save_weights(self, path: Path) -> None:
         """Write the whole network."""
-        with self.train_state.whole_network() as network:
+        with self.train_state.unsharded_network() as network:
             if self.train_state.ranks.first:
                 with writable_checkpoint(path):
                     save_weights(network, path)

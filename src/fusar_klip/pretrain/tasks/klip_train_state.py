@@ -13,7 +13,7 @@ from fusar_klip.models.network.momentum import MomentumTowers
 from fusar_klip.models.network.queue import FeatureQueue
 from fusar_klip.models.pretrained.init_weights import load_image_weights, load_text_weights
 from fusar_klip.pretrain import distributed
-from fusar_klip.pretrain.data.batches import Batch
+from fusar_klip.pretrain.data.image_text_batches import ImageTextBatch
 from fusar_klip.pretrain.distributed import Ranks
 from fusar_klip.pretrain.loss import LOSSES, PretrainLoss, batch_losses
 from fusar_klip.pretrain.metrics import count_flops
@@ -63,7 +63,9 @@ class KlipTrainState:
         self._optimizer_step = OptimizerStep(self.network, self._loss_module, settings, ranks)
         self.spike_detector = self._optimizer_step.spike_detector
 
-    def step(self, micro_batches: Sequence[Batch], step: int, steps_per_epoch: int) -> dict[str, float]:
+    def step(
+        self, micro_batches: Sequence[ImageTextBatch], step: int, steps_per_epoch: int
+    ) -> dict[str, float]:
         """Train on one batch; return the values of the step for the log.
 
         Returns:
@@ -76,7 +78,7 @@ class KlipTrainState:
             SettingsError: Too many steps in a row were skipped.
         """
         settings, optimizer_step = self.settings, self._optimizer_step
-        optimizer_step.begin(step)
+        optimizer_step.start_step(step)
         alpha = distillation_weight(step, steps_per_epoch, settings.contrast.alpha)
         temperature = self.network.temperature.item()
         values, queue_entries = optimizer_step.accumulate(
@@ -98,7 +100,7 @@ class KlipTrainState:
             "skipped": self.spike_detector.skipped,
         }
 
-    def flops(self, micro_batches: Sequence[Batch]) -> int:
+    def flops(self, micro_batches: Sequence[ImageTextBatch]) -> int:
         """Return the FLOPs of a step on this process's share of a batch; nothing changes."""
         self.network.train()
         first = micro_batches[:1]
@@ -109,7 +111,7 @@ class KlipTrainState:
         return counted * len(micro_batches)
 
     @contextmanager
-    def whole_network(self) -> Iterator[KlipNetwork]:
+    def unsharded_network(self) -> Iterator[KlipNetwork]:
         """Yield the network with all weights, for inference; a copy if the weights are sharded."""
         if not self._is_sharded:
             training = self.network.training
@@ -140,12 +142,12 @@ class KlipTrainState:
 
     @property
     def _is_sharded(self) -> bool:
-        return self.settings.parallel == "fsdp" and self.ranks.world > 1
+        return self.settings.parallel == "fsdp" and self.ranks.world_size > 1
 
     def _modules(self) -> dict[str, nn.Module]:
         return {"network": self.network, "momentum": self.momentum}
 
-    def _losses(self, batch: Batch, alpha: float) -> MicroBatchLosses:
+    def _losses(self, batch: ImageTextBatch, alpha: float) -> MicroBatchLosses:
         """Return eq. 7 and its terms, (1 + len(LOSSES),), and the features for the queue."""
         losses = batch_losses(self._loss_module, self.momentum, self.queue, batch, alpha)
         total = losses.total(self.settings.loss)

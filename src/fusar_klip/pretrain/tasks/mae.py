@@ -20,7 +20,7 @@ from fusar_klip.pretrain.tasks.settings import MaeSettings
 # D decoder width, Q pixels of a patch
 
 # MAE's decoder is 512 wide under ViT-B's 768, in heads of 32.
-_WIDEST, _SHARE, _HEAD_WIDTH = 512, 2 / 3, 32
+_MAX_WIDTH, _WIDTH_RATIO, _HEAD_WIDTH = 512, 2 / 3, 32
 # Added to a patch's variance, in units of the standardised pixels (MAE's code).
 _EPS = 1e-6
 
@@ -58,23 +58,23 @@ class MaskedAutoencoder(nn.Module):
 
     def forward(self, batch: MaskedBatch) -> Tensor:
         """Return the loss of a batch, a scalar; with several processes, their mean is the whole batch's."""
-        predicted_bpq = self.predicted(batch).float()
+        predicted_bpq = self.predict_patches(batch).float()
         pixels_bpq = patches_of(batch.images, self._side)
         valid_bpq = patches_of(batch.valid, self._side)
         masked_bp = torch.ones(pixels_bpq.shape[:2], dtype=torch.bool, device=pixels_bpq.device)
-        masked_bp.scatter_(1, batch.shown, False)
+        masked_bp.scatter_(1, batch.visible, False)
         return mae_loss(predicted_bpq, pixels_bpq, masked_bp, valid_bpq, normalise=self._normalise)
 
-    def predicted(self, batch: MaskedBatch) -> Tensor:
+    def predict_patches(self, batch: MaskedBatch) -> Tensor:
         """Return the decoder's prediction for every patch, (B, P, Q)."""
         tower = self.image_tower
         tokens_bnw = tower.embedded(batch.images, batch.gsd_m)
-        patches_bkw = _gather(tokens_bnw[:, 1:], batch.shown)
+        patches_bkw = _gather(tokens_bnw[:, 1:], batch.visible)
         encoded_bnw = tower.encoded(torch.cat([tokens_bnw[:, :1], patches_bkw], 1))
         encoded_bnd = self.embed(encoded_bnw)
         count, width = tokens_bnw.shape[1] - 1, encoded_bnd.shape[2]
         full_bpd = self.mask_token.to(encoded_bnd.dtype).expand(len(encoded_bnd), count, width)
-        places_bkd = batch.shown[:, :, None].expand(-1, -1, width)
+        places_bkd = batch.visible[:, :, None].expand(-1, -1, width)
         full_bpd = full_bpd.scatter(1, places_bkd, encoded_bnd[:, 1:])
         states_bnd = torch.cat([encoded_bnd[:, :1], full_bpd], 1) + self.decoder_positions
         for block in self.blocks:
@@ -120,9 +120,9 @@ def standardised_patches(pixels_bpq: Tensor, valid_bpq: Tensor) -> Tensor:
     count_bp1 = valid_bpq.sum(2, keepdim=True)
     known_bpq = pixels_bpq.masked_fill(~valid_bpq, 0.0)
     mean_bp1 = known_bpq.sum(2, keepdim=True) / count_bp1.clamp(min=1)
-    apart_bpq = (pixels_bpq - mean_bp1).masked_fill(~valid_bpq, 0.0)
-    variance_bp1 = apart_bpq.square().sum(2, keepdim=True) / (count_bp1 - 1).clamp(min=1)
-    return apart_bpq / (variance_bp1 + _EPS).sqrt()
+    centred_bpq = (pixels_bpq - mean_bp1).masked_fill(~valid_bpq, 0.0)
+    variance_bp1 = centred_bpq.square().sum(2, keepdim=True) / (count_bp1 - 1).clamp(min=1)
+    return centred_bpq / (variance_bp1 + _EPS).sqrt()
 
 
 def patches_of(images_b1ss: Tensor, side: int) -> Tensor:
@@ -134,7 +134,7 @@ def patches_of(images_b1ss: Tensor, side: int) -> Tensor:
 
 def decoder_width(image_width: int) -> int:
     """Return two thirds of the image tower's width, in whole heads, at most 512."""
-    return max(min(_WIDEST, int(image_width * _SHARE) // _HEAD_WIDTH * _HEAD_WIDTH), _HEAD_WIDTH)
+    return max(min(_MAX_WIDTH, int(image_width * _WIDTH_RATIO) // _HEAD_WIDTH * _HEAD_WIDTH), _HEAD_WIDTH)
 
 
 def _gather(tokens_bpw: Tensor, places_bk: Tensor) -> Tensor:

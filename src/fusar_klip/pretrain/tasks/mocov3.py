@@ -38,8 +38,8 @@ class MocoV3(nn.Module):
             tower.patch_embed.requires_grad_(False)
         hidden, width = settings.hidden_width, settings.feature_width
         # Section 4.1 of MoCo v3: three layers and two, each with batch normalisation, the last without scale.
-        self.projector = _perceptron([model.image_width, hidden, hidden, width])
-        self.predictor = _perceptron([width, hidden, width])
+        self.projector = _mlp([model.image_width, hidden, hidden, width])
+        self.predictor = _mlp([width, hidden, width])
         self._temperature = settings.temperature
 
     def forward(self, batch: ViewsBatch, keys_2be: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,7 +55,7 @@ class MocoV3(nn.Module):
         keys_2ae = [all_gather(keys_be.float()) for keys_be in keys_2be]
         # Each view is contrasted with the other: ctr(q1, k2) + ctr(q2, k1) of Algorithm 1.
         found = [
-            contrast(query_be, keys_ae, self._temperature)
+            info_nce(query_be, keys_ae, self._temperature)
             for query_be, keys_ae in ((first_be, keys_2ae[1]), (second_be, keys_2ae[0]))
         ]
         return found[0][0] + found[1][0], (found[0][1] + found[1][1]) / 2
@@ -96,7 +96,7 @@ class MomentumEncoder(nn.Module):
         return torch.stack([F.normalize(rows_be.float(), dim=-1) for rows_be in _projected(self, batch)])
 
 
-def contrast(query_be: Tensor, keys_ae: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def info_nce(query_be: Tensor, keys_ae: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Return InfoNCE times 2 tau (Algorithm 1 of MoCo v3), and the share of queries nearest to their own key.
 
     Args:
@@ -123,7 +123,7 @@ def _projected(model: MocoV3 | MomentumEncoder, batch: ViewsBatch) -> list[Tenso
     return [model.projector(rows_bw) for rows_bw in class_xw.chunk(2)]
 
 
-def _perceptron(widths: list[int]) -> nn.Sequential:
+def _mlp(widths: list[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for number, (before, after) in enumerate(pairwise(widths), 1):
         last = number == len(widths) - 1

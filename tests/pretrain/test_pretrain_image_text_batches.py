@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from fusar_klip.models import Preprocess, Tokenizer, open_tile_cache
 from fusar_klip.models.losses import IGNORE_INDEX
-from fusar_klip.pretrain.data.batches import Batch, Batches
 from fusar_klip.pretrain.data.dataset import (
     ImageTextTiles,
     SegmentTable,
@@ -20,9 +19,10 @@ from fusar_klip.pretrain.data.dataset import (
     read_split,
     training_texts,
 )
+from fusar_klip.pretrain.data.image_text_batches import ImageTextBatch, ImageTextBatches
 from fusar_klip.pretrain.settings import MaskSettings
 
-MakeBatches = Callable[..., Batches]
+MakeBatches = Callable[..., ImageTextBatches]
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +38,21 @@ def tiles(blobs: Path, tokenizer: Tokenizer) -> ImageTextTiles:
 
 @pytest.fixture
 def make(tiles: ImageTextTiles, tokenizer: Tokenizer) -> MakeBatches:
-    def batches(min_segments: int | None = 1, seed: int = 0, **options: Any) -> Batches:
+    def batches(min_segments: int | None = 1, seed: int = 0, **options: Any) -> ImageTextBatches:
         values = {"batch_size": 8, "min_segments": min_segments, "seed": seed} | options
-        return Batches(values.pop("tiles", tiles), tokenizer, Preprocess(32), MaskSettings(), **values)
+        return ImageTextBatches(
+            values.pop("tiles", tiles), tokenizer, Preprocess(32), MaskSettings(), **values
+        )
 
     return batches
 
 
-def same(one: Batch, other: Batch) -> bool:
+def same(one: ImageTextBatch, other: ImageTextBatch) -> bool:
     pairs = zip(vars(one).values(), vars(other).values(), strict=True)
     return all(torch.equal(a.nan_to_num(-1), b.nan_to_num(-1)) for a, b in pairs)
 
 
-def only(parts: list[Batch]) -> Batch:
+def only(parts: list[ImageTextBatch]) -> ImageTextBatch:
     (batch,) = parts
     return batch
 
@@ -58,9 +60,9 @@ def only(parts: list[Batch]) -> Batch:
 def test_a_batch_is_a_function_of_seed_and_step(make: MakeBatches) -> None:
     forward, backward = make(), make()
     steps = [0, 5, 6, 13]
-    there = {step: only(forward.at(step)) for step in steps}
-    assert all(same(there[step], only(backward.at(step))) for step in reversed(steps))
-    assert not same(there[0], only(make(seed=1).at(0)))
+    there = {step: only(forward.micro_batches(step)) for step in steps}
+    assert all(same(there[step], only(backward.micro_batches(step))) for step in reversed(steps))
+    assert not same(there[0], only(make(seed=1).micro_batches(0)))
     assert not torch.equal(there[0].tile_ids, there[6].tile_ids)
 
 
@@ -68,7 +70,9 @@ def test_an_epoch_shows_each_tile_once_at_most(make: MakeBatches, tiles: ImageTe
     batches = make()
     assert batches.steps_per_epoch == 6
     for epoch in range(2):
-        shown = torch.cat([only(batches.at(epoch * 6 + step)).tile_ids for step in range(6)]).tolist()
+        shown = torch.cat(
+            [only(batches.micro_batches(epoch * 6 + step)).tile_ids for step in range(6)]
+        ).tolist()
         assert len(set(shown)) == 48
         assert set(shown) <= set(tiles.rows.tolist())
 
@@ -79,7 +83,7 @@ def test_texts_are_subsets_of_the_segments_in_any_order(
     places = {int(row): place for place, row in enumerate(tiles.rows)}
     counts, moved = set(), False
     for step in range(24):
-        batch = only(make().at(step))
+        batch = only(make().micro_batches(step))
         for row, ids in zip(batch.tile_ids.tolist(), batch.text, strict=True):
             own = [tuple(segment) for segment in tiles.segments[places[row]]]
             shown = tokenizer.decode(ids.tolist()).split("; ")
@@ -94,7 +98,7 @@ def test_texts_are_subsets_of_the_segments_in_any_order(
 
 
 def test_whole_texts_keep_their_order(make: MakeBatches, tiles: ImageTextTiles, tokenizer: Tokenizer) -> None:
-    batch = make(min_segments=None).of(np.arange(3), step=0)
+    batch = make(min_segments=None).collate(np.arange(3), step=0)
     for place in range(3):
         ids = tokenizer.join(tiles.segments[place])
         assert batch.text[place, : len(ids)].tolist() == ids
@@ -102,7 +106,7 @@ def test_whole_texts_keep_their_order(make: MakeBatches, tiles: ImageTextTiles, 
 
 
 def test_the_decoder_s_input_is_its_labels_one_step_late(make: MakeBatches, tokenizer: Tokenizer) -> None:
-    batch = only(make().at(0))
+    batch = only(make().micro_batches(0))
     for given_ids, labels, masked in zip(
         batch.decoder_input.tolist(), batch.decoder_labels.tolist(), batch.masked.tolist(), strict=True
     ):
@@ -113,7 +117,7 @@ def test_the_decoder_s_input_is_its_labels_one_step_late(make: MakeBatches, toke
 
 
 def test_images_are_the_tiles(make: MakeBatches, blobs: Path) -> None:
-    batch = only(make().at(0))
+    batch = only(make().micro_batches(0))
     cache = open_tile_cache(blobs, 32)
     expected = Preprocess(32).standardise(cache.images[batch.tile_ids.numpy()])
     assert torch.equal(batch.images, expected)
@@ -134,8 +138,8 @@ def test_mean_and_spread_are_those_of_the_valid_training_pixels(blobs: Path, til
 
 
 def test_the_processes_parts_together_are_the_batch_of_one_process(make: MakeBatches) -> None:
-    alone = only(make().at(3))
-    parts = [make(accumulate=2, rank=rank, world=2).at(3) for rank in range(2)]
+    alone = only(make().micro_batches(3))
+    parts = [make(accumulate=2, rank=rank, world_size=2).micro_batches(3) for rank in range(2)]
     assert [len(batch.tile_ids) for own in parts for batch in own] == [2, 2, 2, 2]
     rows = [parts[rank][part] for part in range(2) for rank in range(2)]
     assert torch.equal(torch.cat([batch.tile_ids for batch in rows]), alone.tile_ids)
@@ -151,7 +155,7 @@ def test_the_processes_parts_together_are_the_batch_of_one_process(make: MakeBat
 
 def test_draws_lie_in_0_to_1_and_differ_by_step_and_tile(make: MakeBatches) -> None:
     batches = make()
-    draws = torch.cat([batch.draws for step in range(60) for batch in batches.at(step)])
+    draws = torch.cat([batch.draws for step in range(60) for batch in batches.micro_batches(step)])
     assert draws.dtype == torch.float32
     assert 0 <= draws.min() < 0.02
     assert 0.98 < draws.max() < 1
@@ -169,29 +173,32 @@ def test_texts_of_like_length_go_into_one_batch(make: MakeBatches, tiles: ImageT
     buckets = make(tiles=many, bucket_batches=16, batch_size=8)
     plain = make(tiles=many, bucket_batches=1, batch_size=8)
 
-    def padded(batches: Batches, epoch: int) -> int:
+    def padded(batches: ImageTextBatches, epoch: int) -> int:
         steps = range(epoch * 200, (epoch + 1) * 200)
-        return sum(8 * int(lengths[batches.places(step)].max()) for step in steps)
+        return sum(8 * int(lengths[batches.tile_indices(step)].max()) for step in steps)
 
     assert padded(buckets, 0) < 1.15 * lengths.sum()
     assert padded(plain, 0) > 1.6 * lengths.sum()
     first, second = (
-        {tuple(sorted(buckets.places(step))) for step in range(epoch * 200, epoch * 200 + 200)}
+        {tuple(sorted(buckets.tile_indices(step))) for step in range(epoch * 200, epoch * 200 + 200)}
         for epoch in (0, 1)
     )
     assert sorted(place for batch in first for place in batch) == list(range(1600))
     assert not first & second, "a tile meets others in the next epoch"
     # Neither batches nor rows are in order of length.
-    longest = [int(lengths[buckets.places(step)].max()) for step in range(200)]
+    longest = [int(lengths[buckets.tile_indices(step)].max()) for step in range(200)]
     assert np.mean(np.diff(longest) > 0) == pytest.approx(0.5, abs=0.15)
     firsts = [
-        lengths[buckets.places(step)][0] >= np.median(lengths[buckets.places(step)]) for step in range(200)
+        lengths[buckets.tile_indices(step)][0] >= np.median(lengths[buckets.tile_indices(step)])
+        for step in range(200)
     ]
     assert 0.3 < np.mean(firsts) < 0.8
 
 
 def test_few_batches_are_not_sorted(make: MakeBatches) -> None:
-    assert all(np.array_equal(make(bucket_batches=16).places(s), make().places(s)) for s in range(12))
+    assert all(
+        np.array_equal(make(bucket_batches=16).tile_indices(s), make().tile_indices(s)) for s in range(12)
+    )
 
 
 def test_noise_is_shown_and_never_asked_for(
@@ -199,7 +206,7 @@ def test_noise_is_shown_and_never_asked_for(
 ) -> None:
     noisy = replace(tiles, noise={0: frozenset({1, 3}), 2: frozenset({0, 1, 2, 3})})
     for step in range(20):
-        batch = make(tiles=noisy, min_segments=4).of(np.array([0, 1, 2]), step)
+        batch = make(tiles=noisy, min_segments=4).collate(np.array([0, 1, 2]), step)
         for row, place in enumerate((0, 1, 2)):
             shown = tokenizer.decode(batch.text[row].tolist())
             read = batch.masked[row].tolist()
@@ -210,7 +217,7 @@ def test_noise_is_shown_and_never_asked_for(
         # All of the third text is noise: nothing of it is asked for.
         assert (batch.decoder_labels[2] == IGNORE_INDEX).all()
         assert (batch.decoder_labels[0] != IGNORE_INDEX).any()
-    alone = make(tiles=noisy).of(np.array([2, 2]), 0)
+    alone = make(tiles=noisy).collate(np.array([2, 2]), 0)
     assert (alone.decoder_labels == IGNORE_INDEX).all()
     assert alone.decoder_labels.shape == alone.decoder_input.shape
 
@@ -221,7 +228,7 @@ def test_empty_and_very_long_texts(make: MakeBatches, tiles: ImageTextTiles, tok
     table = SegmentTable([[], empty, long, *(tiles.segments[place] for place in range(3, len(tiles)))])
     odd = make(tiles=replace(tiles, segments=table), min_segments=8)
     for step in range(5):
-        batch = odd.of(np.arange(4), step)
+        batch = odd.collate(np.arange(4), step)
         assert batch.text[0].tolist()[:2] == [tokenizer.cls_id, tokenizer.pad_id]
         assert batch.text_mask.sum(1).tolist()[2] == 64
         assert batch.masked_mask.sum(1).max() <= 64
@@ -240,18 +247,18 @@ def test_one_tile_in_ten_hides_its_ground_spacing_while_it_trains(
     tiles: ImageTextTiles, make: MakeBatches
 ) -> None:
     known = replace(tiles, gsd_m=np.full_like(tiles.gsd_m, 3.0))
-    training = torch.cat([only(make(tiles=known).at(step)).gsd_m for step in range(300)])
+    training = torch.cat([only(make(tiles=known).micro_batches(step)).gsd_m for step in range(300)])
     assert set(training[training.isfinite()].tolist()) == {3.0}
     assert float(training.isnan().float().mean()) == pytest.approx(0.1, abs=0.03)
     validation = make(tiles=known, min_segments=None)
-    assert all(only(validation.at(step)).gsd_m.isfinite().all() for step in range(50))
+    assert all(only(validation.micro_batches(step)).gsd_m.isfinite().all() for step in range(50))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_made_ahead_are_the_same(make: MakeBatches, workers: int) -> None:
     batches = make()
     ahead = batches.prefetch(range(4, 9), workers)
-    assert all(same(only(next(ahead)), only(make().at(step))) for step in range(4, 9))
+    assert all(same(only(next(ahead)), only(make().micro_batches(step))) for step in range(4, 9))
     assert next(ahead, None) is None
 
 

@@ -1,4 +1,4 @@
-"""Batches of tiles with texts, for the `klip` task; `sampler.py` chooses the tiles of a step."""
+"""Batches of tiles with texts, for the `klip` task; `sampler.py` selects the tiles of a step."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from fusar_klip.pretrain.settings import MaskSettings
 
 
 @dataclass(frozen=True)
-class Batch(TensorBatch):
+class ImageTextBatch(TensorBatch):
     """Tiles and texts of one forward pass. B tiles, S input size, L, M and T the longest text of each kind.
 
     Attributes:
@@ -47,7 +47,7 @@ class Batch(TensorBatch):
     decoder_labels: Tensor
 
 
-class Batches(StepBatches[Batch]):
+class ImageTextBatches(StepBatches[ImageTextBatch]):
     """Batches of one split.
 
     Args:
@@ -56,14 +56,14 @@ class Batches(StepBatches[Batch]):
         preprocess: Standardises.
         masking: Which tokens MLM masks.
         batch_size: Tiles of a step, at most `len(tiles)`; the tiles left over at the end of an epoch are
-            dropped from that epoch. A multiple of `accumulate` times `world`.
+            dropped from that epoch. A multiple of `accumulate` times `world_size`.
         min_segments: Least number of segments shown; None, for validation, shows every text whole and in
             order, and every spacing.
         seed: Seed of all draws.
         bucket_batches: Batches among which texts are sorted by length; 1 does not sort.
         accumulate: Micro-batches per step.
         rank: This process.
-        world: Number of processes that share each micro-batch.
+        world_size: Number of processes that share each micro-batch.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Batches(StepBatches[Batch]):
         bucket_batches: int = 1,
         accumulate: int = 1,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ) -> None:
         super().__init__(
             len(tiles),
@@ -87,7 +87,7 @@ class Batches(StepBatches[Batch]):
             seed=seed,
             accumulate=accumulate,
             rank=rank,
-            world=world,
+            world_size=world_size,
             lengths=tiles.segments.tokens(),
             bucket_batches=bucket_batches,
         )
@@ -102,35 +102,35 @@ class Batches(StepBatches[Batch]):
         assert np.array_equal(tiles.rows, self.tiles.rows)
         self.tiles = tiles
 
-    def of(self, chosen: npt.NDArray[np.int64], step: int) -> Batch:
-        """Return the batch of the tiles at indices `chosen`, with the random draws of `step`."""
-        count = self._segments_shown(step)
+    def collate(self, indices: npt.NDArray[np.int64], step: int) -> ImageTextBatch:
+        """Return the batch of the tiles at `indices`, with the random draws of `step`."""
+        count = self._draw_segment_count(step)
         texts, masked, hidden, draws, gsd_m = [], [], [], [], []
-        for place in map(int, chosen):
-            rng = np.random.default_rng((self._seed, step, int(self.tiles.rows[place])))
-            segments = self.tiles.segments[place]
-            order = _shown(len(segments), count, rng)
-            noise = self.tiles.noise.get(place, ())
+        for index in map(int, indices):
+            rng = np.random.default_rng((self._seed, step, int(self.tiles.rows[index])))
+            segments = self.tiles.segments[index]
+            order = _sample_segments(len(segments), count, rng)
+            noise = self.tiles.noise.get(index, ())
             masked_text = mask_text(
-                _pick(segments, [i for i in order if i not in noise]),
+                _select(segments, [i for i in order if i not in noise]),
                 self._tokenizer,
                 rng,
                 fraction=self._masking.fraction,
                 span_tokens=self._masking.span_tokens,
                 segment_probability=self._masking.segment_probability,
             )
-            texts.append(self._tokenizer.join(_pick(segments, order)))
+            texts.append(self._tokenizer.join(_select(segments, order)))
             masked.append(masked_text.visible)
             hidden.append(masked_text.hidden)
             draws.append(rng.random(2, np.float32))
-            spacing = float(self.tiles.gsd_m[place])
+            spacing = float(self.tiles.gsd_m[index])
             gsd_m.append(spacing if self._min_segments is None else gsd_m_or_hidden(spacing, rng))
-        rows = self.tiles.rows[chosen]
+        rows = self.tiles.rows[indices]
         decoder_input, _ = self._tokenizer.pad([[self._tokenizer.cls_id, *spans[:-1]] for spans in hidden])
         # An empty text, or one that is all noise, has no masked span: its row has no labels.
         labels, label_mask = self._tokenizer.pad([spans or [self._tokenizer.pad_id] for spans in hidden])
-        nothing = torch.tensor([not spans for spans in hidden])
-        return Batch(
+        is_empty_b = torch.tensor([not spans for spans in hidden])
+        return ImageTextBatch(
             self._preprocess.standardise(self.tiles.images[rows]),
             torch.from_numpy(rows),
             torch.tensor(gsd_m),
@@ -138,23 +138,23 @@ class Batches(StepBatches[Batch]):
             *self._tokenizer.pad(texts),
             *self._tokenizer.pad(masked),
             decoder_input,
-            labels.masked_fill((label_mask == 0) | nothing[:, None], IGNORE_INDEX),
+            labels.masked_fill((label_mask == 0) | is_empty_b[:, None], IGNORE_INDEX),
         )
 
-    def _segments_shown(self, step: int) -> int | None:
-        """Draw how many segments the texts of `step` show: one number for all texts, to avoid padding."""
+    def _draw_segment_count(self, step: int) -> int | None:
+        """Draw the number of segments per text in `step`: one number for all texts, to avoid padding."""
         if self._min_segments is None:
             return None
         most = max(self._min_segments, *(len(fields) for fields in FIELDS.values()))
         return int(np.random.default_rng((self._seed, step)).integers(self._min_segments, most + 1))
 
 
-def _shown(segments: int, count: int | None, rng: np.random.Generator) -> list[int]:
-    """Return the indices of the shown segments, in their order."""
+def _sample_segments(total: int, count: int | None, rng: np.random.Generator) -> list[int]:
+    """Return `count` random indices of `total` segments, in random order; without `count` all, in order."""
     if count is None:
-        return list(range(segments))
-    return [int(place) for place in rng.permutation(segments)[:count]]
+        return list(range(total))
+    return [int(index) for index in rng.permutation(total)[:count]]
 
 
-def _pick(segments: Segments, places: Collection[int]) -> Segments:
-    return [segments[place] for place in places]
+def _select(segments: Segments, indices: Collection[int]) -> Segments:
+    return [segments[index] for index in indices]
