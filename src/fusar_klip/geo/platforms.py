@@ -1,8 +1,8 @@
-"""What is known of the SAR platforms by their names: band, spacing, looks and the usual geometry.
+"""SAR platforms: band, spacing, looks and usual geometry; and metadata in the names of product files.
 
-The simulator makes scenes with these values; the builder uses `facts_of_name` to learn the platform,
-band, mode, polarization and time of a scene from its file name or its tags. Values of a single scene (its
-incidence angle, its look side) are never taken from here: they are not known from the name.
+The simulator uses these values. `build` uses `facts_of_name` to read platform, band, mode, polarization and
+time of a scene from its file name or tags. Values of a single scene (incidence angle, look side) are never
+taken from the table: the name does not contain them.
 """
 
 import re
@@ -49,7 +49,7 @@ PLATFORMS: Mapping[str, Platform] = {
         Platform("Sentinel-1", "C", 5.405, 10.0, "VV", "IW", "GRDH", 4.4, 38.0, "right"),
     )
 }
-"""The paper's three platforms (section 3.1) and Sentinel-1, whose scenes are free to all."""
+"""The paper's three platforms (section 3.1), and Sentinel-1, whose scenes are freely available."""
 
 BANDS: Mapping[str, str] = {
     **{name: p.band for name, p in PLATFORMS.items()},
@@ -113,7 +113,7 @@ _PRODUCT_NAMES: tuple[re.Pattern[str], ...] = tuple(
         r"asa_(?P<product>(?P<mode>[a-z]{2})[a-z])_\d[a-z]",
     )
 )
-# Transmit and receive; "HHHV" and "HH_HV" name two, of which no one is the scene's.
+# Transmit and receive; "HHHV" and "HH_HV" name two, so neither is the scene's.
 _POLARIZATION = re.compile(rf"(?<![a-z0-9]){_POL}(?![a-z0-9])", re.IGNORECASE)
 _TIMES: tuple[re.Pattern[str], ...] = (
     re.compile(r"(?<!\d)(\d{4})(\d\d)(\d\d)[t_]?(\d\d)(\d\d)(\d\d)(?!\d)", re.IGNORECASE),
@@ -138,7 +138,7 @@ def band_of_frequency(frequency_ghz: float) -> str | None:
 
 @dataclass(frozen=True)
 class NamedFacts:
-    """What a scene's name or tags say; None where they do not say it."""
+    """Metadata in a scene's name or tags; None where they contain none."""
 
     platform: str | None = None
     band: str | None = None
@@ -151,12 +151,11 @@ class NamedFacts:
 
 
 def facts_of_name(name: str) -> NamedFacts:
-    """Read platform, band, mode, product, polarization and time (UTC) out of a product or file name.
+    """Parse platform, band, mode, product, polarization and time (UTC) from a product or file name.
 
     Knows the names of Sentinel-1 (pyroSAR's too), Gaofen-3, Hongtu-1, Lutan-1, TerraSAR-X, COSMO-SkyMed,
-    Umbra, Capella, ICEYE, RADARSAT-2, RCM and ENVISAT products; of others, what stands in them in the common
-    spelling. A name with two polarizations names the product of both, and so no polarization; a date without
-    a time is no time.
+    Umbra, Capella, ICEYE, RADARSAT-2, RCM and ENVISAT products; from other names, what is in the common
+    spelling. A name with two polarizations gives no polarization; a date without a time gives no time.
     """
     platform = next(
         (
@@ -167,16 +166,16 @@ def facts_of_name(name: str) -> NamedFacts:
         None,
     )
     found = next((match for p in _PRODUCT_NAMES if (match := p.search(name))), None)
-    said = {key: value.upper() for key, value in found.groupdict().items() if value} if found else {}
+    groups = {key: value.upper() for key, value in found.groupdict().items() if value} if found else {}
     polarizations = {p.upper() for p in _POLARIZATION.findall(name.replace("_", " "))}
     return NamedFacts(
         platform=platform,
         band=BANDS.get(platform) if platform else None,
-        mode=said.get("mode"),
-        product_type=said["product"].strip("_") if "product" in said else None,
+        mode=groups.get("mode"),
+        product_type=groups["product"].strip("_") if "product" in groups else None,
         polarization=polarizations.pop() if len(polarizations) == 1 else None,
-        orbit_direction={"A": "ascending", "D": "descending"}.get(said.get("orbit", "")),
-        look_side={"R": "right", "L": "left"}.get(said.get("side", "")),
+        orbit_direction={"A": "ascending", "D": "descending"}.get(groups.get("orbit", "")),
+        look_side={"R": "right", "L": "left"}.get(groups.get("side", "")),
         acquired=_time_of_name(name),
     )
 

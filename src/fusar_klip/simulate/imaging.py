@@ -1,4 +1,4 @@
-"""From backscatter to what a sensor delivers: speckle, impulse response, noise floor, 16-bit amplitude.
+"""From backscatter to a sensor's image: speckle, impulse response, noise floor, 16-bit amplitude.
 
 Speckle is simulated as it arises: each look is a circular complex Gaussian field, scaled by the root of the
 backscatter and convolved with the complex impulse response; point scatterers are added to that field as

@@ -1,4 +1,4 @@
-"""Random fields that are the same wherever a block of a scene begins and ends.
+"""Random fields that do not depend on the division of a scene into blocks.
 
 Two kinds: lattices hashed from integer coordinates (parcels, buildings, smooth textures), and white
 Gaussian noise drawn in fixed cells of the scene's pixel grid (speckle). Neither knows of blocks, so blocks

@@ -65,14 +65,14 @@ def project(
         height_m: Their height over the ground, (H, W), up to `MAX_HEIGHT_M`.
         facing: How squarely walls that rise to a pixel face the radar, (H, W), 0 to 1.
         strength: How strongly those walls answer, (H, W), linear, around 1.
-        grid: Numbers of the rows, (H,), and of the columns, (W,), in the scene: they seed what is random.
+        grid: Numbers of the rows, (H,), and of the columns, (W,), in the scene: they seed random values.
         geometry: The radar's view.
     """
     if not height_m.any():
         return sigma
     rows, cols = sigma.shape
     per_m = geometry.layover_px_per_m
-    # What a ray has passed above, before it, lies in shadow.
+    # A point below an earlier ray lies in shadow.
     ray = height_m + np.arange(cols) * geometry.ray_drop_m_per_px
     visible = ray >= np.maximum.accumulate(ray, axis=1)
     raised = height_m > 0

@@ -40,7 +40,7 @@ _COVER_COLOURS = {
 
 @dataclass(frozen=True)
 class SimulatedScene:
-    """A scene that is fully decided by its seed, its number, its size, its platform and its theme.
+    """A scene that depends on its seed, number, size, platform and theme only.
 
     Attributes:
         seed: Of the simulation.
@@ -76,7 +76,7 @@ class SimulatedScene:
 
     @cached_property
     def orbit_direction(self) -> Literal["ascending", "descending"]:
-        """Which way the platform flies; with the look side, it says where the radar stands."""
+        """The flight direction; with the look side, it gives the direction of the radar."""
         return "ascending" if self._rng(_PLACE, 1).random() < 0.5 else "descending"
 
     @cached_property
@@ -87,7 +87,7 @@ class SimulatedScene:
 
     @cached_property
     def layout(self) -> SceneLayout:
-        """What stands where."""
+        """The positions of areas, targets and scatterers."""
         return compose(self.theme, self._rng(_LAYOUT), self.extent_m, self.geometry)
 
     @property
@@ -107,7 +107,7 @@ class SimulatedScene:
 
     @cached_property
     def tags(self) -> dict[str, str]:
-        """The GeoTIFF tags by which the scene names itself."""
+        """The GeoTIFF tags with the scene's metadata."""
         platform = self.platform
         start = datetime(2021, 1, 1, tzinfo=UTC)
         minutes = int(self._rng(_PLACE, 2).integers(4 * 365 * 24 * 60))

@@ -58,7 +58,7 @@ def simulate(
     """Simulate SAR scenes into `out`: images beside each other, their truth in `out`/truth.
 
     Args:
-        out: Folder to make; the same simulation there is left as it is, or finished where it was cut off.
+        out: Folder to create; the same simulation in it is left unchanged, or resumed if it was interrupted.
         scenes: How many.
         size: Side of each in pixels, at least `MIN_SIZE`.
         seed: The same seed, size, number and platforms give the same bytes.
@@ -91,7 +91,7 @@ def simulate(
 def _scene(seed: int, number: int, size: int, platforms: Sequence[Platform]) -> SimulatedScene:
     platform = platforms[number % len(platforms)]
     themes = themes_for_extent(size * platform.gsd_m)
-    # Each round over the platforms goes one theme on, so that every pair comes up in time.
+    # Each round over the platforms shifts the themes by one, so that every pair occurs.
     lap, place = divmod(number, len(platforms))
     theme = themes[(lap + place) % len(themes)]
     return SimulatedScene(seed, number, size, platform, theme)
@@ -152,7 +152,7 @@ def _finished(out: Path, plan: Sequence[SimulatedScene]) -> list[SceneSummary]:
 
 
 def _check_folder(out: Path, plan: Sequence[SimulatedScene], options: Mapping[str, int]) -> None:
-    """Refuse a folder that holds anything but what this simulation writes (an interrupted one goes on)."""
+    """Refuse a folder with other files than those of this simulation; an interrupted simulation resumes."""
     if (out / _MANIFEST).is_file():
         try:
             there = json.loads((out / _MANIFEST).read_text(encoding="utf-8"))

@@ -80,7 +80,7 @@ class _Patch:
 
 @dataclass
 class _Paint:
-    """What a painter returns for its pixels: sigma0 in dB, and what stands up."""
+    """The result of a painter for its pixels: sigma0 in dB, and elevated structures."""
 
     sigma_db: Float32
     height_m: Float32 | None = None

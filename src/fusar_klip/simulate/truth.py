@@ -1,4 +1,4 @@
-"""What is truly in a simulated scene: COCO boxes in pixels, and polygons on the globe."""
+"""Ground truth of a simulated scene: COCO boxes in pixels, and polygons in EPSG:4326."""
 
 from typing import Any
 
@@ -19,10 +19,10 @@ _MIN_INSIDE = 0.5
 
 
 def visible_targets(scene: SimulatedScene) -> list[tuple[SimulatedTarget, Polygon]]:
-    """Return the targets that the scene can show, with their outlines in pixels, cut at the scene's border.
+    """Return the visible targets with their outlines in pixels, clipped to the scene.
 
-    Left out: what is shorter than 2 pixels, aircraft with a fuselage under 0.75 pixel (so all of them at
-    10 m), and what lies more than half outside. A ship's hull may be narrower: dark sea lies around it.
+    Left out are targets shorter than 2 pixels, aircraft with a fuselage under 0.75 pixel (so all of them at
+    10 m), and targets more than half outside. A ship's hull may be narrower, because dark sea surrounds it.
     """
     gsd, half = scene.platform.gsd_m, scene.extent_m / 2
     border = box(0, 0, scene.size, scene.size)
