@@ -186,11 +186,11 @@ def gradient_sync(module: nn.Module, last: bool) -> Iterator[None]:
     yield
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], longest: float, ranks: Ranks) -> float:
-    """Clip the gradients to a total norm of at most `longest`; return the norm before clipping."""
-    held = [parameter for parameter in parameters if parameter.grad is not None]
-    sharded = [parameter for parameter in held if isinstance(parameter, DTensor)]
-    unsharded = [parameter for parameter in held if not isinstance(parameter, DTensor)]
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, ranks: Ranks) -> float:
+    """Clip the gradients to a total norm of at most `max_norm`; return the norm before clipping."""
+    with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
+    sharded = [parameter for parameter in with_gradient if isinstance(parameter, DTensor)]
+    unsharded = [parameter for parameter in with_gradient if not isinstance(parameter, DTensor)]
     if sharded:
         for gradient in _gradients(unsharded):
             # FSDP does not manage scalars, so the temperature's gradient is averaged here.
@@ -203,7 +203,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], longest: float, ranks: Ra
     ]
     norm = torch.linalg.vector_norm(torch.stack(norms)) if len(norms) > 1 else norms[0]
     for group in (sharded, unsharded):
-        torch.nn.utils.clip_grads_with_norm_(group, longest, norm)
+        torch.nn.utils.clip_grads_with_norm_(group, max_norm, norm)
     return float(norm)
 
 

@@ -85,12 +85,12 @@ class _Texts:
 
     def of_all_processes(self) -> "_Texts":
         longest = all_reduce_max(self.mask_bl.shape[1], self.mask_bl.device)
-        more = longest - self.mask_bl.shape[1]
+        padding = longest - self.mask_bl.shape[1]
         states = self.states_bld
         return _Texts(
-            all_gather(F.pad(self.ids_bl, (0, more))),
-            all_gather(F.pad(self.mask_bl, (0, more))),
-            None if states is None else all_gather_with_gradient(F.pad(states, (0, 0, 0, more))),
+            all_gather(F.pad(self.ids_bl, (0, padding))),
+            all_gather(F.pad(self.mask_bl, (0, padding))),
+            None if states is None else all_gather_with_gradient(F.pad(states, (0, 0, 0, padding))),
         )
 
     def rows(self, rows_b: Tensor) -> "_Texts":
@@ -108,16 +108,16 @@ class _Texts:
 
 
 def _concatenated(texts: list[_Texts]) -> _Texts:
-    longest = max(part.mask_bl.shape[1] for part in texts)
-    more = [longest - part.mask_bl.shape[1] for part in texts]
+    longest = max(text.mask_bl.shape[1] for text in texts)
+    padding = [longest - text.mask_bl.shape[1] for text in texts]
     states = [
-        F.pad(part.states_bld, (0, 0, 0, n))
-        for part, n in zip(texts, more, strict=True)
-        if part.states_bld is not None
+        F.pad(text.states_bld, (0, 0, 0, n))
+        for text, n in zip(texts, padding, strict=True)
+        if text.states_bld is not None
     ]
     return _Texts(
-        torch.cat([F.pad(part.ids_bl, (0, n)) for part, n in zip(texts, more, strict=True)]),
-        torch.cat([F.pad(part.mask_bl, (0, n)) for part, n in zip(texts, more, strict=True)]),
+        torch.cat([F.pad(text.ids_bl, (0, n)) for text, n in zip(texts, padding, strict=True)]),
+        torch.cat([F.pad(text.mask_bl, (0, n)) for text, n in zip(texts, padding, strict=True)]),
         torch.cat(states) if states else None,
     )
 

@@ -33,7 +33,7 @@ _CHANGEABLE_KEYS = frozenset({"workers", "parallel", "tensorboard", "guard.spike
 
 @contextmanager
 def writable_checkpoint(path: Path) -> Iterator[None]:
-    """Turn an error of writing `path` atomically into one that says what to do.
+    """Turn an error of writing `path` into one that states what to do.
 
     Raises:
         CheckpointError: The disk is full; `path` is unchanged.
@@ -110,8 +110,8 @@ class RunFolder:
         if resume or not self.path.exists():
             return
         # A start that failed because of its data or settings leaves these, and may be repeated.
-        of_a_start = {PREPROCESS, TOKENIZER}
-        if not self.path.is_dir() or {path.name for path in self.path.iterdir()} - of_a_start:
+        of_a_failed_start = {PREPROCESS, TOKENIZER}
+        if not self.path.is_dir() or {path.name for path in self.path.iterdir()} - of_a_failed_start:
             raise SettingsError(f"{self.path} exists already: continue with --resume, or give another --out")
 
     def check(self, settings: PretrainSettings, data: Mapping[str, str]) -> None:
@@ -143,8 +143,8 @@ class RunFolder:
     def set_up(self, settings: PretrainSettings, data: Mapping[str, str]) -> None:
         """Write checksums and settings; config.toml, written last, marks the run as started."""
         # Remove partial states of an interrupted run, which may be gigabytes.
-        for half_written in (*self.path.glob(".*.partial"), *self.data.parent.glob(".*.partial")):
-            half_written.unlink(missing_ok=True)
+        for partial_file in (*self.path.glob(".*.partial"), *self.data.parent.glob(".*.partial")):
+            partial_file.unlink(missing_ok=True)
         write_json(self.data, dict(data))
         dump_settings(settings, self.config)
 

@@ -98,7 +98,7 @@ class TextVersions:
         return texts
 
     def at_stage_start(self, position: StagePosition) -> "TextVersions":
-        """Return the texts of the first step of a stage: the decisions of the stage before are in use now."""
+        """Return the texts of the first step of a stage: the decisions of the previous stage take effect."""
         return TextVersions(self.judged, self.judged) if position.is_first else self
 
     def _digests(self, dataset: Path) -> list[str]:
@@ -187,9 +187,9 @@ class ScioTexts:
     ) -> tuple[TextVersions, dict[str, Any]]:
         """Run a SCIO pass over the training texts.
 
-        Stage 2 judges the whole texts each time, so that a segment that was called noise too early comes
-        back.
-        Stage 3 continues from its own last version: reconstructions stay, remaining noise is tried again.
+        Stage 2 judges the whole texts each time, so that a segment that was marked as noise too early
+        can return. Stage 3 continues from its own last version: reconstructions stay, and it tries again to
+        reconstruct the remaining noise.
 
         The same weights, queue and texts give the same version, which is then found instead of made twice: a
         run that was interrupted between a pass and its next save resumes exactly.

@@ -128,15 +128,15 @@ def _train(
             done = step + 1
             position = {"step": done, "epoch": step // per_epoch, **task.stage(step)}
 
-            is_long = task.runs_scio_pass(step)
-            if is_long and saved != step:
+            runs_pass = task.runs_scio_pass(step)
+            if runs_pass and saved != step:
                 # A pass may take as long as an epoch: an interruption within it must not cost a step.
                 train_state.save(folder.training, step, {"best": best, **task.state()})
-            with stop.immediately(is_long):
-                changed, counts = task.before_step(step)
-            if counts:
-                log.add({**position, **counts})
-            if changed or batches is None:
+            with stop.immediately(runs_pass):
+                texts_changed, pass_counts = task.before_step(step)
+            if pass_counts:
+                log.add({**position, **pass_counts})
+            if texts_changed or batches is None:
                 batches = train.prefetch(range(step, total), _workers(settings, ranks), pin=ranks.on_gpu)
 
             with throughput:

@@ -72,28 +72,28 @@ def _losses(train_state: KlipTrainState, network: KlipNetwork, batches: ImageTex
 @torch.inference_mode()
 def _embed_images(klip: Klip, tiles: ImageTextTiles, count: int) -> np.ndarray:
     """As `Klip.embed_image`, but with the ground spacing as a second input, as in training."""
-    parts = []
+    batches = []
     for start in range(0, count, _EMBEDDED):
-        chosen = slice(start, min(start + _EMBEDDED, count))
-        pixels = klip.preprocess.standardise(tiles.images[tiles.rows[chosen]])
+        selection = slice(start, min(start + _EMBEDDED, count))
+        pixels = klip.preprocess.standardise(tiles.images[tiles.rows[selection]])
         class_bw = klip.network.image_tower.class_tokens(
-            pixels.to(klip.device), torch.from_numpy(tiles.gsd_m[chosen]).to(klip.device)
+            pixels.to(klip.device), torch.from_numpy(tiles.gsd_m[selection]).to(klip.device)
         )
-        parts.append(klip.network.image_features(class_bw[:, None]).float().cpu())
-    features: np.ndarray = torch.cat(parts).numpy()
+        batches.append(klip.network.image_features(class_bw[:, None]).float().cpu())
+    features: np.ndarray = torch.cat(batches).numpy()
     return features
 
 
 @torch.inference_mode()
 def _embed_texts(klip: Klip, tiles: ImageTextTiles, count: int) -> np.ndarray:
-    parts = []
+    batches = []
     for start in range(0, count, _EMBEDDED):
         texts = [klip.tokenizer.join(tiles.segments[i]) for i in range(start, min(start + _EMBEDDED, count))]
         ids_bl, mask_bl = klip.tokenizer.pad(texts)
-        parts.append(
+        batches.append(
             klip.network.text_features(ids_bl.to(klip.device), mask_bl.to(klip.device)).float().cpu()
         )
-    features: np.ndarray = torch.cat(parts).numpy()
+    features: np.ndarray = torch.cat(batches).numpy()
     return features
 
 

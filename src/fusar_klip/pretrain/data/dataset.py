@@ -136,36 +136,42 @@ def read_split(
 
 
 def with_text_version(
-    tiles: ImageTextTiles, dataset: Path, version: str, whole: str, tokenizer: Tokenizer, *, max_tokens: int
+    tiles: ImageTextTiles,
+    dataset: Path,
+    judged_version: str,
+    shown_version: str,
+    tokenizer: Tokenizer,
+    *,
+    max_tokens: int,
 ) -> ImageTextTiles:
     """Return `tiles` with the texts of another version, made by SCIO; tiles and order do not change.
 
     Args:
         tiles: The tiles so far.
         dataset: Their data set.
-        version: The version that marks noise.
-        whole: The version whose texts in use are shown. If it is another than `version`, segments that are
-            noise in `version` are shown and marked; if it is the same, noise is left out.
+        judged_version: The version that marks noise.
+        shown_version: The version whose texts in use are shown. If it is not `judged_version`, segments that
+            are noise in `judged_version` are shown and marked; if it is the same, they are left out.
         tokenizer: The run's tokenizer.
         max_tokens: Longest text.
 
     Raises:
         DatasetError: A version cannot be read.
     """
-    shown, judged = read_texts(dataset, whole), read_texts(dataset, version, in_use=False)
+    shown, judged = read_texts(dataset, shown_version), read_texts(dataset, judged_version, in_use=False)
     # A text that is all noise is shown unchanged, because its tile needs a text; MLM masks none of it.
     all_noise = judged[~judged["tile_id"].isin(shown["tile_id"])]
     shown = pd.concat([shown, all_noise], ignore_index=True)
     segments = segments_by_tile(shown)
     noisy = judged.loc[judged["verdict"] == "noise", ["tile_id", "field"]]
     is_noise = pd.MultiIndex.from_frame(shown[["tile_id", "field"]]).isin(pd.MultiIndex.from_frame(noisy))
-    places = shown.groupby("tile_id", sort=False).cumcount().to_numpy()
+    indices = shown.groupby("tile_id", sort=False).cumcount().to_numpy()
     noise: dict[str, set[int]] = {}
-    for tile_id, place in zip(shown["tile_id"].to_numpy()[is_noise], places[is_noise], strict=True):
-        noise.setdefault(tile_id, set()).add(int(place))
+    for tile_id, index in zip(shown["tile_id"].to_numpy()[is_noise], indices[is_noise], strict=True):
+        noise.setdefault(tile_id, set()).add(int(index))
     table = SegmentTable(tokenizer.segments(segments[t], max_tokens) for t in tiles.tile_ids)
-    by_place = {place: frozenset(noise[t]) for place, t in enumerate(tiles.tile_ids) if t in noise}
-    return replace(tiles, segments=table, noise=by_place)
+    by_index = {index: frozenset(noise[t]) for index, t in enumerate(tiles.tile_ids) if t in noise}
+    return replace(tiles, segments=table, noise=by_index)
 
 
 def input_gsd_m(tiles: pd.DataFrame, image_size: int) -> npt.NDArray[np.float32]:

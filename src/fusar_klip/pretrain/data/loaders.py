@@ -128,16 +128,16 @@ def tiles_per_step(batch_size: int, tiles: int, accumulate: int, world_size: int
         SettingsError: `batch_size` cannot be divided among micro-batches and processes.
     """
     shares = accumulate * world_size
-    what = f"accumulate x processes = {accumulate} x {world_size}"
+    divisor = f"accumulate x processes = {accumulate} x {world_size}"
     if batch_size % shares or batch_size < 2 * accumulate:
         raise SettingsError(
-            f"batch_size {batch_size} cannot be divided into {what} equal shares of at least two tiles each: "
+            f"batch_size {batch_size} cannot be divided into {divisor} equal shares of two tiles or more: "
             f"use --set batch_size={max(2, -(-batch_size // shares)) * shares}"
         )
     size = min(batch_size, tiles) // shares * shares
     if size < 2 * accumulate:
         raise DatasetError(
-            f"{tiles} tiles are too few for {what}: use a smaller accumulate, or fewer processes"
+            f"{tiles} tiles are too few for {divisor}: use a smaller accumulate, or fewer processes"
         )
     return size
 

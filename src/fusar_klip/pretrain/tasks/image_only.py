@@ -69,7 +69,7 @@ def _open_mae(
     def batches(tiles: ImageTiles, augment: bool, **options: int) -> MaskedBatches:
         return MaskedBatches(tiles, preprocess, settings.mae, patches, augment=augment, **options)
 
-    loaders = _read(dataset, settings, ranks, batches)
+    loaders = _read_loaders(dataset, settings, ranks, batches)
     train_state = MaeTrainState(settings, ranks, resuming=folder.training.is_file())
     return ImageOnlyTask(train_state, loaders, ("val_loss",))
 
@@ -87,12 +87,12 @@ def _open_mocov3(
         # MoCo v3 compares views, so validation draws them too, and the same ones every time.
         return ViewsBatches(tiles, preprocess, settings.mocov3, **options)
 
-    loaders = _read(dataset, settings, ranks, batches)
+    loaders = _read_loaders(dataset, settings, ranks, batches)
     train_state = MocoV3TrainState(settings, ranks, resuming=folder.training.is_file())
     return ImageOnlyTask(train_state, loaders, ("val_loss", "val_match"))
 
 
-def _read(
+def _read_loaders(
     dataset: Path,
     settings: PretrainSettings,
     ranks: Ranks,
@@ -107,7 +107,7 @@ def _read(
     image_size = settings.architecture.image_size
     train, val = (read_image_tiles(dataset, split, image_size) for split in ("train", "val"))
 
-    def of(tiles: ImageTiles, accumulate: int, augment: bool) -> StepBatches[Any]:
+    def make(tiles: ImageTiles, accumulate: int, augment: bool) -> StepBatches[Any]:
         return batches(
             tiles,
             augment,
@@ -118,10 +118,10 @@ def _read(
             world_size=ranks.world_size,
         )
 
-    training = of(train, settings.accumulate, True)
+    training = make(train, settings.accumulate, True)
     validates = can_validate(len(train), training.batch_size, len(val), settings, ranks)
     unreadable = tuple(sorted(open_tile_cache(dataset, image_size, tell=False).unreadable))
-    return _Loaders(training, of(val, 1, False) if validates else None, unreadable)
+    return _Loaders(training, make(val, 1, False) if validates else None, unreadable)
 
 
 class ImageOnlyTask:
@@ -130,14 +130,14 @@ class ImageOnlyTask:
     Args:
         train_state: Weights and optimizer.
         loaders: The batches.
-        values: The names of the validation values.
+        value_names: The names of the validation values.
     """
 
     def __init__(
-        self, train_state: MaeTrainState | MocoV3TrainState, loaders: _Loaders, values: tuple[str, ...]
+        self, train_state: MaeTrainState | MocoV3TrainState, loaders: _Loaders, value_names: tuple[str, ...]
     ) -> None:
         self.train_state: MaeTrainState | MocoV3TrainState = train_state
-        self._loaders, self._values = loaders, values
+        self._loaders, self._value_names = loaders, value_names
 
     @property
     def train(self) -> StepBatches[Any]:
@@ -169,14 +169,14 @@ class ImageOnlyTask:
     def validate(self) -> dict[str, float]:
         """Return the means over the first validation batches, with the same masks or views every time.
 
-        `val_match` is the share of 2 x `val_batch` views whose nearest of `val_batch` keys is the right one.
+        `val_match` is the share of 2 x `val_batch` views whose nearest key (of `val_batch`) is their tile's.
         """
         batches = self._loaders.val
         assert batches is not None
         device = self.train_state.device
         steps = range(min(batches.steps_per_epoch, _LOSS_BATCHES))
-        chosen: list[Any] = [batches.micro_batches(step)[0].to(device) for step in steps]
-        values = dict(zip(self._values, self.train_state.evaluate(chosen), strict=True))
+        selected: list[Any] = [batches.micro_batches(step)[0].to(device) for step in steps]
+        values = dict(zip(self._value_names, self.train_state.evaluate(selected), strict=True))
         return values | {"val_tiles": len(steps) * batches.batch_size, "val_batch": batches.batch_size}
 
     def save_weights(self, path: Path) -> None:

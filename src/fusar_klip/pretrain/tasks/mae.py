@@ -51,10 +51,10 @@ class MaskedAutoencoder(nn.Module):
         self.grad_checkpointing = False
         self._side, self._normalise = model.patch_size, settings.normalise_pixels
         nn.init.normal_(self.mask_token, std=0.02)
-        for part in (self.embed, self.predict, *self.blocks.modules()):
-            if isinstance(part, nn.Linear):
-                nn.init.xavier_uniform_(part.weight)
-                nn.init.zeros_(part.bias)
+        for module in (self.embed, self.predict, *self.blocks.modules()):
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
 
     def forward(self, batch: MaskedBatch) -> Tensor:
         """Return the loss of a batch, a scalar; with several processes, their mean is the whole batch's."""
@@ -74,8 +74,8 @@ class MaskedAutoencoder(nn.Module):
         encoded_bnd = self.embed(encoded_bnw)
         count, width = tokens_bnw.shape[1] - 1, encoded_bnd.shape[2]
         full_bpd = self.mask_token.to(encoded_bnd.dtype).expand(len(encoded_bnd), count, width)
-        places_bkd = batch.visible[:, :, None].expand(-1, -1, width)
-        full_bpd = full_bpd.scatter(1, places_bkd, encoded_bnd[:, 1:])
+        indices_bkd = batch.visible[:, :, None].expand(-1, -1, width)
+        full_bpd = full_bpd.scatter(1, indices_bkd, encoded_bnd[:, 1:])
         states_bnd = torch.cat([encoded_bnd[:, :1], full_bpd], 1) + self.decoder_positions
         for block in self.blocks:
             if self.grad_checkpointing and torch.is_grad_enabled():
@@ -118,8 +118,8 @@ def mae_loss(
 def standardised_patches(pixels_bpq: Tensor, valid_bpq: Tensor) -> Tensor:
     """Return pixels standardised by mean and std of their patch's valid pixels, (B, P, Q)."""
     count_bp1 = valid_bpq.sum(2, keepdim=True)
-    known_bpq = pixels_bpq.masked_fill(~valid_bpq, 0.0)
-    mean_bp1 = known_bpq.sum(2, keepdim=True) / count_bp1.clamp(min=1)
+    valid_pixels_bpq = pixels_bpq.masked_fill(~valid_bpq, 0.0)
+    mean_bp1 = valid_pixels_bpq.sum(2, keepdim=True) / count_bp1.clamp(min=1)
     centred_bpq = (pixels_bpq - mean_bp1).masked_fill(~valid_bpq, 0.0)
     variance_bp1 = centred_bpq.square().sum(2, keepdim=True) / (count_bp1 - 1).clamp(min=1)
     return centred_bpq / (variance_bp1 + _EPS).sqrt()
@@ -137,5 +137,5 @@ def decoder_width(image_width: int) -> int:
     return max(min(_MAX_WIDTH, int(image_width * _WIDTH_RATIO) // _HEAD_WIDTH * _HEAD_WIDTH), _HEAD_WIDTH)
 
 
-def _gather(tokens_bpw: Tensor, places_bk: Tensor) -> Tensor:
-    return tokens_bpw.gather(1, places_bk[:, :, None].expand(-1, -1, tokens_bpw.shape[2]))
+def _gather(tokens_bpw: Tensor, indices_bk: Tensor) -> Tensor:
+    return tokens_bpw.gather(1, indices_bk[:, :, None].expand(-1, -1, tokens_bpw.shape[2]))

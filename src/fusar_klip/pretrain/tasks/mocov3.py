@@ -54,11 +54,11 @@ class MocoV3(nn.Module):
         first_be, second_be = (self.predictor(rows) for rows in _projected(self, batch))
         keys_2ae = [all_gather(keys_be.float()) for keys_be in keys_2be]
         # Each view is contrasted with the other: ctr(q1, k2) + ctr(q2, k1) of Algorithm 1.
-        found = [
+        results = [
             info_nce(query_be, keys_ae, self._temperature)
             for query_be, keys_ae in ((first_be, keys_2ae[1]), (second_be, keys_2ae[0]))
         ]
-        return found[0][0] + found[1][0], (found[0][1] + found[1][1]) / 2
+        return results[0][0] + results[1][0], (results[0][1] + results[1][1]) / 2
 
     def checkpoint_activations(self) -> None:
         """Turn on activation checkpointing of every block."""
@@ -86,9 +86,9 @@ class MomentumEncoder(nn.Module):
     @torch.no_grad()
     def update(self, model: MocoV3, momentum: float) -> None:
         """Move every weight to `momentum` * own + (1 - `momentum`) * the model's."""
-        theirs = dict(model.named_parameters())
+        model_weights = dict(model.named_parameters())
         names, own = zip(*self.named_parameters(), strict=True)
-        torch._foreach_lerp_(list(own), [theirs[name] for name in names], 1 - momentum)
+        torch._foreach_lerp_(list(own), [model_weights[name] for name in names], 1 - momentum)
 
     @torch.no_grad()
     def features(self, batch: ViewsBatch) -> Tensor:
