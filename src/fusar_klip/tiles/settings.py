@@ -17,8 +17,8 @@ class SceneSettings(Settings):
     band: int | str | None = None
     """The raster band to read: its number from 1, or its name such as VV. Required if there are several."""
     kind: PixelKind = "auto"
-    """The kind of pixel values. `auto`: from the product's metadata or the band's name; else complex by data type,
-    dB if the median is negative, otherwise amplitude. `complex` with two real bands: real and imaginary
+    """The kind of pixel values. `auto`: from the product's metadata or the band's name; else complex by data
+    type, dB if the median is negative, otherwise amplitude. `complex` with two real bands: real and imaginary
     part."""
     platform: str | None = None
     """The platform's name, if neither tags nor file name contain it."""
@@ -41,7 +41,7 @@ class MappingSettings(Settings):
     """The mapping of a scene's amplitude to 8 bits (paper 3.1, step 2). 8-bit scenes are not changed."""
 
     method: MappingMethod = "mean_multiple"
-    """The upper threshold: a multiple of the mean amplitude, a percentile, or a percentile with a dB scale."""
+    """The upper threshold: a multiple of the mean amplitude, a percentile, or a percentile and a dB range."""
     multiple: float = Field(default=3.0, gt=0, allow_inf_nan=False)
     """`mean_multiple`: the threshold as a multiple of the mean amplitude of the valid pixels."""
     percentile: float = Field(default=99.0, gt=0, le=100)
