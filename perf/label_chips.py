@@ -1,9 +1,9 @@
 """SAR-ACD and MSTAR as a data set with texts from their labels, and a check of sentences by the labels.
 
-Used by `scio_noise.py --truth labels`, and to pretrain a model that is then tested on both sets: real images
-whose truth is known, five sentences each. A chip is a tile; the chips that are in the test part of any split
-of the suites form the test part. `FACTS` holds what differs between classes; lengths are those of the types'
-data sheets, in metres.
+Used by `scio_noise.py --truth labels`, and to pretrain a model that is then evaluated on both data sets: real
+images with known truth, and five sentences each. Each chip is a tile. Chips that are in the test part of any
+split of the suites are in the test split. `FACTS` holds the differences between classes; lengths are from the
+data sheets of the types, in metres.
 
     python perf/label_chips.py DATASET [--data ../shared/data]
 """
@@ -25,15 +25,15 @@ from fusar_klip.catalog import TEXT_SCHEMA, TILE_SCHEMA, write_manifest, write_t
 from fusar_klip.datasets.registry import ClassificationReader
 from fusar_klip.finetune.resized_images import central_part
 
-# Relative difference of length from which a stated length contradicts the class.
-_LENGTH_OFF = 0.15
+# A stated length contradicts the class from this relative difference on.
+_MAX_LENGTH_ERROR = 0.15
 SETS: Sequence[tuple[ClassificationReader, str, Sequence[str]]] = (
     ("sar_acd", "cls_sar_acd", ("grouped", "paper")),
     ("mstar", "cls_mstar", ("17_to_15_deg",)),
 )
-"""Reader, folder and the suites' splits of each set."""
+"""Reader, folder, and splits in the suites of each data set."""
 CENTRE = {"cls_sar_acd": 1.0, "cls_mstar": 0.5}
-"""Share of a chip's width and height that is shown: MSTAR's vehicles stand in the middle of much grass."""
+"""Share of a chip's width and height that is kept: MSTAR's vehicles are in the centre of much grass."""
 _APRON, _FIELD = "on the paved apron of an airport", "on open ground with grass, its shadow behind it"
 _JET, _TANK = "two engines under swept wings", "tracked, with a turret and a long gun"
 
@@ -67,19 +67,19 @@ class Facts:
             "Environment": self.environment,
         }
 
-    def denies(self, field: str, task: str, text: str) -> bool | None:
-        """Return whether a sentence of that field is false; None where the label cannot decide."""
+    def contradicts(self, field: str, task: str, text: str) -> bool | None:
+        """Return whether a sentence of that field is false; None if the label cannot decide."""
         agrees = _letters(text) == _letters(self.sentences[field])
         if agrees or field != "Size":
             return not agrees
         numbers = [int(word) for word in text.split() if word.isdigit()]
         if not numbers:
             return None
-        return abs(numbers[0] - self.length_m) > _LENGTH_OFF * self.length_m
+        return abs(numbers[0] - self.length_m) > _MAX_LENGTH_ERROR * self.length_m
 
 
 def _letters(text: str) -> str:
-    """Return lower-case letters and digits alone: a decoder distinguishes nothing else."""
+    """Return the lower-case letters and digits alone: the decoder's vocabulary distinguishes nothing else."""
     return "".join(letter for letter in text.lower() if letter.isalnum())
 
 
@@ -119,7 +119,7 @@ def write_label_chips(dataset: Path, data: Path) -> Mapping[str, Facts]:
         data: The data folder with `cls_sar_acd` and `cls_mstar`.
 
     Raises:
-        DatasetError: One of them is missing.
+        DatasetError: One of the two data sets is missing.
     """
     tiles, texts = [], []
     truth: dict[str, Facts] = {}
@@ -162,13 +162,13 @@ def write_label_chips(dataset: Path, data: Path) -> Mapping[str, Facts]:
     return truth
 
 
-def _tile(tile_id: str, folder: str, path: str, file: Path, tested: bool) -> dict[str, object]:
+def _tile(tile_id: str, folder: str, path: str, file: Path, is_test: bool) -> dict[str, object]:
     with Image.open(file) as image:
         width, height = image.size
     row: dict[str, object] = dict.fromkeys(TILE_SCHEMA.names)
-    # The trainer validates on a few of the training chips.
-    held = np.random.default_rng(list(tile_id.encode())).random() < 0.05
-    split = "test" if tested else "val" if held else "train"
+    # A few of the training chips are for validation.
+    is_val = np.random.default_rng(list(tile_id.encode())).random() < 0.05
+    split = "test" if is_test else "val" if is_val else "train"
     return row | {
         "tile_id": tile_id,
         "scene_id": folder,

@@ -1,6 +1,6 @@
 """Speed and memory of a training step, compared with the same mathematics implemented as in ALBEF and BLIP.
 
-A step is forward, backward, gradient clipping, optimiser, momentum towers and queue. Three implementations:
+A step is forward, backward, gradient clipping, optimizer, momentum encoders and queue. Three implementations:
 
 - `ours`: the mathematics of the `paper` preset, as `fusar-klip pretrain` runs it;
 - `fast`: the `fast` preset, in which the last half of the text layers are fusion layers (ALBEF);
@@ -8,7 +8,7 @@ A step is forward, backward, gradient clipping, optimiser, momentum towers and q
 
 First the script checks that the losses and all gradients of `ours` and `plain` are equal, with dropout 0.
 Then each implementation runs in its own process, on the same batches, so that its peak memory is its own.
-Time is the median over the steps; CPU time is also given, for a machine that runs other work, too.
+Time is the median over the steps; CPU time is also reported, for machines that run other work.
 
 Texts are eight segments of random words. Their lengths are drawn from a log-normal distribution of mean 13.6
 and standard deviation 6.3 tokens: the segments of `describe`'s texts have 13.7 and 6.2 on simulated scenes,
@@ -18,8 +18,8 @@ padding would cost the plain implementation more.
 
     python perf/pretrain.py [--model vit_b] [--batch 8] [--steps 3] [--device cpu] [--out FILE.json]
 
-On a GPU: bfloat16, and each batch size of --batch 32 64 128 256. The utilisation (MFU) is the step's FLOP/s
-divided by the measured peak matmul throughput.
+On a GPU: bfloat16, and each batch size of --batch 32 64 128 256. The utilisation (MFU) is the FLOP/s of
+the step divided by the measured peak matmul throughput.
 """
 
 import argparse
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 WAYS = ("plain", "ours", "fast")
 WORDS, QUEUE, MOMENTUM, ALPHA = 30_522, 20_000, 0.995, 0.4
-SEGMENTS, LOG_MEAN, LOG_SPREAD = 8, 2.513, 0.44
-# Losses and gradients of float64 sums in another order.
+SEGMENTS, LOG_MEAN, LOG_STD = 8, 2.513, 0.44
+# Relative difference of float64 losses and gradients whose sums are computed in another order.
 TOLERANCE = 1e-9
 
 
@@ -58,7 +58,7 @@ def settings_of(model: str, way: str, dropout: float | None = None) -> "ModelSet
 
 
 def make_network(settings: "ModelSettings") -> "KlipNetwork":
-    """Return a network with BERT's number of words, the same weights every time."""
+    """Return a network with the vocabulary size of BERT, and the same weights every time."""
     import torch
 
     from fusar_klip.models import KlipNetwork, Tokenizer
@@ -69,7 +69,7 @@ def make_network(settings: "ModelSettings") -> "KlipNetwork":
 
 
 def make_batch(settings: "ModelSettings", size: int, seed: int) -> "ImageTextBatch":
-    """Return images of noise and texts as the module's docstring says."""
+    """Return images of noise, and texts as described in the docstring of the module."""
     import numpy as np
     import torch
 
@@ -83,7 +83,7 @@ def make_batch(settings: "ModelSettings", size: int, seed: int) -> "ImageTextBat
     rng = np.random.default_rng(seed)
     texts, masked, hidden = [], [], []
     for _ in range(size):
-        lengths = np.maximum(3, rng.lognormal(LOG_MEAN, LOG_SPREAD, SEGMENTS)).astype(int)
+        lengths = np.maximum(3, rng.lognormal(LOG_MEAN, LOG_STD, SEGMENTS)).astype(int)
         # A text that is too long loses the end of its longest segments, as `Tokenizer.segments` does it.
         while lengths.sum() + SEGMENTS + 1 > settings.max_tokens:
             lengths[lengths.argmax()] -= 1
@@ -127,25 +127,25 @@ class Ours:
             F.normalize(torch.randn(QUEUE, settings.embed_dim, device=device), dim=1) for _ in range(2)
         ]
         self.queue.enqueue(features[0], features[1], torch.full((QUEUE,), -100, device=device))
-        self.objective = PretrainLoss(self.network)
+        self.pretrain_loss = PretrainLoss(self.network)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
 
     def losses(self, batch: "ImageTextBatch") -> tuple["torch.Tensor", ...]:
         """Return ITC, ITM and MLM."""
         features = self.momentum.features(batch.images, batch.text, batch.text_mask, batch.gsd_m)
         queue = self.queue
-        found = self.objective(batch, *features, queue.image_qe, queue.text_qe, queue.ids_q, ALPHA)
-        self.pair = (found.momentum_image, found.momentum_text, found.ids)
-        return found.by_name["itc"], found.by_name["itm"], found.by_name["mlm"]
+        losses = self.pretrain_loss(batch, *features, queue.image_qe, queue.text_qe, queue.ids_q, ALPHA)
+        self.queue_entry = (losses.momentum_image, losses.momentum_text, losses.ids)
+        return losses.by_name["itc"], losses.by_name["itm"], losses.by_name["mlm"]
 
-    def after(self) -> None:
-        """Move the momentum towers, and fill the queue."""
+    def finish_step(self) -> None:
+        """Update the momentum encoders and the queue."""
         self.momentum.update(self.network, MOMENTUM)
-        self.queue.enqueue(*self.pair)
+        self.queue.enqueue(*self.queue_entry)
 
 
 class Plain:
-    """A step the way ALBEF and BLIP do it."""
+    """A step as in ALBEF and BLIP."""
 
     def __init__(self, settings: "ModelSettings", device: "torch.device") -> None:
         import torch
@@ -153,7 +153,7 @@ class Plain:
 
         torch.manual_seed(0)
         source = make_network(settings)
-        network = PlainNetwork(settings, WORDS).like(source).to(device)
+        network = PlainNetwork(settings, WORDS).copy_weights(source).to(device)
         del source
         momentum = PlainNetwork(settings, WORDS).to(device)
         self.step = PlainStep(network, momentum, QUEUE, settings.max_tokens)
@@ -164,15 +164,13 @@ class Plain:
         """Return ITC, ITM and MLM."""
         return self.step.losses(batch, ALPHA)
 
-    def after(self) -> None:
-        """Move the momentum towers."""
+    def finish_step(self) -> None:
+        """Update the momentum encoders; the queue is updated with the losses."""
         self.step.update_momentum(MOMENTUM)
 
 
-def one_step(
-    way: Ours | Plain, batch: "ImageTextBatch", after: Callable[[], None] | None = None
-) -> list[float]:
-    """Learn from one batch; return the losses."""
+def one_step(way: Ours | Plain, batch: "ImageTextBatch") -> list[float]:
+    """Train on one batch; return the losses."""
     import torch
 
     device = batch.images.device.type
@@ -182,16 +180,17 @@ def one_step(
     torch.autograd.backward(sum(losses[1:], losses[0]))
     torch.nn.utils.clip_grad_norm_(way.network.parameters(), 1.0)
     way.optimizer.step()
-    way.after()
-    # What a loop logs; it waits for the device.
+    way.finish_step()
+    # A training loop logs these, and so waits for the device.
     return [float(loss.detach()) for loss in losses]
 
 
 def check(model: str, size: int) -> dict[str, float]:
-    """Assert that losses and gradients of both ways are equal in float64; return the largest differences.
+    """Assert that `ours` and `plain` agree in losses and gradients (float64); return the largest differences.
 
     In float32 the gradients of a newly initialised attention's queries and keys, about 1e-6, are lost in
-    rounding. Both ways cast to float32 by name: here that is float64, too, for the rest of the process.
+    rounding. Both implementations cast to float32 with `.float()`: this function makes that float64 for the
+    rest of the process.
     """
     import torch
 
@@ -201,20 +200,20 @@ def check(model: str, size: int) -> dict[str, float]:
     batch = make_batch(settings, size, seed=1)
     batch = replace(batch, images=batch.images.double())
 
-    def learned(way: Ours | Plain) -> tuple[list[float], dict[str, Any]]:
+    def losses_and_gradients(way: Ours | Plain) -> tuple[list[float], dict[str, Any]]:
         way.network.train()
         losses = way.losses(batch)
         torch.autograd.backward(sum(losses[1:], losses[0]))
         gradients = {name: p.grad for name, p in way.network.named_parameters()}
         return [float(loss.detach()) for loss in losses], gradients
 
-    theirs = Plain(settings, device)
-    image_queue, text_queue = theirs.step.image_queue.t().clone(), theirs.step.text_queue.t().clone()
-    plain_losses, plain = learned(theirs)
-    del theirs
-    mine = Ours(settings, device)
-    mine.queue.enqueue(image_queue, text_queue, torch.full((QUEUE,), -100))
-    our_losses, ours = learned(mine)
+    plain_step = Plain(settings, device)
+    image_queue, text_queue = plain_step.step.image_queue.t().clone(), plain_step.step.text_queue.t().clone()
+    plain_losses, plain = losses_and_gradients(plain_step)
+    del plain_step
+    our_step = Ours(settings, device)
+    our_step.queue.enqueue(image_queue, text_queue, torch.full((QUEUE,), -100))
+    our_losses, ours = losses_and_gradients(our_step)
     assert plain.keys() == ours.keys()
     loss = max(abs(a - b) for a, b in zip(plain_losses, our_losses, strict=True))
     largest = max(float(g.abs().max()) for g in plain.values() if g is not None)
@@ -223,7 +222,7 @@ def check(model: str, size: int) -> dict[str, float]:
         other = ours[name]
         assert gradient is not None, name
         assert other is not None, name
-        # Against the tensor's own size; a bias of keys has no gradient but rounding.
+        # Relative to the norm of the tensor; the gradient of a bias of keys is rounding error alone.
         scale = max(float(gradient.norm()), 1e-4 * largest)
         worst = max(worst, float((gradient - other).norm()) / scale)
     assert loss < TOLERANCE, f"losses differ: {plain_losses} {our_losses}"
@@ -232,7 +231,7 @@ def check(model: str, size: int) -> dict[str, float]:
 
 
 def run_way(name: str, model: str, size: int, steps: int, device_name: str, profile: bool) -> dict[str, Any]:
-    """Run one way in this process."""
+    """Measure one implementation in this process."""
     import torch
 
     device = torch.device(device_name)
@@ -243,12 +242,12 @@ def run_way(name: str, model: str, size: int, steps: int, device_name: str, prof
     one_step(way, batches[0])
     wall, processor = [], []
     for batch in batches[1:]:
-        began, used = time.perf_counter(), time.process_time()
+        start, cpu_start = time.perf_counter(), time.process_time()
         one_step(way, batch)
         if device.type == "cuda":
             torch.cuda.synchronize()
-        wall.append(time.perf_counter() - began)
-        processor.append(time.process_time() - used)
+        wall.append(time.perf_counter() - start)
+        processor.append(time.process_time() - cpu_start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated() / 2**20
@@ -260,14 +259,14 @@ def run_way(name: str, model: str, size: int, steps: int, device_name: str, prof
         "target_tokens": float(sum(int((b.decoder_labels >= 0).sum()) for b in batches[1:]) / steps / size),
     }
     result["samples_per_s"] = size / result["step_s"]
-    result["flops"] = counted(lambda: one_step(way, batches[1]))
+    result["flops"] = count_flops(lambda: one_step(way, batches[1]))
     result["flops_per_s"] = result["flops"] / result["step_s"]
     if profile:
-        result["profile"] = profiled(lambda: one_step(way, batches[1]), device.type)
+        result["profile"] = profile_operations(lambda: one_step(way, batches[1]), device.type)
     return result
 
 
-def counted(work: Callable[[], object]) -> int:
+def count_flops(work: Callable[[], object]) -> int:
     """Return the FLOPs of matrix products and attention."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -278,21 +277,21 @@ def counted(work: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-def profiled(work: Callable[[], object], device: str) -> list[tuple[str, float]]:
-    """Return the operations that take the most time of their own, with their share."""
+def profile_operations(work: Callable[[], object], device: str) -> list[tuple[str, float]]:
+    """Return the operations with the largest self time, and their shares of it."""
     from torch.profiler import ProfilerActivity, profile
 
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
-    with profile(activities=activities) as recorded:
+    with profile(activities=activities) as profiler:
         work()
     key = f"self_{'device' if device == 'cuda' else 'cpu'}_time_total"
-    times = {event.key: float(getattr(event, key)) for event in recorded.key_averages()}
+    times = {event.key: float(getattr(event, key)) for event in profiler.key_averages()}
     total = sum(times.values())
     return [(name, value / total) for name, value in sorted(times.items(), key=lambda x: -x[1])[:12]]
 
 
 def peak_matmul_flops(device_name: str) -> float:
-    """Return the FLOPs a second of one large matrix product: bfloat16 on a GPU, float32 on a CPU."""
+    """Return the measured peak matmul throughput in FLOP/s: bfloat16 on a GPU, float32 on a CPU."""
     import torch
 
     on_gpu = device_name.startswith("cuda")
@@ -302,24 +301,24 @@ def peak_matmul_flops(device_name: str) -> float:
     for _ in range(repeats):
         if on_gpu:
             torch.cuda.synchronize()
-        began = time.perf_counter()
+        start = time.perf_counter()
         a @ a
         if on_gpu:
             torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - start)
     return 2 * side**3 / sorted(seconds)[len(seconds) // 2]
 
 
-def in_a_process(*arguments: str) -> dict[str, Any]:
+def run_in_process(*arguments: str) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile("r", suffix=".json") as file:
         command = [sys.executable, __file__, *arguments, "--out", file.name]
         subprocess.run(command, check=True)
-        answer: dict[str, Any] = json.loads(Path(file.name).read_text(encoding="utf-8"))
-        return answer
+        result: dict[str, Any] = json.loads(Path(file.name).read_text(encoding="utf-8"))
+        return result
 
 
 def compare(options: argparse.Namespace, size: int) -> dict[str, Any]:
-    """Run all ways on batches of `size`, each in its process; return the figures."""
+    """Measure all implementations on batches of `size`, each in its own process; return the figures."""
     common = [
         "--model",
         options.model,
@@ -330,7 +329,7 @@ def compare(options: argparse.Namespace, size: int) -> dict[str, Any]:
         "--device",
         options.device,
     ]
-    results: dict[str, Any] = {way: in_a_process("--way", way, *common) for way in WAYS}
+    results: dict[str, Any] = {way: run_in_process("--way", way, *common) for way in WAYS}
     plain = results["plain"]
     for way in ("ours", "fast"):
         results[f"{way}_times_plain"] = {
@@ -345,10 +344,10 @@ def compare(options: argparse.Namespace, size: int) -> dict[str, Any]:
 def table(results: dict[str, Any]) -> str:
     """Return the figures as Markdown."""
     lines = [
-        f"{results['model']} on {results['device']}: a matrix product runs at "
-        f"{results['matrix_rate'] / 1e9:.0f} GFLOP/s",
+        f"{results['model']} on {results['device']}: peak matmul throughput "
+        f"{results['peak_matmul_flops'] / 1e9:.0f} GFLOP/s",
         "",
-        "| batch | way | samples/s | step s | processor s | TFLOP | of the rate | peak MiB | speed | memory|",
+        "| batch | way | samples/s | step s | CPU s | TFLOP | utilisation | peak MiB | speed | memory|",
         "|" + "---|" * 10,
     ]
     for size, found in results["batches"].items():
@@ -357,16 +356,16 @@ def table(results: dict[str, Any]) -> str:
             lines.append(
                 f"| {size} | {way} | {one['samples_per_s']:.3f} | {one['step_s']:.2f} "
                 f"| {one['processor_s']:.2f} | {one['flops'] / 1e12:.2f} "
-                f"| {one['flops_per_s'] / results['matrix_rate']:.0%} | {one['peak_mib']:.0f} "
+                f"| {one['flops_per_s'] / results['peak_matmul_flops']:.0%} | {one['peak_mib']:.0f} "
                 + (f"| {ratio['samples_per_s']:.2f} | {ratio['memory']:.2f} |" if ratio else "| 1 | 1 |")
             )
     last = found["ours"]
     lines += [
         "",
-        f"- {last['text_tokens']:.0f} tokens a text, {last['target_tokens']:.0f} written by the decoder",
+        f"- {last['text_tokens']:.0f} tokens per text, {last['target_tokens']:.0f} generated by the decoder",
     ]
     if "check" in results:
-        lines += [f"- losses of `ours` and `plain` equal to {results['check']['loss']:.0e}, gradients to "
+        lines += [f"- losses of `ours` and `plain` agree to {results['check']['loss']:.0e}, gradients to "
                   f"{results['check']['gradient']:.0e} (dropout 0)"]  # fmt: skip
     for way in ("plain", "ours"):
         lines += ["", f"| `{way}`: operation | share of the time |", "|---|---|"]
@@ -378,21 +377,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default="vit_b", choices=["tiny", "small", "vit_b", "vit_l"])
     parser.add_argument("--batch", type=int, nargs="+", default=[8])
-    parser.add_argument("--steps", type=int, default=3, help="timed steps, after one that is not")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps, after one warm-up step")
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
-        "--check-batch", type=int, default=4, help="batch whose gradients are compared; 0: none"
+        "--check-batch",
+        type=int,
+        default=4,
+        help="batch size of the check of losses and gradients; 0 skips it",
     )
     parser.add_argument("--out", type=Path, default=Path("perf/pretrain.json"))
-    parser.add_argument("--way", choices=[*WAYS, "check", "rate"], help=argparse.SUPPRESS)
+    parser.add_argument("--way", choices=[*WAYS, "check", "peak"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     from fusar_klip.files import write_json
 
     if options.way == "check":
         write_json(options.out, check(options.model, options.batch[0]))
         return
-    if options.way == "rate":
-        write_json(options.out, {"rate": peak_matmul_flops(options.device)})
+    if options.way == "peak":
+        write_json(options.out, {"peak_matmul_flops": peak_matmul_flops(options.device)})
         return
     if options.way:
         write_json(
@@ -402,10 +404,12 @@ def main() -> None:
         return
     results: dict[str, Any] = {"model": options.model, "device": options.device, "batches": {}}
     if options.check_batch:
-        results["check"] = in_a_process(
+        results["check"] = run_in_process(
             "--way", "check", "--model", options.model, "--batch", str(options.check_batch)
         )
-    results["matrix_rate"] = in_a_process("--way", "rate", "--device", options.device)["rate"]
+    results["peak_matmul_flops"] = run_in_process("--way", "peak", "--device", options.device)[
+        "peak_matmul_flops"
+    ]
     for size in options.batch:
         results["batches"][str(size)] = compare(options, size)
     print(table(results))

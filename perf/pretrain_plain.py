@@ -26,7 +26,7 @@ from fusar_klip.pretrain.data.image_text_batches import ImageTextBatch
 
 
 class _CrossAttention(BlipTextAttention):
-    """transformers' cross-attention, made to heed the context's mask: it looks for it under another name."""
+    """transformers' cross-attention, with the mask of the context, which it expects as another argument."""
 
     def forward(
         self,
@@ -45,14 +45,14 @@ class _CrossAttention(BlipTextAttention):
 
 
 class PlainNetwork(nn.Module):
-    """Towers, fusion and decoder, as ALBEF and BLIP put them together.
+    """Towers, fusion and decoder, as in ALBEF and BLIP.
 
     Args:
         settings: The sizes.
-        words: The vocabulary's size.
+        vocab_size: Size of the vocabulary.
     """
 
-    def __init__(self, settings: ModelSettings, words: int) -> None:
+    def __init__(self, settings: ModelSettings, vocab_size: int) -> None:
         super().__init__()
         self.image_tower = VisionTransformer(
             img_size=settings.image_size, patch_size=settings.patch_size, in_chans=1, num_classes=0,
@@ -62,7 +62,7 @@ class PlainNetwork(nn.Module):
         for block in self.image_tower.blocks:
             block.attn.fused_attn = False
         config = BlipTextConfig(
-            vocab_size=words, hidden_size=settings.text_width, encoder_hidden_size=settings.image_width,
+            vocab_size=vocab_size, hidden_size=settings.text_width, encoder_hidden_size=settings.image_width,
             intermediate_size=4 * settings.text_width, num_hidden_layers=settings.text_depth,
             num_attention_heads=settings.text_heads, max_position_embeddings=MAX_POSITIONS,
             hidden_dropout_prob=settings.text_dropout, attention_probs_dropout_prob=settings.text_dropout,
@@ -82,23 +82,24 @@ class PlainNetwork(nn.Module):
         self.context_projection = nn.Linear(settings.text_width, settings.image_width)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(0.07)))
 
-    def like(self, network: KlipNetwork) -> "PlainNetwork":
-        """Take `network`'s weights; return self."""
-        theirs, own = dict(network.named_parameters()), dict(self.named_parameters())
-        assert theirs.keys() == own.keys(), theirs.keys() ^ own.keys()
+    def copy_weights(self, network: KlipNetwork) -> "PlainNetwork":
+        """Copy the weights of `network`; return self."""
+        weights, own = dict(network.named_parameters()), dict(self.named_parameters())
+        assert weights.keys() == own.keys(), weights.keys() ^ own.keys()
         with torch.no_grad():
             for name, parameter in own.items():
-                parameter.copy_(theirs[name])
+                parameter.copy_(weights[name])
         return self
 
 
 class PlainStep:
-    """The losses, the momentum towers and the queue.
+    """The losses, the momentum encoders and the queue.
 
     Args:
         network: The network, on its device.
-        queue: Pairs of the queue.
-        max_tokens: What every text is padded to.
+        momentum: The momentum encoders, on the same device.
+        queue: Number of pairs in the queue.
+        max_tokens: Length that every text is padded to.
     """
 
     def __init__(self, network: PlainNetwork, momentum: PlainNetwork, queue: int, max_tokens: int) -> None:
@@ -110,7 +111,7 @@ class PlainStep:
         self.image_queue = F.normalize(torch.randn(width, queue, device=self.device), dim=0)
         self.text_queue = F.normalize(torch.randn(width, queue, device=self.device), dim=0)
         self.ids_queue = torch.full((1, queue), -100, device=self.device)
-        self.place = 0
+        self.next_slot = 0
 
     def losses(self, batch: ImageTextBatch, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
         """Return ITC, ITM and MLM."""
@@ -144,7 +145,7 @@ class PlainStep:
 
     @torch.no_grad()
     def update_momentum(self, momentum: float) -> None:
-        """Move the momentum weights towards the network's, one after the other."""
+        """Update the momentum weights, one after the other."""
         for own, other in zip(self.momentum.parameters(), self.network.parameters(), strict=True):
             own.data = own.data * momentum + other.data * (1.0 - momentum)
 
@@ -206,13 +207,13 @@ class PlainStep:
         return F.pad(rows, (0, self.max_tokens - rows.shape[1]), value=value)
 
     def _dequeue_and_enqueue(self, image: Tensor, text: Tensor, ids: Tensor) -> None:
-        places = (self.place + torch.arange(len(image))) % self.image_queue.shape[1]
-        self.image_queue[:, places], self.text_queue[:, places] = image.t(), text.t()
-        self.ids_queue[:, places] = ids.t()
-        self.place = int(places[-1]) + 1
+        slots = (self.next_slot + torch.arange(len(image))) % self.image_queue.shape[1]
+        self.image_queue[:, slots], self.text_queue[:, slots] = image.t(), text.t()
+        self.ids_queue[:, slots] = ids.t()
+        self.next_slot = int(slots[-1]) + 1
 
 
 def _draw(weights: Tensor, order: list[int], uniform: float) -> int:
-    """Draw as torch.multinomial does, at a given mark, candidates in the order of their ids."""
+    """Sample as torch.multinomial does, by a given uniform number; candidates are ordered by id."""
     ordered = weights[order].cumsum(0)
     return order[int(torch.searchsorted(ordered, uniform * ordered[-1], right=True).item())]

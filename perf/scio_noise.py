@@ -140,7 +140,7 @@ def corrupt(
         if of_tile[tile_id] == _MOST_A_TILE or tile_id not in truth:
             continue
         for donor in rng.choice(donors[keys[row]], _TRIES):
-            if truth[tile_id].denies(fields[row], tasks[row], sentences[donor]):
+            if truth[tile_id].contradicts(fields[row], tasks[row], sentences[donor]):
                 new[row], done[row] = sentences[donor], True
                 of_tile[tile_id] += 1
                 break

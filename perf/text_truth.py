@@ -45,7 +45,7 @@ _KINDS = {"Airport", "Air", "Base", "International", "SAR"}
 class Truth(Protocol):
     """The truth about a tile."""
 
-    def denies(self, field: str, task: str, text: str) -> bool | None:
+    def contradicts(self, field: str, task: str, text: str) -> bool | None:
         """Return whether a sentence of that field is false; None where the truth cannot decide."""
 
 
@@ -69,7 +69,7 @@ class TileTruth:
     shares: dict[str, float]
     places: Collection[str]
 
-    def denies(self, field: str, task: str, text: str) -> bool | None:
+    def contradicts(self, field: str, task: str, text: str) -> bool | None:
         """Return whether a sentence is false; None where the truth cannot decide."""
         if named_places(text) - set(self.places):
             return True
@@ -234,6 +234,6 @@ def judge_texts(texts: pd.DataFrame, truth: Mapping[str, Truth]) -> list[bool | 
     """Return for each row of a text version whether it is false; None where the truth cannot decide."""
     rows = zip(texts["tile_id"], texts["field"], texts["task"], texts["text"], strict=True)
     return [
-        truth[tile_id].denies(field, task, text) if tile_id in truth else None
+        truth[tile_id].contradicts(field, task, text) if tile_id in truth else None
         for tile_id, field, task, text in rows
     ]
