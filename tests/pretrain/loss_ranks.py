@@ -1,4 +1,4 @@
-"""One process of a distributed objective, for test_pretrain_loss: losses and gradients of its rows.
+"""One process of a distributed run, for test_pretrain_loss: losses and gradients of its rows.
 
 python loss_ranks.py RANK PROCESSES STORE OUT FUSION_LAYERS
 """
@@ -79,8 +79,8 @@ def losses_of(
     torch.manual_seed(2)
     momentum = MomentumTowers(make_network(network.settings.fusion_layers))
     image, text = momentum.features(batch.images, batch.text, batch.text_mask)
-    objective = PretrainLoss(network, hard_share=hard_share)
-    losses: Losses = objective(batch, image, text, queue.image_qe, queue.text_qe, queue.ids_q, alpha)
+    pretrain_loss = PretrainLoss(network, hard_share=hard_share)
+    losses: Losses = pretrain_loss(batch, image, text, queue.image_qe, queue.text_qe, queue.ids_q, alpha)
     return losses
 
 

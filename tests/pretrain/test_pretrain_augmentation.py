@@ -12,7 +12,7 @@ def speckled(seed: int = 0) -> np.ndarray:
     return rng.rayleigh(60, (64, 64)).clip(1, 255).astype(np.uint8)
 
 
-def test_without_changes_a_view_is_the_tile() -> None:
+def test_identity_view_is_the_tile() -> None:
     tile = speckled()
     for view in (identity_view(tile), random_view(tile, ViewSettings(), np.random.default_rng(0))):
         assert np.array_equal(view.pixels, tile)
@@ -20,7 +20,7 @@ def test_without_changes_a_view_is_the_tile() -> None:
         assert view.zoom == 1
 
 
-def test_a_crop_shows_a_square_of_the_tile_at_its_own_spacing() -> None:
+def test_crop_is_a_square_with_its_own_spacing() -> None:
     _, x = np.mgrid[:64, :64]
     ramp = (1 + 3 * x).astype(np.uint8)
     rng, zooms = np.random.default_rng(0), []
@@ -36,7 +36,7 @@ def test_a_crop_shows_a_square_of_the_tile_at_its_own_spacing() -> None:
     assert np.mean(np.square(zooms)) == pytest.approx(0.625, abs=0.05)
 
 
-def test_gain_and_speckle_change_amplitude_by_what_they_say() -> None:
+def test_gain_and_speckle_statistics() -> None:
     flat = np.full((64, 64), 100, np.uint8)
     rng = np.random.default_rng(0)
     gains = [random_view(flat, ViewSettings(gain=0.3), rng).pixels.mean() / 100 for _ in range(300)]
@@ -47,7 +47,7 @@ def test_gain_and_speckle_change_amplitude_by_what_they_say() -> None:
     assert noisy.std() == pytest.approx(0.2, abs=0.02)
 
 
-def test_no_data_stays_no_data_and_data_stays_data() -> None:
+def test_no_data_mask_is_preserved() -> None:
     tile = speckled()
     tile[:, :20] = 0
     settings = MocoV3Settings(crop_min=0.2, gain=0.9, speckle=1.0)
@@ -62,7 +62,7 @@ def test_no_data_stays_no_data_and_data_stays_data() -> None:
     assert random_view(speck, ViewSettings(crop_min=0.5), np.random.default_rng(0)).zoom == 1
 
 
-def test_a_crop_mixes_no_data_into_no_valid_pixel() -> None:
+def test_crop_does_not_mix_no_data_into_valid_pixels() -> None:
     flat = np.full((64, 64), 200, np.uint8)
     flat[20:30, 10:40] = 0
     seen = 0
@@ -74,7 +74,7 @@ def test_a_crop_mixes_no_data_into_no_valid_pixel() -> None:
     assert seen > 20
 
 
-def test_flips_are_off_unless_asked_for() -> None:
+def test_flips_are_off_by_default() -> None:
     tile = speckled()
     tile[:5] = 0
     assert MaeSettings().flips == MocoV3Settings().flips == "none"
@@ -87,7 +87,7 @@ def test_flips_are_off_unless_asked_for() -> None:
         assert np.array_equal(view.pixels > 0, view.valid)
 
 
-def test_the_draws_are_the_generator_s() -> None:
+def test_views_depend_on_the_generator_only() -> None:
     tile, settings = speckled(), MocoV3Settings()
     one, two, other = (random_view(tile, settings, np.random.default_rng(seed)) for seed in (4, 4, 5))
     assert np.array_equal(one.pixels, two.pixels)

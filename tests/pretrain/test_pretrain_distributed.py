@@ -58,7 +58,7 @@ def two_processes(dataset: Path, jobs: list[dict[str, Any]]) -> list[str]:
         for process in processes:
             process.kill()
     failed = [
-        said[-3000:] for process, (_, said) in zip(processes, outcomes, strict=True) if process.returncode
+        stderr[-3000:] for process, (_, stderr) in zip(processes, outcomes, strict=True) if process.returncode
     ]
     assert not failed, "\n".join(failed)
     return [printed for printed, _ in outcomes]
@@ -126,7 +126,7 @@ def runs(
             "settings": parts | {"parallel": "fsdp", "checkpoint_activations": True},
         },
         scio_ddp,
-        # It stops within the second stage, and goes on.
+        # It stops within the second stage, and is resumed.
         scio_fsdp | {"stop": 4},
         scio_fsdp | {"resume": True},
         {"run": str(found["stopped"]), "settings": fsdp, "stop": 2},
@@ -162,7 +162,7 @@ def test_two_processes_are_one(runs: tuple[Mapping[str, Path], list[str]], one: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("two", ["scio_ddp", "scio_fsdp"])
-def test_two_processes_make_the_text_versions_of_one(
+def test_two_processes_write_the_text_versions_of_one(
     runs: tuple[Mapping[str, Path], list[str]], two: str
 ) -> None:
     """The same verdicts on the same segments, each pass once, whichever process has judged which part."""
@@ -181,7 +181,7 @@ def test_two_processes_make_the_text_versions_of_one(
 
 
 @pytest.mark.slow
-def test_one_process_that_is_told_to_stop_stops_all_and_the_run_goes_on(
+def test_a_signal_to_one_process_stops_all_and_the_run_resumes(
     blobs: Path, nano_settings: MakeSettings, runs: tuple[Mapping[str, Path], list[str]]
 ) -> None:
     found, printed = runs
@@ -190,7 +190,7 @@ def test_one_process_that_is_told_to_stop_stops_all_and_the_run_goes_on(
     assert (found["stopped"] / "model.safetensors").read_bytes() == (
         found["fsdp"] / "model.safetensors"
     ).read_bytes()
-    # What two processes saved, in shares, one goes on with.
+    # One process resumes the sharded state that two have saved.
     settings = RunFolder(found["moved"]).settings()
     assert numbers(found["moved"])[-1]["step"] == 3
     pretrain(blobs, found["moved"], settings, resume=True)
@@ -198,7 +198,7 @@ def test_one_process_that_is_told_to_stop_stops_all_and_the_run_goes_on(
 
 
 @pytest.mark.slow
-def test_torchrun_takes_the_same_command(blobs: Path, nano_settings: MakeSettings, tmp_path: Path) -> None:
+def test_torchrun_with_the_same_command(blobs: Path, nano_settings: MakeSettings, tmp_path: Path) -> None:
     settings, config = nano_settings(max_steps=2), tmp_path / "config.toml"
     dump_settings(settings, config)
     command = [str(Path(sys.executable).with_name("fusar-klip")), "pretrain", str(blobs), "--json"]
@@ -219,7 +219,7 @@ def test_torchrun_takes_the_same_command(blobs: Path, nano_settings: MakeSetting
 
 
 @pytest.mark.slow
-def test_a_mistake_is_said_once(runs: tuple[Mapping[str, Path], list[str]]) -> None:
+def test_an_error_is_reported_once(runs: tuple[Mapping[str, Path], list[str]]) -> None:
     first, second = runs[1]
     assert "SettingsError" in first
     assert "exists already" in first
@@ -229,13 +229,13 @@ def test_a_mistake_is_said_once(runs: tuple[Mapping[str, Path], list[str]]) -> N
     assert "batch_size 9 cannot be divided into accumulate x processes = 1 x 2" in first
 
 
-def test_only_the_gpu_that_computes_is_touched() -> None:
+def test_only_the_gpu_in_use_is_listed() -> None:
     """What forks the random state of all GPUs takes memory of each, in each process."""
     assert Ranks.single_process().gpus == []
     assert Ranks(1, 2, torch.device("cuda", 1)).gpus == [torch.device("cuda", 1)]
 
 
-def test_alone_nobody_is_asked() -> None:
+def test_single_process_does_not_communicate() -> None:
     ranks = Ranks.single_process()
     assert ranks.first
     assert ranks.any(True)

@@ -35,7 +35,7 @@ SMALL: dict[str, Any] = {
     "mae": {"decoder_depth": 1},
     "mocov3": {"hidden_width": 32, "feature_width": 16, "momentum": 0.95, "crop_min": 0.5},
 }
-LEARNERS: dict[str, Any] = {"mae": MaeTrainState, "mocov3": MocoV3TrainState}
+TRAIN_STATES: dict[str, Any] = {"mae": MaeTrainState, "mocov3": MocoV3TrainState}
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_mocov3_learns(tiles: Path, make: MakeSettings, tmp_path: Path) -> None:
 
 
 @BOTH
-def test_the_run_folder_is_that_of_a_run(
+def test_run_folder_of_a_baseline(
     runs: dict[str, tuple[Path, PretrainSummary]], make: MakeSettings, objective: str
 ) -> None:
     run, summary = runs[objective]
@@ -152,7 +152,7 @@ def test_a_crash_at_any_step_resumes_to_the_same_bits(
     at: int,
 ) -> None:
     run, (whole, summary) = tmp_path / "run", runs[objective]
-    step = LEARNERS[objective].step
+    step = TRAIN_STATES[objective].step
 
     def crash(self: Any, parts: Any, number: int, per_epoch: int) -> Any:
         if number == at:
@@ -160,7 +160,7 @@ def test_a_crash_at_any_step_resumes_to_the_same_bits(
         return step(self, parts, number, per_epoch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(LEARNERS[objective], "step", crash)
+        patch.setattr(TRAIN_STATES[objective], "step", crash)
         with pytest.raises(PowerCutError):
             pretrain(tiles, run, make(objective))
     again = pretrain(tiles, run, make(objective, workers=1), resume=True)
@@ -188,13 +188,13 @@ def test_two_processes_are_one(tiles: Path, make: MakeSettings, tmp_path: Path) 
             if objective == "mae" or line["step"] == 1:
                 assert line == pytest.approx(its, rel=1e-5, abs=1e-5), (objective, line["step"])
             else:
-                # The features of fresh towers hardly differ; batch normalisation blows that up, and rounding
-                # with it, from step to step.
+                # The features of random towers hardly differ; batch normalisation amplifies that, and
+                # rounding errors, from step to step.
                 key = "loss" if "loss" in line else "val_loss"
                 assert line[key] == pytest.approx(its[key], abs=5e-3), line["step"]
 
 
-def test_the_saved_momentum_encoder_has_followed(
+def test_saved_momentum_encoder_was_updated(
     runs: dict[str, tuple[Path, PretrainSummary]], make: MakeSettings
 ) -> None:
     state = torch.load(runs["mocov3"][0] / "state" / "training.pt", weights_only=True)
@@ -220,7 +220,7 @@ def test_accumulation_and_checkpointed_activations(
         assert line == pytest.approx(its, rel=1e-5)
 
 
-def test_what_a_baseline_does_not_read_is_refused(make: MakeSettings) -> None:
+def test_settings_that_a_baseline_does_not_use_are_refused(make: MakeSettings) -> None:
     with pytest.raises(SettingsError, match=r"objective mae reads no texts: remove tokenizer, init\.text"):
         make("mae", tokenizer="vocab.txt", init={"text": "bert-base-uncased"})
     with pytest.raises(SettingsError, match=r"objective mocov3 reads no texts: remove scio\.enabled"):
@@ -253,7 +253,7 @@ def test_changed_tiles_are_refused_on_resume(make: MakeSettings, tmp_path: Path)
 
 
 def write_chips(data: Path) -> None:
-    """Write two classes that any tower tells apart."""
+    """Write two classes that any tower distinguishes."""
     import numpy as np
     from PIL import Image
 
@@ -266,7 +266,7 @@ def write_chips(data: Path) -> None:
             Image.fromarray(pixels).save(folder / f"{number:02d}.png")
 
 
-def test_the_benchmark_takes_the_tower(runs: dict[str, tuple[Path, PretrainSummary]], tmp_path: Path) -> None:
+def test_benchmark_evaluates_the_tower(runs: dict[str, tuple[Path, PretrainSummary]], tmp_path: Path) -> None:
     write_chips(tmp_path)
     shared = 'dataset = "Chips"\nreader = "class_folders"\npath = "chips"\nsplit = "paper"\n'
     suite = tmp_path / "suite.toml"
@@ -294,7 +294,7 @@ def test_the_benchmark_takes_the_tower(runs: dict[str, tuple[Path, PretrainSumma
         benchmark(names[:1], tmp_path / "results", suite=suite, data=tmp_path)
 
 
-def test_what_needs_words_is_refused(
+def test_verbs_that_need_a_text_tower_refuse_the_run(
     blobs: Path, runs: dict[str, tuple[Path, PretrainSummary]], tmp_path: Path
 ) -> None:
     run = runs["mae"][0]
@@ -309,7 +309,7 @@ def test_what_needs_words_is_refused(
 
 
 @BOTH
-def test_klip_starts_from_the_tower(
+def test_klip_initialised_from_the_tower(
     blobs: Path,
     nano_settings: MakeSettings,
     runs: dict[str, tuple[Path, PretrainSummary]],
@@ -335,7 +335,7 @@ def test_klip_starts_from_the_tower(
         assert torch.allclose(own[name], weight, atol=1e-7), name
 
 
-def test_weights_may_be_read_by_whom_other_files_may(runs: dict[str, tuple[Path, PretrainSummary]]) -> None:
+def test_weights_have_the_permissions_of_other_files(runs: dict[str, tuple[Path, PretrainSummary]]) -> None:
     run = runs["mae"][0]
     umask = os.umask(0)
     os.umask(umask)

@@ -66,7 +66,7 @@ def test_a_batch_is_a_function_of_seed_and_step(make: MakeBatches) -> None:
     assert not torch.equal(there[0].tile_ids, there[6].tile_ids)
 
 
-def test_an_epoch_shows_each_tile_once_at_most(make: MakeBatches, tiles: ImageTextTiles) -> None:
+def test_an_epoch_uses_each_tile_at_most_once(make: MakeBatches, tiles: ImageTextTiles) -> None:
     batches = make()
     assert batches.steps_per_epoch == 6
     for epoch in range(2):
@@ -77,7 +77,7 @@ def test_an_epoch_shows_each_tile_once_at_most(make: MakeBatches, tiles: ImageTe
         assert set(shown) <= set(tiles.rows.tolist())
 
 
-def test_texts_are_subsets_of_the_segments_in_any_order(
+def test_texts_are_random_subsets_of_the_segments(
     make: MakeBatches, tiles: ImageTextTiles, tokenizer: Tokenizer
 ) -> None:
     places = {int(row): place for place, row in enumerate(tiles.rows)}
@@ -105,7 +105,7 @@ def test_whole_texts_keep_their_order(make: MakeBatches, tiles: ImageTextTiles, 
         assert batch.text_mask[place].sum() == len(ids)
 
 
-def test_the_decoder_s_input_is_its_labels_one_step_late(make: MakeBatches, tokenizer: Tokenizer) -> None:
+def test_decoder_input_is_the_shifted_labels(make: MakeBatches, tokenizer: Tokenizer) -> None:
     batch = only(make().micro_batches(0))
     for given_ids, labels, masked in zip(
         batch.decoder_input.tolist(), batch.decoder_labels.tolist(), batch.masked.tolist(), strict=True
@@ -130,14 +130,14 @@ def test_validation_stays_out_of_vocabulary_and_training(blobs: Path, tiles: Ima
     assert not set(tiles.rows.tolist()) & set(range(5, 60, 6))
 
 
-def test_mean_and_spread_are_those_of_the_valid_training_pixels(blobs: Path, tiles: ImageTextTiles) -> None:
+def test_mean_and_std_are_those_of_the_valid_training_pixels(blobs: Path, tiles: ImageTextTiles) -> None:
     preprocess = measure_preprocess(blobs, 32)
     pixels = tiles.images[tiles.rows] / 255
     assert preprocess.mean == pytest.approx(pixels[pixels > 0].mean(), abs=1e-4)
     assert preprocess.std == pytest.approx(pixels[pixels > 0].std(), abs=1e-4)
 
 
-def test_the_processes_parts_together_are_the_batch_of_one_process(make: MakeBatches) -> None:
+def test_shares_of_all_processes_are_the_batch_of_one_process(make: MakeBatches) -> None:
     alone = only(make().micro_batches(3))
     parts = [make(accumulate=2, rank=rank, world_size=2).micro_batches(3) for rank in range(2)]
     assert [len(batch.tile_ids) for own in parts for batch in own] == [2, 2, 2, 2]
@@ -146,14 +146,14 @@ def test_the_processes_parts_together_are_the_batch_of_one_process(make: MakeBat
     assert torch.equal(torch.cat([batch.draws for batch in rows]), alone.draws)
     assert torch.equal(torch.cat([batch.images for batch in rows]), alone.images)
     for start, batch in zip(range(0, 8, 2), rows, strict=True):
-        # A process pads to its own longest text, and shows and hides the same.
+        # A process pads to its own longest text; segments and masks are the same.
         for mine, of_all in ((batch.text, alone.text), (batch.decoder_labels, alone.decoder_labels)):
             width = mine.shape[1]
             assert torch.equal(mine, of_all[start : start + 2, :width])
             assert not (of_all[start : start + 2, width:] > 0).any()
 
 
-def test_draws_lie_in_0_to_1_and_differ_by_step_and_tile(make: MakeBatches) -> None:
+def test_draws_are_in_0_to_1_and_differ_by_step_and_tile(make: MakeBatches) -> None:
     batches = make()
     draws = torch.cat([batch.draws for step in range(60) for batch in batches.micro_batches(step)])
     assert draws.dtype == torch.float32
@@ -162,7 +162,7 @@ def test_draws_lie_in_0_to_1_and_differ_by_step_and_tile(make: MakeBatches) -> N
     assert len(draws.flatten().unique()) > 900
 
 
-def test_texts_of_like_length_go_into_one_batch(make: MakeBatches, tiles: ImageTextTiles) -> None:
+def test_texts_of_similar_length_share_a_batch(make: MakeBatches, tiles: ImageTextTiles) -> None:
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 60, 1600)
     table = SegmentTable([[[7] * int(length)] for length in lengths])
@@ -201,7 +201,7 @@ def test_few_batches_are_not_sorted(make: MakeBatches) -> None:
     )
 
 
-def test_noise_is_shown_and_never_asked_for(
+def test_noise_is_shown_and_never_masked(
     make: MakeBatches, tiles: ImageTextTiles, tokenizer: Tokenizer
 ) -> None:
     noisy = replace(tiles, noise={0: frozenset({1, 3}), 2: frozenset({0, 1, 2, 3})})
@@ -214,7 +214,7 @@ def test_noise_is_shown_and_never_asked_for(
                 name = tokenizer.decode(segment).split(":")[0] + ":"
                 assert name in shown
                 assert (name in tokenizer.decode(read)) == (number not in noisy.noise.get(place, ()))
-        # All of the third text is noise: nothing of it is asked for.
+        # All of the third text is noise: nothing of it is masked.
         assert (batch.decoder_labels[2] == IGNORE_INDEX).all()
         assert (batch.decoder_labels[0] != IGNORE_INDEX).any()
     alone = make(tiles=noisy).collate(np.array([2, 2]), 0)
@@ -243,7 +243,7 @@ def test_the_ground_spacing_is_that_of_the_resized_pixels(tiles: ImageTextTiles)
     assert np.isnan(tiles.gsd_m[tiles.rows % 3 != 0]).all()
 
 
-def test_one_tile_in_ten_hides_its_ground_spacing_while_it_trains(
+def test_ground_spacing_is_hidden_for_one_training_tile_in_ten(
     tiles: ImageTextTiles, make: MakeBatches
 ) -> None:
     known = replace(tiles, gsd_m=np.full_like(tiles.gsd_m, 3.0))
@@ -255,7 +255,7 @@ def test_one_tile_in_ten_hides_its_ground_spacing_while_it_trains(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_made_ahead_are_the_same(make: MakeBatches, workers: int) -> None:
+def test_prefetched_batches_are_the_same(make: MakeBatches, workers: int) -> None:
     batches = make()
     ahead = batches.prefetch(range(4, 9), workers)
     assert all(same(only(next(ahead)), only(make().micro_batches(step))) for step in range(4, 9))
@@ -266,6 +266,6 @@ segments = st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=4)
 
 
 @given(st.lists(segments, max_size=6))
-def test_the_segment_table_gives_back_what_it_was_given(texts: list[list[list[int]]]) -> None:
+def test_segment_table_round_trip(texts: list[list[list[int]]]) -> None:
     table = SegmentTable(text for text in texts)  # one after the other: a million lists need not be held
     assert [table[index] for index in range(len(table))] == texts

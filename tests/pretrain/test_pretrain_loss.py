@@ -25,7 +25,7 @@ fusions = pytest.mark.parametrize("fusion_layers", [None, 1])
 @pytest.mark.parametrize("hard_share", [1.0, 0.2])
 @fusions
 @torch.no_grad()
-def test_the_losses_are_those_of_each_pair_by_itself(fusion_layers: int | None, hard_share: float) -> None:
+def test_losses_equal_those_computed_pair_by_pair(fusion_layers: int | None, hard_share: float) -> None:
     network = ranks.make_network(fusion_layers).eval()
     batch, queue = ranks.make_batch(IDS), FeatureQueue(0, 8)
     losses = ranks.losses_of(network, batch, alpha=0.0, queue=queue, hard_share=hard_share)
@@ -59,7 +59,7 @@ def test_the_losses_are_those_of_each_pair_by_itself(fusion_layers: int | None, 
 
 
 @torch.no_grad()
-def test_equal_texts_of_other_images_are_no_wrong_pairs() -> None:
+def test_equal_texts_of_other_images_are_not_negatives() -> None:
     network, batch = ranks.make_network(None).eval(), ranks.make_batch(IDS)
     queue = FeatureQueue(0, 8)
     # All six say what the first says: nothing is left that could be wrong.
@@ -101,7 +101,7 @@ def test_two_processes_are_one(fusion_layers: int, tmp_path: Path) -> None:
 
 
 @fusions
-def test_one_image_has_no_wrong_pairs(fusion_layers: int | None) -> None:
+def test_one_image_has_no_negative_pairs(fusion_layers: int | None) -> None:
     network = ranks.make_network(fusion_layers)
     batch = ranks.make_batch([4])
     losses = ranks.losses_of(network, batch)
@@ -116,7 +116,7 @@ def test_one_image_has_no_wrong_pairs(fusion_layers: int | None) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
-def test_a_text_that_hides_nothing_has_no_loss_of_its_own() -> None:
+def test_a_text_without_masked_spans_adds_no_loss() -> None:
     network = ranks.make_network(None)
     batch = ranks.make_batch([4, 9])
     labels = batch.decoder_labels.clone()
@@ -135,7 +135,7 @@ def test_a_text_that_hides_nothing_has_no_loss_of_its_own() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
-def test_a_label_that_does_not_count_is_still_read() -> None:
+def test_an_ignored_label_is_still_decoder_input() -> None:
     """Noise in the middle of what is written is no target, and what comes after it is predicted as before."""
     network = ranks.make_network(None)
     batch = ranks.make_batch([4])
@@ -151,7 +151,7 @@ def test_a_label_that_does_not_count_is_still_read() -> None:
     ].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_momentum_features_come_back_for_the_queue() -> None:
+def test_momentum_features_are_returned_for_the_queue() -> None:
     network = ranks.make_network(None)
     momentum, queue, batch = MomentumTowers(network), ranks.make_queue(), ranks.make_batch(IDS)
     before = [queue.image_qe.clone(), queue.ids_q.clone()]

@@ -53,14 +53,14 @@ def slow_loss(
 
 @pytest.mark.parametrize("normalise", [True, False])
 @pytest.mark.parametrize("gaps", [True, False])
-def test_the_loss_is_the_equation_s(normalise: bool, gaps: bool) -> None:
+def test_loss_equals_the_plain_equation(normalise: bool, gaps: bool) -> None:
     rng = np.random.default_rng(0)
     predicted, pixels = rng.normal(size=(2, 3, 6, 5))
     hidden = rng.random((3, 6)) < 0.75
     valid = rng.random((3, 6, 5)) < 0.6 if gaps else np.ones((3, 6, 5), bool)
     if gaps:
         valid[0, :2] = False  # whole patches
-        valid[1, 0] = [True, False, False, False, False]  # no spread of its own
+        valid[1, 0] = [True, False, False, False, False]  # its standard deviation is 0
         hidden[0, :2] = hidden[1, 0] = True
     found = mae_loss(
         *(torch.from_numpy(array) for array in (predicted, pixels, hidden, valid)), normalise=normalise
@@ -68,7 +68,7 @@ def test_the_loss_is_the_equation_s(normalise: bool, gaps: bool) -> None:
     assert found.item() == pytest.approx(slow_loss(predicted, pixels, hidden, valid, normalise), rel=1e-9)
 
 
-def test_no_data_has_no_part_in_loss_or_gradient() -> None:
+def test_no_data_is_excluded_from_loss_and_gradient() -> None:
     generator = torch.Generator().manual_seed(0)
     predicted, pixels = (torch.randn(2, 4, 16, generator=generator) for _ in range(2))
     hidden, valid = torch.ones(2, 4, dtype=torch.bool), torch.rand(2, 4, 16, generator=generator) < 0.5
@@ -85,7 +85,7 @@ def test_no_data_has_no_part_in_loss_or_gradient() -> None:
     assert nothing.item() == 0
 
 
-def test_standardised_patches_have_mean_0_and_spread_1() -> None:
+def test_standardised_patches_have_mean_0_and_std_1() -> None:
     pixels = 5 + 3 * torch.randn(2, 4, 64, generator=torch.Generator().manual_seed(0))
     target = standardised_patches(pixels, torch.ones_like(pixels, dtype=torch.bool))
     assert target.mean(2).abs().max() < 1e-5
@@ -104,7 +104,7 @@ def make_batches(folder: Path, augment: bool = False) -> MaskedBatches:
     return MaskedBatches(tiles, Preprocess(32), MaeSettings(), 16, batch_size=4, seed=1, augment=augment)
 
 
-def test_one_tile_in_ten_hides_its_spacing_in_training_alone(tmp_path: Path) -> None:
+def test_ground_spacing_is_hidden_in_training_only(tmp_path: Path) -> None:
     batches = make_batches(tmp_path, augment=True)
     hidden = [batch.gsd_m.isnan() for step in range(200) for batch in batches.micro_batches(step)]
     assert float(torch.cat(hidden).float().mean()) == pytest.approx(0.1, abs=0.03)
@@ -113,11 +113,11 @@ def test_one_tile_in_ten_hides_its_spacing_in_training_alone(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("patches", "ratio", "hidden"), [(196, 0.75, 147), (16, 0.75, 12), (4, 0.99, 3)])
-def test_the_share_of_the_mask_is_exact(patches: int, ratio: float, hidden: int) -> None:
+def test_mask_ratio_is_exact(patches: int, ratio: float, hidden: int) -> None:
     assert masked_patches(patches, ratio) == hidden
 
 
-def test_each_tile_hides_as_many_patches_and_others_each_step(tmp_path: Path) -> None:
+def test_masks_have_equal_size_and_differ_by_step(tmp_path: Path) -> None:
     batches = make_batches(tmp_path)
     counts = np.zeros(16, int)
     for step in range(50):
@@ -162,7 +162,7 @@ def random_batch(shown: list[int]) -> MaskedBatch:
     )
 
 
-def test_the_prediction_does_not_depend_on_what_is_hidden() -> None:
+def test_prediction_does_not_depend_on_masked_patches() -> None:
     model, batch = make_model().eval(), random_batch([0, 5, 9])
     with torch.no_grad():
         before = model.predict_patches(batch)
@@ -173,7 +173,7 @@ def test_the_prediction_does_not_depend_on_what_is_hidden() -> None:
     assert before.shape == (1, 16, 64)
 
 
-def test_the_model_s_loss_is_that_of_the_masked_patches() -> None:
+def test_model_loss_is_that_of_the_masked_patches() -> None:
     model, batch = make_model().eval(), random_batch([0, 5, 9])
     batch.valid[:, :, :3] = False
     with torch.no_grad():
@@ -184,7 +184,7 @@ def test_the_model_s_loss_is_that_of_the_masked_patches() -> None:
     assert found == pytest.approx(slow_loss(predicted, pixels, hidden, valid, True), rel=1e-5)
 
 
-def test_patches_keep_their_places() -> None:
+def test_patches_keep_their_positions() -> None:
     """With one patch hidden, and a decoder without blocks, each token decodes to its own place."""
     model = make_model(decoder_width=32).eval()
     batch = random_batch([patch for patch in range(16) if patch != 6])
@@ -200,7 +200,7 @@ def test_patches_keep_their_places() -> None:
     assert torch.allclose(predicted[6], gap, atol=1e-6)
 
 
-def test_what_is_learnt_and_what_is_fixed() -> None:
+def test_trained_and_frozen_weights() -> None:
     model = make_model()
     model(random_batch([1, 2, 3, 4])).backward()
     without = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}

@@ -31,7 +31,7 @@ def slow_ctr(q: np.ndarray, k: np.ndarray, tau: float) -> float:
     return 2 * tau * total / len(q)
 
 
-def test_the_contrast_is_algorithm_1_s() -> None:
+def test_info_nce_is_algorithm_1() -> None:
     rng = np.random.default_rng(0)
     query, keys = rng.normal(size=(2, 7, 5))
     normalised = keys / np.linalg.norm(keys, axis=1, keepdims=True)
@@ -54,7 +54,7 @@ def make_batch() -> ViewsBatch:
     return ViewsBatch(images, torch.arange(5), torch.full((5, 2), torch.nan))
 
 
-def test_the_loss_is_symmetric_and_each_view_is_asked_for_the_other() -> None:
+def test_loss_is_symmetric_and_each_view_predicts_the_other() -> None:
     model, batch = make_model(), make_batch()
     momentum = MomentumEncoder(model)
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_the_loss_is_symmetric_and_each_view_is_asked_for_the_other() -> None:
         assert model(swapped, momentum.features(swapped))[0].item() == pytest.approx(loss.item(), rel=1e-5)
 
 
-def test_batch_normalisation_is_torch_s() -> None:
+def test_batch_normalisation_equals_torch() -> None:
     torch.manual_seed(0)
     rows = (3 + 2 * torch.randn(9, 4)).requires_grad_()
     theirs, ours = torch.nn.BatchNorm1d(4), CrossRankBatchNorm(4)
@@ -93,7 +93,7 @@ def test_batch_normalisation_is_torch_s() -> None:
     assert not list(CrossRankBatchNorm(4, affine=False).parameters())
 
 
-def test_the_heads_are_the_paper_s() -> None:
+def test_projector_and_predictor_have_the_layers_of_the_paper() -> None:
     model = MocoV3(ImageTower(NANO), NANO, MocoV3Settings())
     widths = [
         [tuple(layer.weight.shape) for layer in head if isinstance(layer, torch.nn.Linear)]
@@ -105,7 +105,7 @@ def test_the_heads_are_the_paper_s() -> None:
         assert head[-1].weight is None
 
 
-def test_what_is_learnt_and_what_is_fixed() -> None:
+def test_trained_and_frozen_weights() -> None:
     model, batch = make_model(), make_batch()
     momentum = MomentumEncoder(model)
     model(batch, momentum.features(batch))[0].backward()
@@ -117,7 +117,7 @@ def test_what_is_learnt_and_what_is_fixed() -> None:
     assert all(p.requires_grad for p in free.parameters())
 
 
-def test_the_momentum_encoder_follows() -> None:
+def test_momentum_encoder_is_the_moving_average() -> None:
     model = make_model()
     momentum = MomentumEncoder(model)
     before = {name: p.clone() for name, p in momentum.named_parameters()}

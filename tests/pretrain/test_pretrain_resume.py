@@ -77,7 +77,7 @@ def assert_equal_runs(run: Path, other: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "after_lines"), [(signal.SIGKILL, 6), (signal.SIGKILL, 23), (signal.SIGTERM, 11)]
 )
-def test_a_killed_run_resumes_to_the_same_bits(
+def test_an_interrupted_run_resumes_to_the_same_bits(
     blobs: Path,
     settings: PretrainSettings,
     whole: tuple[Path, PretrainSummary],
@@ -164,7 +164,7 @@ def test_a_crash_at_any_step_resumes_to_the_same_bits(
     assert not any(half.exists() for half in halves)
 
 
-def test_a_run_that_ended_is_left_alone(
+def test_a_finished_run_is_left_unchanged(
     blobs: Path, settings: PretrainSettings, whole: tuple[Path, PretrainSummary], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -194,7 +194,7 @@ def test_other_settings_or_data_are_refused(
         pretrain(data, whole[0], settings, resume=True)
 
 
-def test_a_damaged_state_is_named(
+def test_a_damaged_state_is_reported(
     blobs: Path, settings: PretrainSettings, whole: tuple[Path, PretrainSummary], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -205,7 +205,7 @@ def test_a_damaged_state_is_named(
         pretrain(blobs, run, settings, resume=True)
 
 
-# Imports once, and forks a run that it kills after a random time, again and again until one ends.
+# Imports once, and forks a run that it interrupts by SIGKILL after a random time, until one ends.
 KILLER = """
 import json, os, random, signal, sys, time
 from pathlib import Path
@@ -225,7 +225,7 @@ while not (run / "model.safetensors").exists():
     if not child:
         pretrain(dataset, run, settings, resume=True, refine_texts=refine_texts)
         os._exit(0)
-    # The clock starts when it has got anywhere, or its start would be all that is ever killed.
+    # The clock starts when the run has started; else SIGKILL would only ever interrupt the start.
     ended = 0
     while not ended and size() <= before:
         time.sleep(0.001)
@@ -240,7 +240,7 @@ print(kills)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
-def test_kills_at_any_moment_resume_to_the_same_bits(
+def test_sigkill_at_any_moment_resumes_to_the_same_bits(
     blobs: Path, settings: PretrainSettings, tmp_path: Path, seed: int
 ) -> None:
     """Also in the middle of an epoch, and while a state is written, which here is much of the time."""
@@ -252,7 +252,7 @@ def test_kills_at_any_moment_resume_to_the_same_bits(
 
 
 @pytest.mark.slow
-def test_kills_at_any_moment_of_scio_s_stages_resume_to_the_same_bits(
+def test_sigkill_at_any_moment_of_scio_stages_resumes_to_the_same_bits(
     blobs: Path, nano_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also within a pass, some of whose parts are there, and between a pass and the next save."""
@@ -285,14 +285,14 @@ def kill_again_and_again(dataset: Path, run: Path, settings: PretrainSettings, s
 
 
 @pytest.mark.parametrize("objective", ["klip", "mae"])
-def test_weights_to_start_from_and_broken_tiles_are_not_asked_for_or_told_twice(
+def test_resume_reads_no_initial_weights_and_logs_unreadable_tiles_once(
     write_blobs: Callable[[Path, int], Path],
     nano_settings: MakeSettings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     objective: str,
 ) -> None:
-    """A run that was killed before and after its first save, and whose `init.image` is gone by then."""
+    """A run that was interrupted before and after its first save, and whose `init.image` is gone by then."""
     data, first = write_blobs(tmp_path / "data", 14), tmp_path / "first"
     (data / "tiles" / "scene" / "tile0003.tif").write_bytes(b"broken")
     pretrain(data, first, nano_settings(max_steps=1))
@@ -319,7 +319,7 @@ def test_weights_to_start_from_and_broken_tiles_are_not_asked_for_or_told_twice(
     assert (run / "model.safetensors").read_bytes() == (tmp_path / "plain/model.safetensors").read_bytes()
 
 
-def test_a_full_disk_ends_the_run_and_leaves_no_half_file(
+def test_a_full_disk_ends_the_run_and_leaves_no_partial_file(
     blobs: Path, settings: PretrainSettings, whole: tuple[Path, PretrainSummary], tmp_path: Path
 ) -> None:
     """The kernel itself refuses: it lets no file grow to the size of the state."""
@@ -335,10 +335,10 @@ def test_a_full_disk_ends_the_run_and_leaves_no_half_file(
         text=True,
         check=False,
     )
-    said = failed.stderr.strip().splitlines()[-1]
-    assert "CheckpointError: cannot write" in said
-    assert "training.pt" in said
-    assert "free disk space, and continue with --resume" in said
+    message = failed.stderr.strip().splitlines()[-1]
+    assert "CheckpointError: cannot write" in message
+    assert "training.pt" in message
+    assert "free disk space, and continue with --resume" in message
     assert not [*run.glob(".*"), *(run / "state").glob(".*")]
     pretrain(blobs, run, settings, resume=True)
     assert_equal_runs(run, whole[0])

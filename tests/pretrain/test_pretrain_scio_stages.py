@@ -1,4 +1,4 @@
-"""SCIO inside a run: what the stages show, and that a run goes on exactly within and between them."""
+"""SCIO inside a run: the texts of each stage, and exact resuming within and between stages."""
 
 import math
 import os
@@ -55,7 +55,7 @@ def numbers(run: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key not in CLOCK} for line in lines]
 
 
-def test_a_run_goes_through_the_stages(whole: tuple[Path, Path, PretrainSummary]) -> None:
+def test_a_run_has_all_stages(whole: tuple[Path, Path, PretrainSummary]) -> None:
     data, run, summary = whole
     assert catalog.text_versions(data) == ["v000", "v001", "v002", "v003"]
     lines = numbers(run)
@@ -65,7 +65,7 @@ def test_a_run_goes_through_the_stages(whole: tuple[Path, Path, PretrainSummary]
     assert [(line["step"], line["texts"]) for line in passes] == [(4, "v001"), (7, "v002"), (10, "v003")]
     assert all(line["scio_kept"] + line["scio_noise"] == line["scio_segments"] == 200 for line in passes[:2])
     assert passes[0]["scio_noise"] > 0, "a fresh model finds something to doubt, or this test shows nothing"
-    # Each screening judges the whole texts; reconstruction goes on from the last screening.
+    # Each screening judges the whole texts; reconstruction continues from the last screening.
     parents = [catalog.read_text_metadata(data, version)["parent"] for version in ("v001", "v002", "v003")]
     assert parents == ["v000", "v000", "v002"]
     assert summary.texts == "v003"
@@ -75,7 +75,7 @@ def test_a_run_goes_through_the_stages(whole: tuple[Path, Path, PretrainSummary]
     assert set(judged.loc[is_val, "verdict"]) == {"original"}, "validation texts stay as they are"
 
 
-def test_a_second_round_goes_on_from_the_texts_of_the_first(
+def test_a_second_iteration_starts_from_the_texts_of_the_first(
     nano_settings: MakeSettings, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each pass asks the queue as it is for its negatives, and each stage begins a new window of losses."""
@@ -106,7 +106,7 @@ def test_a_second_round_goes_on_from_the_texts_of_the_first(
     assert len(resets) == 6
 
 
-def test_odd_texts_and_a_broken_tile_go_through_all_stages(
+def test_odd_texts_and_an_unreadable_tile_in_all_stages(
     nano_settings: MakeSettings, blobs: Path, tmp_path: Path
 ) -> None:
     """Texts that say nothing, of a single segment, without end, and a broken tile in the middle."""
@@ -167,7 +167,7 @@ def test_a_crash_between_and_within_stages_resumes_to_the_same_bits(
         assert (data / name).read_bytes() == (whole[0] / name).read_bytes()
 
 
-def test_sigterm_ends_a_pass_at_once_and_costs_no_step(
+def test_sigterm_stops_a_pass_at_once_and_loses_no_step(
     settings: PretrainSettings,
     whole: tuple[Path, Path, PretrainSummary],
     blobs: Path,
@@ -207,7 +207,7 @@ def test_texts_that_changed_under_a_run_are_refused(
         pretrain(data, run, settings, resume=True)
 
 
-def test_what_each_stage_shows(whole: tuple[Path, Path, PretrainSummary]) -> None:
+def test_texts_of_each_stage(whole: tuple[Path, Path, PretrainSummary]) -> None:
     data, run, _ = whole
     tokenizer = Tokenizer.from_file(run / "tokenizer.json")
     tiles = read_split(data, "train", read_segments(data, "v000"), tokenizer, image_size=32, max_tokens=64)
@@ -228,7 +228,7 @@ def test_what_each_stage_shows(whole: tuple[Path, Path, PretrainSummary]) -> Non
     assert len(screened.noise) > 0
 
 
-def test_a_text_that_is_all_noise_is_shown_and_teaches_mlm_nothing(
+def test_a_text_that_is_all_noise_is_shown_and_not_masked(
     blobs: Path, whole: tuple[Path, Path, PretrainSummary], tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
@@ -243,7 +243,7 @@ def test_a_text_that_is_all_noise_is_shown_and_teaches_mlm_nothing(
     assert shown.noise == {0: frozenset({0, 1, 2, 3})}
 
 
-def test_a_stage_opens_with_what_the_one_before_has_found() -> None:
+def test_a_stage_starts_with_the_decisions_of_the_previous_one() -> None:
     screened = TextVersions(judged="v002", shown="v000")
     assert screened.at_stage_start(StagePosition(0, "screen", is_first=False, refines=True)) == screened
     assert screened.at_stage_start(StagePosition(1, "align", is_first=True, refines=False)) == TextVersions(

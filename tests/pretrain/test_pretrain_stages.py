@@ -10,7 +10,7 @@ from fusar_klip.pretrain import PretrainSettings
 from fusar_klip.pretrain.stages import STAGES, ScioStageSettings, stage_of
 
 
-def test_the_paper_s_run() -> None:
+def test_stages_of_the_paper() -> None:
     settings = ScioStageSettings(enabled=True)
     places = [stage_of(step, 10, settings) for step in range(360)]
     assert [(stage, len(list(run))) for stage, run in groupby(place.stage for place in places)] == [
@@ -53,13 +53,13 @@ def test_every_step_has_its_stage(
         assert place.refines == (place.stage != "align" and within % steps == 0)
 
 
-def test_without_scio_all_is_alignment() -> None:
+def test_without_scio_all_steps_are_alignment() -> None:
     places = [stage_of(step, 5, ScioStageSettings()) for step in range(200)]
     assert {place.stage for place in places} == {"align"}
     assert not any(place.refines for place in places)
 
 
-def test_epochs_are_those_of_the_stages() -> None:
+def test_epochs_must_be_the_sum_of_the_stages() -> None:
     stages = {"enabled": True, "align_epochs": 1, "screen_epochs": 2, "reconstruct_epochs": 3, "max_iter": 2}
     assert validate_settings(PretrainSettings, {"epochs": 12, "scio": stages}).scio.epochs == 12
     with pytest.raises(

@@ -33,7 +33,7 @@ WriteBlobs = Callable[[Path, int], Path]
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-def test_it_learns_what_the_texts_say(blobs: Path, nano_settings: MakeSettings, tmp_path: Path) -> None:
+def test_training_learns_the_texts(blobs: Path, nano_settings: MakeSettings, tmp_path: Path) -> None:
     """Where a blob is and how large, 18 kinds of tiles, is all that texts and pixels have in common."""
     settings = nano_settings(
         epochs=80, seed=2, log_every=20, validate_every=1000, save_every=1000, batch_size=24,
@@ -50,7 +50,7 @@ def test_it_learns_what_the_texts_say(blobs: Path, nano_settings: MakeSettings, 
     assert load(tmp_path / "run").embed_text(["Location: north west of the tile"]).shape == (1, 16)
 
 
-def test_the_run_folder_is_whole(blobs: Path, nano_settings: MakeSettings, tmp_path: Path) -> None:
+def test_run_folder_is_complete(blobs: Path, nano_settings: MakeSettings, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = nano_settings()
     summary = pretrain(blobs, run, settings)
@@ -76,7 +76,7 @@ def test_the_run_folder_is_whole(blobs: Path, nano_settings: MakeSettings, tmp_p
     assert load(run / "best.safetensors").network.settings == settings.architecture
 
 
-def test_the_caller_s_random_state_is_left_alone(
+def test_random_state_of_the_caller_is_unchanged(
     blobs: Path, nano_settings: MakeSettings, tmp_path: Path
 ) -> None:
     before = torch.get_rng_state()
@@ -102,7 +102,7 @@ def test_a_given_vocabulary_and_weights_are_used(
         pretrain(blobs, tmp_path / "third", settings)
 
 
-def test_data_that_cannot_be_learnt_from(
+def test_data_sets_that_are_too_small_are_refused(
     blobs: Path, write_blobs: WriteBlobs, nano_settings: MakeSettings, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -123,7 +123,7 @@ def test_data_that_cannot_be_learnt_from(
         pretrain(silent, run, nano_settings())
 
 
-def test_few_tiles_make_a_smaller_batch_and_no_validation(
+def test_few_tiles_give_a_smaller_batch_and_no_validation(
     write_blobs: WriteBlobs, nano_settings: MakeSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     few = write_blobs(tmp_path / "few", 4)
@@ -139,7 +139,7 @@ def test_few_tiles_make_a_smaller_batch_and_no_validation(
         pretrain(few, run, nano_settings(max_steps=2), resume=True)
 
 
-def test_a_loss_that_is_not_finite_changes_nothing_and_then_ends_the_run(
+def test_a_loss_that_is_not_finite_is_skipped_and_then_ends_the_run(
     blobs: Path, nano_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = train_state.batch_losses
@@ -168,10 +168,10 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_then_ends_the_run(
         pretrain(blobs, tmp_path / "bad", nano_settings(validate_every=100))
 
 
-def test_a_run_that_the_guard_ended_goes_on_as_its_message_says(
+def test_a_run_that_spikes_ended_resumes_as_its_message_states(
     blobs: Path, nano_settings: MakeSettings, tmp_path: Path
 ) -> None:
-    """Nothing is learnt here, and whatever is over the mean of the window is called a spike."""
+    """Nothing is learned here, and any loss above the mean of the window counts as a spike."""
 
     def settings(**guard: float) -> PretrainSettings:
         still = {"lr": 1e-9, "min_lr": 1e-9, "warmup_lr": 1e-9, "warmup_steps": 0}
@@ -188,7 +188,7 @@ def test_a_run_that_the_guard_ended_goes_on_as_its_message_says(
     assert load_settings(PretrainSettings, run / "config.toml").guard.spike == 6
 
 
-def test_a_tile_that_cannot_be_read_is_left_out_counted_and_named(
+def test_unreadable_tiles_are_skipped_and_listed(
     write_blobs: WriteBlobs, nano_settings: MakeSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = write_blobs(tmp_path / "data", 12)
@@ -202,38 +202,45 @@ def test_a_tile_that_cannot_be_read_is_left_out_counted_and_named(
     assert "tile0003.tif is not a readable image" in record.getMessage()
     assert summary.unreadable_tiles == ["tile0003"]
     assert RunFolder(run).read_metrics()[0] == {"step": 0, "epoch": 0, "unreadable_tiles": ["tile0003"]}
-    # A run goes on with the tiles that it began with, or not at all.
+    # A run resumes only with the tiles that it started with.
     (run / "model.safetensors").unlink()
     broken.write_bytes(good)
     with pytest.raises(CheckpointError, match=r"has changed since .*tiles that cannot be read"):
         pretrain(data, run, nano_settings(max_steps=3), resume=True)
 
 
-def test_accumulating_is_the_mean_of_the_parts(
+def test_accumulated_gradient_is_the_mean_of_the_micro_batches(
     blobs: Path, nano_settings: MakeSettings, tmp_path: Path
 ) -> None:
     folder, settings = RunFolder(tmp_path), nano_settings(batch_size=16, accumulate=2)
     texts = read_segments(blobs, "v000")
     prepare_run(blobs, folder, settings, texts)
     loaders = read_loaders(blobs, folder, settings, texts, Ranks.single_process())
-    parts = loaders.train.micro_batches(0)
-    assert [len(part.tile_ids) for part in parts] == [8, 8]
+    micro_batches = loaders.train.micro_batches(0)
+    assert [len(micro_batch.tile_ids) for micro_batch in micro_batches] == [8, 8]
 
     def step(batches: list[ImageTextBatch]) -> tuple[dict[str, float], train_state.KlipTrainState]:
         with torch.random.fork_rng():
             one = train_state.KlipTrainState(settings, loaders.tokenizer, Ranks.single_process())
             return one.step(batches, 0, 3), one
 
-    (both, after), (first, _), (second, _) = step(parts), step(parts[:1]), step(parts[1:])
+    (both, after), (first, _), (second, _) = (
+        step(micro_batches),
+        step(micro_batches[:1]),
+        step(micro_batches[1:]),
+    )
     for name in ("loss", "loss_itc", "loss_itm", "loss_mlm"):
         mean = (first[name] + second[name]) / 2
         assert both[name] == pytest.approx(mean, rel=1e-6)
     assert both["gradient_norm"] < (first["gradient_norm"] + second["gradient_norm"]) / 2
-    assert after.queue.ids_q.tolist() == torch.cat([part.tile_ids for part in parts]).tolist()
+    assert (
+        after.queue.ids_q.tolist()
+        == torch.cat([micro_batch.tile_ids for micro_batch in micro_batches]).tolist()
+    )
 
 
 @pytest.mark.parametrize("listens", [False, True])
-def test_validation_tells_the_tower_the_ground_spacing_as_training_does(
+def test_validation_uses_the_ground_spacing_as_training_does(
     blobs: Path, nano_settings: MakeSettings, tmp_path: Path, listens: bool
 ) -> None:
     nano = nano_settings().architecture.model_dump() | {"gsd_embedding": listens}
@@ -266,18 +273,18 @@ def test_a_batch_that_cannot_be_divided_is_refused(
     assert summary.steps == 1
 
 
-def test_a_batch_of_one_says_why_not(nano_settings: MakeSettings) -> None:
+def test_a_batch_of_one_is_refused(nano_settings: MakeSettings) -> None:
     with pytest.raises(SettingsError, match=r"batch_size: .*a contrastive loss needs two tiles per step"):
         nano_settings(batch_size=1)
 
 
-def test_a_seed_that_no_generator_takes_is_refused(nano_settings: MakeSettings) -> None:
+def test_a_seed_out_of_range_is_refused(nano_settings: MakeSettings) -> None:
     """Each step's own seed follows from it, and has 64 bits."""
     with pytest.raises(SettingsError, match=r"seed: .*less than 4294967296"):
         nano_settings(seed=20_240_101_123_456)
 
 
-def test_workers_checkpointed_activations_and_tensorboard_change_no_loss(
+def test_workers_activation_checkpointing_and_tensorboard_change_no_loss(
     blobs: Path, nano_settings: MakeSettings, tmp_path: Path
 ) -> None:
     plain, other = tmp_path / "plain", tmp_path / "other"
@@ -299,7 +306,7 @@ def test_workers_checkpointed_activations_and_tensorboard_change_no_loss(
     assert "val/val_recall" in accumulated.Tags()["scalars"]
 
 
-def test_without_tensorboard_one_sentence_says_so(
+def test_missing_tensorboard_is_reported(
     blobs: Path, nano_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
@@ -308,7 +315,9 @@ def test_without_tensorboard_one_sentence_says_so(
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
-def test_compiled_layers_learn_the_same(blobs: Path, nano_settings: MakeSettings, tmp_path: Path) -> None:
+def test_compiled_layers_give_the_same_losses(
+    blobs: Path, nano_settings: MakeSettings, tmp_path: Path
+) -> None:
     """With the backend that traces and does not generate code; the others differ in rounding."""
     monkeypatch = pytest.MonkeyPatch()
     compiled: list[str] = []
@@ -330,7 +339,7 @@ def test_compiled_layers_learn_the_same(blobs: Path, nano_settings: MakeSettings
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-def test_the_schedule_is_blips() -> None:
+def test_learning_rate_schedule_is_blips() -> None:
     settings = OptimizerSettings()
     rates = [learning_rate(step, 1000, settings) for step in (0, 1500, 3000, 3999, 4000, 36_000, 200_000)]
     assert rates[0] == pytest.approx(1e-6)
@@ -354,7 +363,7 @@ def test_an_architecture_starts_from_its_preset() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         (
             {"scio": {"enabled": True}, "epochs": 2},
@@ -371,10 +380,10 @@ def test_an_architecture_starts_from_its_preset() -> None:
         ({"batch_size": 1}, "batch_size: a contrastive loss needs two tiles per step: use 2 or more"),
     ],
 )
-def test_what_does_not_go_together_is_said_in_a_sentence(values: dict[str, Any], said: str) -> None:
+def test_contradicting_settings_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError) as refused:
         validate_settings(PretrainSettings, values)
-    assert str(refused.value).startswith(said)
+    assert str(refused.value).startswith(message)
     assert "given" not in str(refused.value)
 
 
@@ -389,7 +398,7 @@ def test_the_shipped_configurations() -> None:
     assert tiny.architecture == MODELS["tiny"]
 
 
-def test_a_line_that_a_power_cut_left_is_left_out(tmp_path: Path) -> None:
+def test_a_damaged_line_of_the_metrics_is_ignored(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.append_metrics({"step": 1})
     with folder.metrics.open("ab") as file:

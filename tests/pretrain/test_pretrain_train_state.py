@@ -47,7 +47,7 @@ def begun(
     return train_state, batches
 
 
-def test_a_step_is_what_the_equations_say(begun: tuple[KlipTrainState, list[list[ImageTextBatch]]]) -> None:
+def test_a_step_follows_the_equations(begun: tuple[KlipTrainState, list[list[ImageTextBatch]]]) -> None:
     train_state, batches = begun
     (batch,) = batches[2]
     before = deepcopy((train_state.network, train_state.momentum, train_state.queue))
@@ -93,7 +93,9 @@ def test_a_step_is_what_the_equations_say(begun: tuple[KlipTrainState, list[list
         assert any(torch.allclose(train_state.queue.text_qe[place], text[row], atol=1e-5) for place in places)
 
 
-def test_the_ground_spacing_is_learnt_from(begun: tuple[KlipTrainState, list[list[ImageTextBatch]]]) -> None:
+def test_ground_spacing_embedding_is_trained(
+    begun: tuple[KlipTrainState, list[list[ImageTextBatch]]],
+) -> None:
     train_state, batches = begun
     embedding = train_state.network.image_tower.gsd_embedding
     assert embedding is not None
