@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from misbehaving_server import KEY, Server
 from texts_synthetic import city
 from typer.testing import CliRunner
 
 from fusar_klip.cli import app
+from misbehaving_server import KEY, Server
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ def test_an_unknown_tile_is_a_key_error(dataset: Path) -> None:
         ensure_evidence(dataset).context("nothing")
 
 
-def test_a_damaged_store_says_the_mend(dataset: Path) -> None:
+def test_a_damaged_store_says_how_to_fix_it(dataset: Path) -> None:
     ensure_evidence(dataset).close()
     (file,) = (dataset / "cache" / "evidence").iterdir()
     file.write_bytes(b"no database at all" * 100)
@@ -153,12 +153,12 @@ def test_a_damaged_store_says_the_mend(dataset: Path) -> None:
         ensure_evidence(dataset)
 
 
-def test_an_unfinished_data_set_says_the_mend(tmp_path: Path) -> None:
+def test_an_unfinished_data_set_says_how_to_fix_it(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no data set"):
         ensure_evidence(tmp_path / "nowhere")
 
 
-def test_a_tile_that_cannot_be_read_says_the_mend(dataset: Path) -> None:
+def test_a_tile_that_cannot_be_read_says_how_to_fix_it(dataset: Path) -> None:
     (dataset / "tiles" / "scene_M_sea.tif").write_bytes(b"")
     with pytest.raises(DatasetError, match="build"):
         ensure_evidence(dataset)
@@ -188,7 +188,7 @@ def test_known_places_get_to_the_tiles_near_them(dataset: Path, tmp_path: Path) 
         (None, "CSV file"),
     ],
 )
-def test_a_wrong_file_of_known_places_says_the_mend(tmp_path: Path, content: bytes | None, said: str) -> None:
+def test_a_wrong_file_of_known_places_says_how_to_fix_it(tmp_path: Path, content: bytes | None, said: str) -> None:
     file = tmp_path / "places.csv"
     if content is not None:
         file.write_bytes(content)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from misbehaving_server import FAULTS, KEY, Server
 from texts_synthetic import city, sea_with_ships
 
 from fusar_klip.catalog import read_texts, text_versions
 from fusar_klip.errors import DatasetError, FusarKlipError, ProviderError
 from fusar_klip.llm.openai_chat import retry_after
 from fusar_klip.texts import DescribeSettings, describe
+from misbehaving_server import FAULTS, KEY, Server
 
 MakeSettings = Callable[..., DescribeSettings]
 TILES = 4
@@ -89,14 +89,14 @@ def test_a_slow_server_is_waited_for(dataset: Path, server: Server, settings: Ma
 
 
 @pytest.mark.parametrize(
-    ("fault", "mend"),
+    ("fault", "fix"),
     [("401", "OPENAI_API_KEY"), ("404", "--model"), ("quota", "credit")],
 )
-def test_what_only_the_user_can_mend(
-    dataset: Path, server: Server, settings: MakeSettings, fault: str, mend: str
+def test_what_only_the_user_can_fix(
+    dataset: Path, server: Server, settings: MakeSettings, fault: str, fix: str
 ) -> None:
     server.fault_of = lambda *_: fault
-    with pytest.raises(ProviderError, match=mend) as caught:
+    with pytest.raises(ProviderError, match=fix) as caught:
         describe(dataset, settings(concurrency=2))
     assert KEY not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -154,11 +154,11 @@ def test_a_hopeless_answer_is_put_aside_with_its_words(
     # Nobody pays for it again,
     assert describe(dataset, settings()).requests == 0
     # unless told to; then its children, which were asked without its text, are asked with it.
-    mended = describe(dataset, settings(retry_rejected=True))
-    assert (mended.tiles, mended.rejected) == (TILES, 0)
+    repaired = describe(dataset, settings(retry_rejected=True))
+    assert (repaired.tiles, mended.rejected) == (TILES, 0)
     assert {line["version"] for line in rejected(dataset).values()} == {first.version}
     # The better answer stays.
-    assert describe(dataset, settings()).version == mended.version
+    assert describe(dataset, settings()).version == repaired.version
 
 
 def test_the_repair_names_the_complaint(dataset: Path, server: Server, settings: MakeSettings) -> None:

@@ -82,6 +82,6 @@ def test_the_bar_is_a_round_length(width_m: float, bar_m: float) -> None:
     assert bar_length_m(width_m) == bar_m
 
 
-def test_a_tile_that_cannot_be_read_says_the_mend(tmp_path: Path) -> None:
+def test_a_tile_that_cannot_be_read_says_how_to_fix_it(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="build its data set again"):
         tile_png(tmp_path / "none.tif", 128, False, None)

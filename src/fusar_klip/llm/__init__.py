@@ -1,8 +1,11 @@
 """Language models that answer requests about images: providers, cache, rate limits, prices and budget.
 
-OpenAiChat, OpenAiBatch   any server that speaks the OpenAI chat protocol, and OpenAI's Batch API
-TransformersLocal         a model on this machine (`transformers_local`, imported only when chosen)
-LlmClient                 answers from the cache, else from a provider, within rate limits and budget
+A `Request` goes to a `Provider`: `OpenAiChat` (any server with OpenAI's chat protocol) or `TransformersLocal`
+(a
+model on this machine). `LlmClient` asks it within rate limits and budget, and never twice for one answer,
+which `AnswerCache` keeps on disk. `OpenAiBatch` sends the same requests through OpenAI's Batch API.
+
+Import providers from their modules: openai, torch and transformers are imported only where they are used.
 """
 
 from fusar_klip.llm.provider import (

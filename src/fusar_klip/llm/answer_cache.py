@@ -1,12 +1,12 @@
-"""Paid answers on disk, found by what was asked: the same request is never paid for twice.
+"""A cache of answers on disk, so that no request is paid for twice.
 
-One SQLite file, `DATASET/cache/answers.sqlite`, in write-ahead mode: any number of processes read and write
-it at once, and after a SIGKILL or a power cut every answer that `put` returned for is there. Answers that
-arrive together share one commit. Two processes that want the same answer agree through a lock on its key,
-which the system gives back when a process dies. Needs a file system with POSIX locks (not every network
-share has them).
+One SQLite file, `DATASET/cache/answers.sqlite`, in write-ahead mode: several processes read and write it at
+the same time, and after SIGKILL or a power failure it holds every answer for which `put` returned. Answers
+that arrive together share one commit. A lock on the key of an answer keeps two processes from requesting the
+same; the operating system releases it when a process ends. The file system must support POSIX locks (some
+network shares do not).
 
-The file holds no prompt, no image and no key of an API: only digests, answers and token counts.
+The file holds no prompt, no image and no API key: only digests, answers and token counts.
 """
 
 import asyncio
@@ -44,17 +44,17 @@ _CLAIM_POLL_S = 0.2
 
 
 class AnswerCache:
-    """The answers of one data set.
+    """The cached answers of one data set.
 
     Attributes:
-        path: The file.
+        path: The SQLite file.
     """
 
     def __init__(self, dataset: Path) -> None:
-        """Open the cache, and make it if it is not there.
+        """Open the cache; create it if it does not exist.
 
         Raises:
-            DatasetError: The file is damaged, or no file can be written there.
+            DatasetError: The file is damaged, or cannot be written.
         """
         self.path = dataset / "cache" / "answers.sqlite"
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,9 +77,9 @@ class AnswerCache:
         return None if row is None else Completion(row[0], row[1], row[2], bool(row[3]))
 
     async def put(self, name: str, key: bytes | None, answer: Completion) -> None:
-        """Keep the answer of the provider `name`; when this returns, it is on the disk.
+        """Store an answer of the provider `name`; it is on disk when this returns.
 
-        With None for a key only its tokens are counted: the request may be billed, though its answer is lost.
+        With `key` None only its tokens are counted: the request may be billed although its answer is lost.
 
         Raises:
             DatasetError: It cannot be written.
@@ -92,12 +92,12 @@ class AnswerCache:
                     await asyncio.to_thread(self._write, rows)
                 except DatasetError as error:
                     self._failed = error
-            # Else whoever held the lock before has written this answer together with its own.
+            # Otherwise the previous holder of the lock has written this answer together with its own.
         if self._failed is not None:
             raise self._failed
 
     def used(self, name: str) -> Iterator[tuple[bool, int, int]]:
-        """Yield (batch, input tokens, output tokens) of all that a provider answered for this data set."""
+        """Yield (batch, input tokens, output tokens): totals of a provider's answers for this data set."""
         with self._usable():
             rows = self._reader.execute(
                 "SELECT batch, input_tokens, output_tokens FROM used WHERE name = ?", (name,)
@@ -107,9 +107,9 @@ class AnswerCache:
 
     @asynccontextmanager
     async def claim(self, key: bytes) -> AsyncIterator[None]:
-        """Hold the right to ask for an answer, among all tasks and processes on this data set."""
+        """Hold the lock on an answer, among all tasks and processes that work on this data set."""
         place = int.from_bytes(key[:7], "big")
-        while not self._take(place):
+        while not self._try_lock(place):
             await asyncio.sleep(_CLAIM_POLL_S)
         try:
             yield
@@ -123,7 +123,7 @@ class AnswerCache:
         self._writer.close()
         os.close(self._claims)
 
-    def _take(self, place: int) -> bool:
+    def _try_lock(self, place: int) -> bool:
         if place in self._claimed:  # POSIX locks hold between processes only
             return False
         try:
@@ -146,7 +146,7 @@ class AnswerCache:
                 if key is not None:
                     values = (key, answer.text, *counts, answer.batch)
                     if not self._writer.execute(_ADD_ANSWER, values).rowcount:
-                        continue  # a batch whose answers were taken in before
+                        continue  # of a batch that was imported before
                 self._writer.execute(_ADD_USE, (name, answer.batch, *counts))
 
     @contextmanager
@@ -155,24 +155,24 @@ class AnswerCache:
             yield
         except sqlite3.DatabaseError as error:
             raise DatasetError(
-                f"{self.path} cannot be used ({error}): make room, or move the file away, which means to "
-                "pay for its answers again"
+                f"{self.path} cannot be used ({error}): free disk space, or move the file away, which means "
+                "paying for its answers again"
             ) from error
 
 
 def answer_key(
     name: str, parameters: Mapping[str, Any], request: Request, image: EncodedImage | None, attempt: int = 0
 ) -> bytes:
-    """Return 32 bytes that stand for a request: model, parameters, whole prompt, image bytes.
+    """Return the key of a request, 32 bytes: SHA-256 of model, parameters, whole prompt and image.
 
-    The server's address is not part of it: the same model elsewhere is the same model. `attempt` tells
-    answers to the same request apart, where one was rejected and another is wanted.
+    The server's address is not part of it: a model has the same key on every server. `attempt` gives a
+    repeated request after a rejected answer a key of its own.
     """
     asked = {
         "name": name,
         "parameters": dict(parameters),
         "system": request.system,
-        "history": [list(said) for said in request.history],
+        "history": [list(message) for message in request.history],
         "user": request.user,
         "schema": request.schema,
         "image": image.digest if image is not None else None,

@@ -1,7 +1,9 @@
-"""One question to a language model, asked well: from the cache if it was paid for, else within all limits.
+"""Sends requests to a language model through the cache, within rate limits and budget, with retries.
 
-Order of things: cache, claim (nobody else asks the same), rate limit, budget, request, and, where that fails
-for the moment, again with growing waits; the answer is on disk before anybody sees it.
+Steps of a request: look it up in the cache; claim it, so that no other process sends the same; wait for the
+rate
+limit; reserve its cost in the budget; send it, with growing waits between retries; write the answer to the
+cache before returning it.
 """
 
 import json
@@ -22,34 +24,34 @@ _MAX_WAIT_S = 60.0
 
 
 class AnswerSource(Protocol):
-    """Whoever finds answers: `LlmClient` now, `OpenAiBatch` by batches, `DryRunClient` not at all."""
+    """A source of answers: `LlmClient` at once, `OpenAiBatch` by batches, `DryRunClient` with stand-ins."""
 
     def known(self, request: Request, image: EncodedImage | None, attempt: int) -> bool:
-        """Whether the answer is on disk already."""
+        """Return whether the answer is in the cache."""
         ...
 
     async def ask(self, request: Request, image: EncodedImage | None, attempt: int) -> Completion:
-        """Return the answer to a request; `attempt` tells answers to the same question apart.
+        """Return the answer to a request; `attempt` numbers different answers to the same request.
 
         Raises:
-            TryAgainError: No answer came for as long as our patience lasts.
+            TryAgainError: No answer came within `patience_s`.
             RefusedError: The server refuses this request.
-            DeferredError: The answer comes with a batch.
-            StoppedError: The run ends, and the request has not been sent.
-            FusarKlipError: No request will be answered until the user mends something.
+            DeferredError: The answer comes with a later batch.
+            StoppedError: The run is stopping, and the request has not been sent.
+            FusarKlipError: No request can succeed until the user fixes the configuration or the server.
         """
         ...
 
 
 @dataclass
 class Usage:
-    """What a run has asked for.
+    """Requests and tokens of a run.
 
     Attributes:
-        requests: Answers that were asked for and came.
-        cached: Answers that were there already.
+        requests: Requests that were sent and answered.
+        cached: Answers that came from the cache.
         input_tokens: Tokens of the prompts of `requests`.
-        output_tokens: Tokens of their answers.
+        output_tokens: Tokens of the answers to `requests`.
     """
 
     requests: int = 0
@@ -58,17 +60,17 @@ class Usage:
     output_tokens: int = 0
 
     def add(self, answer: Completion) -> None:
-        """Count an answer that was asked for."""
+        """Count an answer to a request that was sent."""
         self.requests += 1
         self.input_tokens += answer.input_tokens
         self.output_tokens += answer.output_tokens
 
 
-class Answers:
-    """Answers on disk to the questions of one model; what all kinds of `AnswerSource` start from.
+class CachedAnswers:
+    """The cached answers of one model; base of all kinds of `AnswerSource`.
 
     Attributes:
-        usage: What the run has asked for so far.
+        usage: Requests and tokens of the run so far.
     """
 
     def __init__(self, name: str, parameters: Mapping[str, Any], cache: AnswerCache) -> None:
@@ -76,7 +78,7 @@ class Answers:
         self.usage = Usage()
 
     def known(self, request: Request, image: EncodedImage | None, attempt: int) -> bool:
-        """Whether the answer is on disk already."""
+        """Return whether the answer is in the cache."""
         return self._cache.get(self._key(request, image, attempt)) is not None
 
     def _key(self, request: Request, image: EncodedImage | None, attempt: int) -> bytes:
@@ -88,8 +90,8 @@ class Answers:
         return answer
 
 
-class LlmClient(Answers):
-    """Asks one provider on behalf of one data set."""
+class LlmClient(CachedAnswers):
+    """Sends the requests of one data set to one provider; see the module's docstring."""
 
     def __init__(
         self,
@@ -139,20 +141,20 @@ class LlmClient(Answers):
         return answer
 
     def _wait(self, state: RetryCallState) -> float:
-        """Return the seconds until the next try: what the server asks for, else 1, 2, 4, ... with jitter."""
+        """Return the seconds until the next try: the server's Retry-After, else 1, 2, 4, ... with jitter."""
         failure = state.outcome.exception() if state.outcome else None
         doubled = self._settings.retry_wait_s * 2.0 ** min(state.attempt_number - 1, 10)
         wait_s = min(doubled, _MAX_WAIT_S) * random.uniform(0.5, 1.5)
         if isinstance(failure, TryAgainError) and failure.retry_after_s is not None:
-            # All who were told the same do not come back at the same moment.
+            # Jitter, so that requests with the same Retry-After do not all return at the same moment.
             wait_s = failure.retry_after_s + random.uniform(0, min(wait_s, 1.0))
         if isinstance(failure, TryAgainError) and failure.overloaded:
             self._rate.pause(failure.retry_after_s if failure.retry_after_s is not None else wait_s)
         return wait_s
 
 
-class DryRunClient(Answers):
-    """Answers from the disk, and else with a stand-in: counts what a run would ask for, and asks nobody."""
+class DryRunClient(CachedAnswers):
+    """Counts the requests and tokens of a run and sends none; answers from the cache or with a stand-in."""
 
     def __init__(
         self, name: str, parameters: Mapping[str, Any], cache: AnswerCache, settings: LlmSettings
@@ -161,7 +163,7 @@ class DryRunClient(Answers):
         self._settings = settings
 
     async def ask(self, request: Request, image: EncodedImage | None, attempt: int) -> Completion:
-        """Return a usable answer of usual length."""
+        """Return the cached answer, else a valid answer of usual length."""
         if (answer := self._look_up(self._key(request, image, attempt))) is not None:
             return answer
         text = json.dumps(_stand_in(request.schema))

@@ -1,6 +1,6 @@
-"""Limits on what a run sends: requests and tokens a minute, pauses that a server asks for, and money.
+"""Limits of a run: requests and tokens per minute, pauses that a server asks for, and the budget.
 
-Times are those of the monotonic clock, so that a clock that is set meanwhile changes nothing.
+Times are those of the event loop's monotonic clock, which changes of the system time do not affect.
 """
 
 import asyncio
@@ -13,11 +13,11 @@ from fusar_klip.llm.prices import Price
 
 
 class StoppedError(Exception):
-    """The run ends: nothing new is sent, what is in flight is waited for."""
+    """The run is stopping: no new request is sent, and those in flight are waited for."""
 
 
 class StopFlag:
-    """Whether the run is to end, and why; sleeps that end when it is."""
+    """Whether the run has to stop, and why; its sleeps end when it is set."""
 
     def __init__(self) -> None:
         self.reason: BaseException | None = None
@@ -27,7 +27,7 @@ class StopFlag:
         return self._raised.is_set()
 
     def set(self, reason: BaseException) -> None:
-        """End the run; the first reason stands."""
+        """Stop the run; the first reason is kept."""
         self.reason = self.reason or reason
         self._raised.set()
 
@@ -35,7 +35,7 @@ class StopFlag:
         """Sleep.
 
         Raises:
-            StoppedError: The run ends, now or meanwhile.
+            StoppedError: The flag is set, before or during the sleep.
         """
         if not self:
             try:
@@ -46,7 +46,7 @@ class StopFlag:
 
 
 class RateLimit:
-    """At most so many requests and tokens a minute, spread evenly; and none while the server is to rest."""
+    """Requests and tokens per minute, spread evenly, and pauses that the server asks for."""
 
     def __init__(self, requests_per_minute: int | None, tokens_per_minute: int | None) -> None:
         self._buckets = [
@@ -55,10 +55,10 @@ class RateLimit:
         self._paused_until = 0.0
 
     async def wait(self, tokens: int, stop: StopFlag) -> None:
-        """Wait until a request of so many tokens may be sent.
+        """Wait until a request of `tokens` tokens may be sent.
 
         Raises:
-            StoppedError: The run ends meanwhile.
+            StoppedError: The run is stopping.
         """
         now = _now()
         due = [b.take(amount, now) for b, amount in zip(self._buckets, (1, tokens), strict=True) if b]
@@ -67,29 +67,29 @@ class RateLimit:
             await stop.sleep(left)
 
     def pause(self, seconds: float) -> None:
-        """Send nothing for so long."""
+        """Send no request for `seconds`."""
         self._paused_until = max(self._paused_until, _now() + seconds)
 
 
 class _TokenBucket:
-    """Fills evenly up to a second's worth; a request that takes more than there is waits for its turn."""
+    """A token bucket with a capacity of one second; a request that takes more than it holds waits."""
 
     def __init__(self, per_minute: int) -> None:
         self._a_second = per_minute / 60
         self._free_at = 0.0
 
     def take(self, amount: float, now: float) -> float:
-        """Take `amount`, and return the time from which on it may be used."""
+        """Take `amount`, and return the time from which it may be used."""
         start = max(self._free_at, now - 1.0)
         self._free_at = start + amount / self._a_second
         return max(start, now)
 
 
 class Budget:
-    """What the answers of one model for one data set have cost, and what they may cost in all.
+    """The cost of all answers of one model for one data set, and its limit.
 
-    The cost of everything that was ever answered stands in the cache, other processes' answers included. Two
-    processes at work at the same time do not see what the other has in flight.
+    The cost of all past answers is in the cache, those of other processes included. Requests in flight of
+    another process are not counted.
     """
 
     def __init__(self, cache: AnswerCache, name: str, price: Price | None, budget_usd: float | None) -> None:
@@ -98,7 +98,7 @@ class Budget:
         self._changed = asyncio.Condition()
 
     def spent_usd(self) -> float | None:
-        """Return what all answers have cost so far; None where the price is not known."""
+        """Return the cost of all answers so far, in US dollars; None if the price is not known."""
         if self._price is None:
             return None
         return sum(
@@ -108,13 +108,13 @@ class Budget:
 
     @asynccontextmanager
     async def reserve(self, input_tokens: int, output_tokens: int) -> AsyncIterator[None]:
-        """Set aside the most that a request can cost while it is in flight; wait until there is room for it.
+        """Reserve the maximum cost of a request while it is in flight; wait until the budget has room for it.
 
         Raises:
-            BudgetError: Even with nothing else in flight it could go over the budget.
+            BudgetError: It could exceed the budget even with nothing else in flight.
         """
         async with self._changed:
-            while not self.hold(input_tokens, output_tokens):
+            while not self.try_reserve(input_tokens, output_tokens):
                 await self._changed.wait()
         try:
             yield
@@ -123,29 +123,29 @@ class Budget:
             async with self._changed:
                 self._changed.notify_all()
 
-    def hold(self, input_tokens: int, output_tokens: int, *, batch: bool = False) -> bool:
-        """Set aside the most that a request can cost; return False where there is no room for it now.
+    def try_reserve(self, input_tokens: int, output_tokens: int, *, batch: bool = False) -> bool:
+        """Reserve the maximum cost of a request; return False if the budget has no room for it now.
 
         Raises:
-            BudgetError: Nothing else is set aside, so there will never be room.
+            BudgetError: Nothing else is reserved, so the budget will never have room.
         """
         most_usd = self._usd(input_tokens, output_tokens, batch)
         if self._budget_usd is not None:
             spent_usd = self.spent_usd() or 0.0
             if spent_usd + self._reserved_usd + most_usd > self._budget_usd:
-                # Sums and differences of floats leave a rest.
+                # Rounding errors of float sums and differences.
                 if self._reserved_usd < 1e-12:
                     spent = f"{spent_usd:.4f} USD spent, the next request may cost {most_usd:.4f}"
                     raise BudgetError(
-                        f"the budget of {self._budget_usd:g} USD is used up ({spent}): with a higher "
-                        "--budget the same command goes on from here"
+                        f"the budget of {self._budget_usd:g} USD is used up ({spent}): run the same command "
+                        "with a higher --budget to resume"
                     )
                 return False
         self._reserved_usd += most_usd
         return True
 
     def release(self, input_tokens: int, output_tokens: int, *, batch: bool = False) -> None:
-        """Give back what `hold` has set aside."""
+        """Release what `try_reserve` has reserved."""
         self._reserved_usd -= self._usd(input_tokens, output_tokens, batch)
 
     def _usd(self, input_tokens: int, output_tokens: int, batch: bool) -> float:

@@ -1,7 +1,7 @@
 """Any server that speaks the OpenAI chat protocol: OpenAI, Gemini, xAI, Qwen, vLLM, Ollama, llama.cpp.
 
-The official client sends the request; its own retries are off (`asking` retries), and the body is read here,
-so that an answer without end, cut short or in no JSON is told apart from a paid one.
+The official client sends the request, with its own retries off (`client.py` retries). This module reads the
+body of the response, because an endless, truncated or non-JSON body must not count as a paid answer.
 """
 
 import asyncio
@@ -22,25 +22,25 @@ from fusar_klip.llm.prices import prompt_chars, text_tokens
 from fusar_klip.llm.provider import MAX_ANSWER_CHARS, Completion, RefusedError, Request, TryAgainError
 from fusar_klip.llm.settings import LlmSettings
 
-# An honest answer has some 10 kB. A server that sends more than this is cut off.
+# A usual answer has some 10 kB. A longer body is cut off here.
 _MAX_BODY_BYTES = 4 << 20
-# A server that sends a byte now and then never runs into the timeout of a single wait.
-_WHOLE_ANSWER = 4.0
-# Longer waits than this mean a daily quota; the same command goes on from here tomorrow.
+# Times `timeout_s`: a server that sends single bytes never exceeds the timeout of one read.
+_WHOLE_ANSWER_TIMEOUTS = 4.0
+# Longer waits mean a daily quota; the user runs the command again after it.
 MAX_RETRY_AFTER_S = 600.0
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _OPENAI = "api.openai.com"
 
 
 class OpenAiChat:
-    """`POST /chat/completions`, one request a request.
+    """`POST /chat/completions`, one `Request` per HTTP request.
 
     Attributes:
         client: The official client.
     """
 
     def __init__(self, settings: LlmSettings) -> None:
-        """Open no connection yet.
+        """Check the address and read the API key; no connection is opened.
 
         Raises:
             SettingsError: No model is named, or the server's address is wrong.
@@ -58,14 +58,14 @@ class OpenAiChat:
         """Send one request; see `Provider.complete`."""
         try:
             async with (
-                asyncio.timeout(_WHOLE_ANSWER * self._settings.timeout_s),
+                asyncio.timeout(_WHOLE_ANSWER_TIMEOUTS * self._settings.timeout_s),
                 self.client.chat.completions.with_streaming_response.create(
                     **self.body(request, png)
                 ) as response,
             ):
                 content = await _read(response)
         except TimeoutError:
-            raise TryAgainError("the answer came to no end", maybe_billed=True) from None
+            raise TryAgainError("the answer did not end", maybe_billed=True) from None
         except openai.OpenAIError as error:
             raise self.failure(error) from None
         except (httpx2.TransportError, httpx2.DecodingError) as error:
@@ -77,11 +77,11 @@ class OpenAiChat:
         return chat_body(request, png, self._settings)
 
     def read(self, body: Any, *, batch: bool = False) -> Completion:
-        """Take the answer out of a parsed chat completion; raises as `completion_of`."""
+        """Return the answer of a parsed chat completion; raises as `completion_of`."""
         return completion_of(body, 0, self._key, batch=batch)
 
     def failure(self, error: openai.OpenAIError) -> Exception:
-        """Turn what the client raises into what `Provider.complete` may raise."""
+        """Convert an exception of the client into one that `Provider.complete` raises."""
         return failure(error, self._settings, self._key)
 
     async def close(self) -> None:
@@ -93,7 +93,7 @@ def _check_address(address: str | None) -> None:
     if address is None:
         return
     if "@" in address or "?" in address:
-        # Not repeated here: messages end up in logs.
+        # The message does not repeat it, because messages end up in logs.
         raise SettingsError("--base-url holds a key or a password: put it into the environment instead")
     try:
         parts = urlsplit(address)
@@ -124,11 +124,11 @@ def api_key(settings: LlmSettings) -> str:
     """Return the key from the environment; servers on this machine need none.
 
     Raises:
-        ProviderError: The variable is not set, or holds what no header of a request can.
+        ProviderError: The variable is not set, or holds characters that no HTTP header can.
     """
     key = os.environ.get(settings.api_key_variable, "").strip()
     if not (key.isascii() and key.isprintable()):
-        # Not repeated here: messages end up in logs.
+        # The message does not repeat it, because messages end up in logs.
         raise ProviderError(
             f"{settings.api_key_variable} holds no API key: it has line breaks or letters that no key has"
         )
@@ -140,7 +140,7 @@ def api_key(settings: LlmSettings) -> str:
 
 
 def model_name(settings: LlmSettings) -> str:
-    """Return what stands as the source of texts: "openai/gpt-4.1".
+    """Return provider and model, the `source` of texts: "openai/gpt-4.1".
 
     Raises:
         SettingsError: No model is named.
@@ -151,18 +151,18 @@ def model_name(settings: LlmSettings) -> str:
 
 
 def chat_parameters(settings: LlmSettings) -> dict[str, Any]:
-    """Return what decides an answer besides the model, the prompt and the image."""
+    """Return the settings that determine an answer besides the model, the prompt and the image."""
     names = ("temperature", "max_output_tokens", "structured", "image_detail", "reasoning_effort")
     return {name: getattr(settings, name) for name in names}
 
 
 def chat_body(request: Request, png: bytes | None, settings: LlmSettings) -> dict[str, Any]:
-    """Return the request of a request: system, history, user; the image goes with the first user message.
+    """Return the body of the HTTP request; the image belongs to the first user message.
 
     It stays there in all requests of a tile, so that the server's prefix cache can hold it.
     """
-    said = [*request.history, ("user", request.user)]
-    messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in said]
+    turns = [*request.history, ("user", request.user)]
+    messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in turns]
     if png is not None:
         first = next(message for message in messages if message["role"] == "user")
         url = "data:image/png;base64," + base64.b64encode(png).decode()
@@ -199,8 +199,8 @@ async def _read(response: Any) -> bytes:
 def read_completion(content: bytes, asked_chars: int, key: str) -> Completion:
     """Read the body of a chat completion.
 
-    A body cut off for its length, or without a usable message, is an answer like any other: it was paid for,
-    and what is wrong with it is for the reader of answers to say.
+    A body that is cut off for its length, or holds no usable message, is an answer too, because it was paid
+    for; the check of answers rejects it.
 
     Raises:
         TryAgainError: The body is no chat completion: a proxy's page, or an answer cut short.
@@ -215,15 +215,15 @@ def read_completion(content: bytes, asked_chars: int, key: str) -> Completion:
 
 
 def completion_of(body: Any, asked_chars: int, key: str, *, batch: bool = False) -> Completion:
-    """Take the answer out of a parsed chat completion.
+    """Return the answer of a parsed chat completion.
 
     Raises:
-        LookupError, TypeError, AttributeError: It is none.
+        LookupError, TypeError, AttributeError: The body is no chat completion.
     """
     message = body["choices"][0]["message"]
-    said = message.get("content") or message.get("refusal") or ""
-    # JSON can hold half a surrogate pair, which no file can.
-    text = without_key(str(said).encode("utf-8", "replace").decode()[:MAX_ANSWER_CHARS], key)
+    content = message.get("content") or message.get("refusal") or ""
+    # JSON can hold half a surrogate pair, which UTF-8 cannot.
+    text = without_key(str(content).encode("utf-8", "replace").decode()[:MAX_ANSWER_CHARS], key)
     usage = body.get("usage")
     counts = usage if isinstance(usage, Mapping) else {}
     return Completion(
@@ -241,7 +241,7 @@ def _count(reported: object, estimate: int) -> int:
 
 
 def failure(error: openai.OpenAIError, settings: LlmSettings, key: str) -> Exception:
-    """Turn what the client raises into what `Provider.complete` may raise."""
+    """Convert an exception of the client into one that `Provider.complete` raises."""
     where = settings.base_url or "the OpenAI server"
     if isinstance(error, openai.APITimeoutError):
         return TryAgainError(f"no answer within {settings.timeout_s:g} s", maybe_billed=True)
@@ -250,7 +250,7 @@ def failure(error: openai.OpenAIError, settings: LlmSettings, key: str) -> Excep
         return TryAgainError(
             f"{where} cannot be reached" if unsent else "the connection broke", maybe_billed=not unsent
         )
-    status, said = error.status_code, without_key(_one_line(error.message), key)
+    status, message = error.status_code, without_key(_one_line(error.message), key)
     if status == 401 or status == 403:
         return ProviderError(
             f"{where} refuses the key ({status}): set {settings.api_key_variable} to a valid one"
@@ -268,14 +268,14 @@ def failure(error: openai.OpenAIError, settings: LlmSettings, key: str) -> Excep
         wait = retry_after(error.response.headers)
         return TryAgainError(f"the server answered {status}", retry_after_s=wait, overloaded=status == 429)
     if status in (400, 413, 422):
-        return RefusedError(f"the server refused the request ({status}): {said}")
-    return ProviderError(f"{where} answered {status} ({said}): check --base-url")
+        return RefusedError(f"the server refused the request ({status}): {message}")
+    return ProviderError(f"{where} answered {status} ({message}): check --base-url")
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that a server asks us to wait, or None.
 
-    A date is read against the server's own clock (its `Date` header), for ours may go wrong.
+    A date is compared with the server's own clock (its `Date` header), because the local clock may be wrong.
     """
     for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
@@ -292,7 +292,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def without_key(text: str, key: str) -> str:
-    """Return `text` without the key and anything that looks like one: servers quote them in complaints."""
+    """Return `text` without the key or anything that looks like one; servers quote keys in their errors."""
     if len(key) >= 8:
         text = text.replace(key, "[key]")
     return re.sub(r"\b(sk-|xai-|AIza)[-_\w*]{12,}", "[key]", text)

@@ -1,7 +1,7 @@
-"""What requests cost: a price table, tokens of texts and pictures estimated before they are sent.
+"""Prices of language models, and estimates of the tokens of a request.
 
-The table (`prices.toml`) is data and ages; `input_usd` and `output_usd` go over it. What was spent is counted
-from the tokens that the server reports, never from the estimates.
+The price table (`prices.toml`) ages; the settings `input_usd` and `output_usd` replace its prices. Costs of
+answers are computed from the tokens that the server reports, never from estimates.
 """
 
 import math
@@ -14,19 +14,19 @@ from typing import Any
 from fusar_klip.llm.provider import Request
 from fusar_klip.llm.settings import LlmSettings
 
-# English prose has some four characters a token, numbers and names fewer: three counts rather too many.
+# English prose has some four characters per token, numbers and names fewer: three overestimates.
 _CHARACTERS_PER_TOKEN = 3
 _UNKNOWN_IMAGE = ("tiles", 85, 170)
 
 
 @dataclass(frozen=True)
 class Price:
-    """What a model's tokens cost.
+    """Price of a model's tokens.
 
     Attributes:
         input_usd: US dollars for a million tokens of prompts.
         output_usd: US dollars for a million tokens of answers.
-        batch_factor: What a batch's tokens cost in proportion.
+        batch_factor: Price of a batch's tokens relative to those.
     """
 
     input_usd: float
@@ -51,7 +51,7 @@ def price_of(settings: LlmSettings, *, local: bool = False) -> Price | None:
     factor = float(_table()["batch_factor"])
     if local:
         return Price(0.0, 0.0, factor)
-    known = _row(settings.model)
+    known = _price_row(settings.model)
     input_usd = settings.input_usd if settings.input_usd is not None else known.get("input_usd")
     output_usd = settings.output_usd if settings.output_usd is not None else known.get("output_usd")
     if input_usd is None or output_usd is None:
@@ -60,12 +60,12 @@ def price_of(settings: LlmSettings, *, local: bool = False) -> Price | None:
 
 
 def prompt_tokens(request: Request, settings: LlmSettings) -> int:
-    """Return how many tokens a request has at most, its picture included."""
+    """Return an upper estimate of the tokens of a request, its image included."""
     return text_tokens(prompt_chars(request)) + (image_tokens(settings) if request.with_image else 0)
 
 
 def text_tokens(characters: int) -> int:
-    """Return how many tokens a text has at most."""
+    """Return an upper estimate of the tokens of a text."""
     return math.ceil(characters / _CHARACTERS_PER_TOKEN)
 
 
@@ -76,8 +76,8 @@ def prompt_chars(request: Request) -> int:
 
 
 def image_tokens(settings: LlmSettings) -> int:
-    """Return how many tokens a square picture of `image_px` takes."""
-    kind, *numbers = _row(settings.model).get("image", _UNKNOWN_IMAGE)
+    """Return the tokens of a square image of `image_px` pixels a side."""
+    kind, *numbers = _price_row(settings.model).get("image", _UNKNOWN_IMAGE)
     side = settings.image_px
     if kind == "fixed":
         return int(numbers[0])
@@ -93,7 +93,7 @@ def _table() -> dict[str, Any]:
     return tomllib.loads((files("fusar_klip.llm") / "prices.toml").read_text(encoding="utf-8"))
 
 
-def _row(model: str | None) -> dict[str, Any]:
+def _price_row(model: str | None) -> dict[str, Any]:
     """Return the table's row: "gpt-4.1-2025-04-14" is priced as "gpt-4.1", "openai/gpt-4o" as "gpt-4o"."""
     models: dict[str, dict[str, Any]] = _table()["models"]
     name = (model or "").rsplit("/", 1)[-1].lower()

@@ -36,10 +36,10 @@ class Completion:
     """One answer of a language model.
 
     Attributes:
-        text: What it said, at most `MAX_ANSWER_CHARS` characters of it, in valid Unicode.
-        input_tokens: Tokens of the prompt, image included, as its server counts them.
+        text: The answer, in valid Unicode, cut to `MAX_ANSWER_CHARS` characters.
+        input_tokens: Tokens of the prompt, image included, as the server counts them.
         output_tokens: Tokens of the answer, hidden reasoning included.
-        batch: It came by a batch API, which costs less.
+        batch: Whether it came through a batch API, which costs less.
     """
 
     text: str
@@ -50,11 +50,11 @@ class Completion:
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """A tile's picture as it goes out.
+    """An image as it is sent.
 
     Attributes:
-        png: The file.
-        digest: SHA-256 of it.
+        png: Content of the PNG file.
+        digest: SHA-256 of `png`, in hexadecimal.
     """
 
     png: bytes
@@ -62,45 +62,46 @@ class EncodedImage:
 
 
 MAX_ANSWER_CHARS = 65_536
-"""Characters of an answer that are kept: eight fields with rationales take some 4,000."""
+"""Longest answer that is kept, in characters; the fields of a text with rationales take some 4,000."""
 
 
 class Provider(Protocol):
-    """Whoever answers.
+    """A language model that answers one request at a time.
 
     Attributes:
-        name: Stands as the source of every text: "openai/gpt-4.1".
-        parameters: What else decides the answer: temperature, schema use, weights. Part of the cache's key.
-        max_output_tokens: The most tokens that an answer can have.
+        name: Provider and model, such as "openai/gpt-4.1"; the `source` of every text.
+        parameters: Other inputs that determine the answer: temperature, schema, weights. Part of the cache
+            key.
+        max_output_tokens: Maximum tokens of an answer.
     """
 
     name: str
     parameters: Mapping[str, Any]
     max_output_tokens: int
 
-    async def complete(self, request: "Request", png: bytes | None) -> Completion:
-        """Answer one request, with the picture as PNG.
+    async def complete(self, request: Request, png: bytes | None) -> Completion:
+        """Answer one request, with the image as PNG.
 
         Raises:
-            TryAgainError: There is no answer now.
-            RefusedError: This request gets no answer, others may.
-            DeferredError: The request is collected for a batch.
-            ProviderError: No request gets an answer until the user mends something.
+            TryAgainError: The request failed and may be sent again.
+            RefusedError: The server refuses this request; others may succeed.
+            DeferredError: The request waits for a batch.
+            ProviderError: No request can succeed until the user fixes the configuration or the server.
         """
         ...
 
     async def close(self) -> None:
-        """Give back connections and memory."""
+        """Release connections and memory."""
         ...
 
 
 class TryAgainError(Exception):
-    """The server is overloaded, broken for the moment, or out of reach.
+    """The server is overloaded, temporarily broken, or unreachable; the request may be sent again.
 
     Attributes:
-        retry_after_s: The wait that the server asks for, in seconds.
-        overloaded: The server asks all of us to slow down (429), not only this request.
-        maybe_billed: The request had reached the server, so it may cost although its answer is lost.
+        retry_after_s: Wait that the server asks for, in seconds; None if it names none.
+        overloaded: Whether the server limits the rate (429), which concerns all requests.
+        maybe_billed: Whether the request reached the server, so that it may cost although its answer is lost.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class TryAgainError(Exception):
 
 
 class RefusedError(Exception):
-    """The server takes this request for wrong (400, 413, 422: a content filter, too long a prompt)."""
+    """The server refuses this request (400, 413, 422), such as for a content filter or too long a prompt."""
 
 
 class DeferredError(Exception):

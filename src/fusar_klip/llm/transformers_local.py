@@ -1,7 +1,8 @@
 """A vision-language model on this machine, through transformers (`image-text-to-text`).
 
-One request at a time: enough to try a model, or to describe some thousand tiles on one GPU. For more, serve
-the model with vLLM and give its `--base-url`. torch and transformers are imported here only.
+It answers one request at a time: enough to try a model, or to describe some thousand tiles on one GPU. For
+more, serve
+the model with vLLM and give its `--base-url`. This module alone imports torch and transformers.
 """
 
 import asyncio
@@ -23,14 +24,14 @@ _HEAD_BYTES = 1 << 20
 
 
 class TransformersLocal:
-    """Generates greedily, or by `temperature` where it is set."""
+    """Generates greedily, or samples at `temperature` if it is set."""
 
     def __init__(self, settings: LlmSettings) -> None:
         """Load the model; nothing is downloaded.
 
         Raises:
             SettingsError: No model is named.
-            ProviderError: The model is not there, or is no image-text-to-text model.
+            ProviderError: The model is not on this machine, or is no image-text-to-text model.
         """
         if not settings.model:
             raise SettingsError("the provider transformers needs a model: give --model FOLDER")
@@ -44,9 +45,10 @@ class TransformersLocal:
             )
             self._model = model.to(settings.device).eval()
         except (OSError, ValueError, RuntimeError) as error:
-            said = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:200]
             raise ProviderError(
-                f"{settings.model} cannot be loaded ({said}): give the folder of an image-text-to-text model"
+                f"{settings.model} cannot be loaded ({reason}): give the folder of an image-text-to-text "
+                "model"
             ) from error
         self.max_output_tokens = settings.max_output_tokens
         self._temperature = settings.temperature
@@ -63,7 +65,7 @@ class TransformersLocal:
             return await asyncio.to_thread(self._generate, request, png)
 
     async def close(self) -> None:
-        """Let go of the weights."""
+        """Release the weights."""
         del self._model
 
     def _generate(self, request: Request, png: bytes | None) -> Completion:
@@ -74,7 +76,7 @@ class TransformersLocal:
             return_dict=True,
             return_tensors="pt",
         ).to(self._model.device, dtype=self._model.dtype)
-        asked = inputs["input_ids"].shape[1]
+        prompt_length = inputs["input_ids"].shape[1]
         sampling = (
             {"do_sample": True, "temperature": self._temperature}
             if self._temperature
@@ -82,26 +84,26 @@ class TransformersLocal:
         )
         with torch.inference_mode():
             tokens = self._model.generate(**inputs, max_new_tokens=self.max_output_tokens, **sampling)[
-                0, asked:
+                0, prompt_length:
             ]
         text = self._processor.decode(tokens, skip_special_tokens=True)
-        return Completion(text[:MAX_ANSWER_CHARS], asked, len(tokens))
+        return Completion(text[:MAX_ANSWER_CHARS], prompt_length, len(tokens))
 
 
 def _messages(request: Request, png: bytes | None) -> list[dict[str, Any]]:
-    """Spell a request as chat templates of vision-language models take it; the picture goes first."""
-    said = [("system", request.system), *request.history, ("user", request.user)]
-    messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
+    """Return a request as the chat templates of vision-language models take it; the image comes first."""
+    turns = [("system", request.system), *request.history, ("user", request.user)]
+    messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
     if png is not None:
         first = next(message["content"] for message in messages if message["role"] == "user")
-        picture = Image.open(io.BytesIO(png)).convert("RGB")
+        image = Image.open(io.BytesIO(png)).convert("RGB")
         assert isinstance(first, list)
-        first.insert(0, {"type": "image", "image": picture})
+        first.insert(0, {"type": "image", "image": image})
     return messages
 
 
 def _digest(folder: Path) -> str:
-    """Return what tells weights apart without reading them all: names, sizes and beginnings of all files."""
+    """Return a digest that identifies weights, of the names, sizes and first bytes of all files."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file()):
         digest.update(f"{path.name} {path.stat().st_size} ".encode())

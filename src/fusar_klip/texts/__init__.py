@@ -1,8 +1,8 @@
-"""Tiles into eight-field texts (paper 3.2): what is measured and where it is, each field one sentence.
+"""Texts of tiles (paper 3.2): one sentence for each field of the tile's schema.
 
-`describe` is the entry point of the stage: by measuring alone (`measure`), from annotations (`template`), or
-by a language model led through a chain of thought (`openai`, `transformers`). `estimate` tells what a model
-would cost, `measure_tile` measures a single array.
+`describe` writes them for a data set: rule-based (`measure`), from annotations (`template`), or by a language
+model with a chain of thought (`openai`, `transformers`). `estimate` estimates the cost of a language model.
+`measure_tile` measures a single array.
 """
 
 from fusar_klip.texts.describe import describe, estimate

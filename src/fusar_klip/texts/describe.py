@@ -1,4 +1,4 @@
-"""The verb `describe`: a data set in, a version of its texts out, by whoever is to write them."""
+"""The verb `describe`: writes a version of the texts of a data set with the chosen provider."""
 
 from collections.abc import Iterable
 from contextlib import closing
@@ -16,30 +16,30 @@ DEFAULTS = DescribeSettings()
 
 
 def describe(dataset: Path, settings: DescribeSettings = DEFAULTS) -> DescribeSummary:
-    """Write a text version: eight sentences for every kept tile.
+    """Write a text version: a sentence for each field of every kept tile.
 
-    It gets the next free number; where it would hold the texts of a version that is there, none is written.
+    The version gets the next free number. If an earlier version has the same texts, none is written.
 
     Raises:
-        SettingsError: The settings do not fit together.
-        ProviderError: The language model cannot be asked, or some tiles got no answer.
+        SettingsError: The settings contradict each other.
+        ProviderError: The language model does not answer, or some tiles have no answer.
         BudgetError: The budget is used up.
         DatasetError: There is no finished data set, it holds no kept tile, or a tile cannot be read.
     """
     if settings.provider == "measure":
-        return _by_measure(dataset, settings)
+        return _describe_by_rules(dataset, settings)
     if settings.provider == "template":
-        return _by_template(dataset, settings)
-    # The client takes a second to import, which measuring does not need.
+        return _describe_by_template(dataset, settings)
+    # Imported here, because the client takes a second to import, and rule-based texts do not need it.
     from fusar_klip.texts.hcot.hcot import describe_with_llm
 
     return describe_with_llm(dataset, settings)
 
 
 def estimate(dataset: Path, settings: DescribeSettings) -> DescribeEstimate:
-    """Tell how many requests and tokens `describe` would take, and what they would cost; ask nobody.
+    """Estimate the requests, tokens and cost of `describe`; send no requests.
 
-    The measurements that the prompts need are made, and kept for the run itself. Needs no API key.
+    The tiles are measured, because prompts need the evidence, which is kept for the run. Needs no API key.
 
     Raises:
         SettingsError: The provider has no price, or the settings do not fit together.
@@ -50,29 +50,29 @@ def estimate(dataset: Path, settings: DescribeSettings) -> DescribeEstimate:
     return estimate_with_llm(dataset, settings)
 
 
-def _by_measure(dataset: Path, settings: DescribeSettings) -> DescribeSummary:
+def _describe_by_rules(dataset: Path, settings: DescribeSettings) -> DescribeSummary:
     texts = (
         DescribedTile(measured.tile.tile_id, measured.task, measured.fields, ())
         for pyramid in measure_dataset(dataset, settings.workers)
         for measured in pyramid
     )
-    return _written(dataset, texts, "measure", MEASURE_VERSION)
+    return _write_version(dataset, texts, "measure", MEASURE_VERSION)
 
 
-def _by_template(dataset: Path, settings: DescribeSettings) -> DescribeSummary:
+def _describe_by_template(dataset: Path, settings: DescribeSettings) -> DescribeSummary:
     if settings.annotations is None:
         raise SettingsError("the provider template needs annotations: give --annotations GEOJSON")
     texts = (
         DescribedTile(text.tile_id, text.task, text.fields, ())
         for text in template_texts(dataset, settings.annotations)
     )
-    return _written(dataset, texts, "template", TEMPLATE_VERSION)
+    return _write_version(dataset, texts, "template", TEMPLATE_VERSION)
 
 
-def _written(
+def _write_version(
     dataset: Path, texts: Iterable[DescribedTile], provider: ProviderName, prompt_version: str
 ) -> DescribeSummary:
-    """Write a version of the texts, or find the one that holds the same."""
+    """Write a version of the texts, or find the one that has the same."""
     with closing(TextWriter()) as writer:
         for text in texts:
             writer.add(text)

@@ -1,4 +1,4 @@
-"""What self-contained HTML pages are made of: templates that escape, tiles as data URLs, data as JSON."""
+"""Parts of self-contained HTML pages: escaping templates, tiles as data URLs, data as JSON."""
 
 import base64
 import io
@@ -27,12 +27,12 @@ def png_url(png: bytes) -> str:
 
 
 def script_json(value: Any) -> str:
-    """Return JSON that can stand inside a <script> element: it holds no "<" that could end it."""
+    """Return JSON for a <script> element, without any "<" that could end it."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False).replace("<", "\\u003c")
 
 
 def render(template: Path, **context: Any) -> str:
-    """Fill a template of Jinja. What is put in is escaped, unless the template says `safe`."""
+    """Render a Jinja template. Values are escaped, unless the template marks them `safe`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(template.parent),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""Numbers, places and directions in words: always the same words for the same value."""
+"""Phrases for numbers, positions and directions; the same value always gives the same words."""
 
 import math
 from collections import Counter
@@ -38,12 +38,12 @@ def listed(parts: Sequence[str]) -> str:
 
 
 def tenths(fraction: float) -> str:
-    """Return a share in steps of 10 %, "40%", never a false 0 or 100: it is 10% at least and 90% at most."""
+    """Return a share in steps of 10 %, such as "40%"; at least 10%, at most 90%."""
     return f"{min(90, max(10, 10 * round(10 * fraction)))}%"
 
 
 def distance(metres: float) -> str:
-    """Return a distance with two significant digits or so: "40 m", "850 m", "3 km"."""
+    """Return a distance with about two significant digits: "40 m", "850 m", "3 km"."""
     if metres < 1000:
         step = 10 if metres < 300 else 50
         rounded = max(step, step * round(metres / step))
@@ -55,7 +55,7 @@ def distance(metres: float) -> str:
 def sizes(lengths_px: Sequence[float], gsd_m: float | None) -> str:
     """Return a length or a range of lengths, in metres if the ground spacing is known, else in pixels.
 
-    Rounded to the spacing or to 5 m, whichever is coarser, for a measured edge is no sharper than a pixel.
+    Rounded to the spacing or to 5 m, whichever is coarser, because an edge is measured to a pixel at best.
     """
     step = max(5.0, float(math.ceil((gsd_m or 0.0) / 5) * 5)) if gsd_m else 1.0
     unit = "m" if gsd_m else "pixels"
@@ -67,7 +67,7 @@ def sizes(lengths_px: Sequence[float], gsd_m: float | None) -> str:
 
 
 def length(length_px: float, gsd_m: float | None) -> str:
-    """Return a long length: as a distance if the ground spacing is known, else in pixels."""
+    """Return a length as a distance if the ground spacing is known, else in pixels."""
     return distance(length_px * gsd_m) if gsd_m else f"{max(10, 10 * round(length_px / 10))} pixels"
 
 
@@ -82,9 +82,9 @@ def region_of(row: float, col: float, height: int, width: int) -> int:
 
 
 def regions_with_counts(regions: Iterable[int]) -> str:
-    """Return where things are: "two in the centre and one in the upper left"; "in the centre" for one.
+    """Return counts by region: "two in the centre and one in the upper left"; "in the centre" for one region.
 
-    Of more than three regions only the two fullest are named, and the rest counted together.
+    Of more than three regions only the two fullest are named, and the rest is summed.
     """
     counts = Counter(regions)
     if len(counts) == 1:

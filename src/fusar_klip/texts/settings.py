@@ -13,23 +13,23 @@ ProviderName = Literal["measure", "template", "openai", "transformers"]
 
 
 class DescribeSettings(LlmSettings):
-    """Who writes the texts, and with which prompting mode; for a language model also its `LlmSettings`."""
+    """Source of the texts and prompting mode, and the `LlmSettings` of the language model."""
 
     provider: ProviderName = "measure"
-    """Who writes the texts: `measure` and `template` need no language model; `openai` is any server that
-    speaks its chat protocol, `transformers` a model on this machine."""
+    """Source of the texts: `measure` (rule-based, no LLM), `template` (annotations), `openai` (any server
+    with OpenAI's chat protocol) or `transformers` (a model on this machine)."""
     workers: int = Field(default=min(4, os.cpu_count() or 1), ge=1)
-    """Processes that measure tiles; the texts do not depend on their number."""
+    """Number of processes that measure tiles; the texts do not depend on it."""
     annotations: Path | None = None
     """GeoJSON of annotated targets, for `template`."""
     mode: Mode = "single"
-    """All layers of the thinking chain in one request (`single`), one request a layer (`chain`), or no chain
-    (`plain`)."""
+    """Prompting mode: all layers of the chain of thought in one request (`single`), one request per layer
+    (`chain`), or no chain of thought (`plain`)."""
     known_places: Path | None = None
-    """CSV of what you know of airports and ports, by code: see docs/hcot.md."""
+    """CSV file with your own facts about airports and ports, by code; see docs/hcot.md."""
     scale_bar: bool = False
-    """Draw a scale bar into the picture."""
+    """Draw a scale bar below the image."""
     retry_rejected: bool = False
-    """Ask once more for tiles whose answers were rejected in an earlier run."""
+    """Request another answer for tiles whose answers were rejected in an earlier run."""
     leave_unanswered: bool = False
-    """Write a version although some tiles got no answer."""
+    """Write a version even if some tiles have no answer."""

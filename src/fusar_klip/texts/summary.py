@@ -1,28 +1,28 @@
-"""What `describe` says it made, or would make."""
+"""Results of `describe` and `estimate`."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class DescribeSummary:
-    """What `describe` made.
+    """Result of `describe`.
 
     Attributes:
         dataset: The data set's folder.
         version: Name of the text version.
         path: Its file.
         tiles: Number of described tiles.
-        texts: Number of sentences, eight a tile.
+        texts: Number of sentences, one per tile and field.
         by_task: Number of tiles by task.
-        rejected: Tiles whose answers could not be used; `texts/rejected.jsonl` has them.
+        rejected: Tiles whose answers were not usable; `texts/rejected.jsonl` has them.
         flagged: Tiles whose text contradicts the measured evidence; `texts/flagged.jsonl` has them.
         unanswered: Tiles without an answer.
-        requests: Answers that a language model gave in this run.
-        cached: Answers that were paid for before.
+        requests: Requests that the language model answered in this run.
+        cached: Answers that came from the cache.
         input_tokens: Tokens of the prompts of `requests`.
         output_tokens: Tokens of their answers.
-        cost_usd: What all answers of this model for this data set have cost, earlier runs included, requests
-            that broke counted at their most; None where the price is not known.
+        cost_usd: Cost of all answers of this model for this data set in US dollars, earlier runs included; a
+            request that failed after it was sent counts with its maximum. None if the price is not known.
     """
 
     dataset: str
@@ -43,18 +43,18 @@ class DescribeSummary:
 
 @dataclass(frozen=True)
 class DescribeEstimate:
-    """What `describe` would ask for.
+    """Result of `estimate`.
 
     Attributes:
         dataset: The data set's folder.
         source: Provider and model.
         tiles: Number of tiles.
-        requests: Requests to send, if no answer has to be repaired.
-        cached: Answers that are there already.
-        input_tokens: About how many tokens the prompts have, pictures included.
-        output_tokens: About how many the answers have; a reasoning model's hidden ones come on top.
-        cost_usd: About what the requests cost; None where the price is not known.
-        spent_usd: What answers of this model for this data set have cost so far.
+        requests: Requests to send, if no answer needs a repair request.
+        cached: Answers that are in the cache.
+        input_tokens: Estimated tokens of the prompts, images included.
+        output_tokens: Estimated tokens of the answers, without the hidden ones of a reasoning model.
+        cost_usd: Estimated cost of the requests in US dollars; None if the price is not known.
+        spent_usd: Cost of this model's answers for this data set so far, in US dollars.
     """
 
     dataset: str

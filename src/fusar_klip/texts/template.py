@@ -1,12 +1,11 @@
 """Template sentences from annotations: the baseline of the paper's table 8 and figure 10.
 
-In the manner of RemoteCLIP's box-to-caption rules and of SARLANG: what an annotation says is put into a fixed
-sentence (how many, of which category, in which part of the image, how large). Eight fields as in every text;
-a field of which the annotations say nothing says so. Looks at no pixel.
+Following RemoteCLIP's box-to-caption rules and SARLANG, fixed sentences state number, category, position and
+size of the annotated objects. Fields about which the annotations hold nothing say so. No pixel is read.
 
-Read are GeoJSON (EPSG:4326, or another CRS that it names; any vector file that GDAL opens does) and COCO. A
-file that is named as a scene, such as the simulator's `truth/SCENE.geojson`, belongs to that scene alone; any
-other to every tile it touches.
+Annotations are GeoJSON (EPSG:4326, or the CRS that it names), any other vector file that GDAL opens, or COCO.
+A file with the name of a scene, such as the simulator's `truth/SCENE.geojson`, belongs to that scene alone;
+any other to every tile it intersects.
 """
 
 import json
@@ -37,7 +36,7 @@ _SAME_PLURAL = ("aircraft", "spacecraft", "watercraft", "hovercraft")
 
 @dataclass(frozen=True)
 class TemplateText:
-    """The text of one tile: its task, and its eight fields in the order of `catalog.FIELDS`."""
+    """The text of one tile: its task, and its fields in the order of `catalog.FIELDS`."""
 
     tile_id: str
     task: Task
@@ -46,16 +45,16 @@ class TemplateText:
 
 @dataclass(frozen=True)
 class Annotation:
-    """One annotated object as a tile shows it.
+    """One annotated object in a tile.
 
     Attributes:
         row: Row of its centre in pixels from the tile's upper edge.
         col: Column of its centre in pixels from the tile's left edge.
         category: Such as "ship".
-        kind: Its finer type, such as "container ship", where the annotation has one.
-        state: What else it says of it, such as "moored".
-        length_m: Length in metres; None where neither the annotation nor the ground spacing tells.
-        width_m: Width in metres; None too where there is only an upright box.
+        kind: Its finer type, such as "container ship"; None if the annotation has none.
+        state: Its state, such as "moored"; None if the annotation has none.
+        length_m: Length in metres; None if neither the annotation nor the ground spacing gives it.
+        width_m: Width in metres; None also for an axis-aligned box.
     """
 
     row: float
@@ -69,7 +68,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class TileFrame:
-    """Where a tile lies, as far as annotations need it; what is not known is None."""
+    """Position and size of a tile; None = not known."""
 
     tile_id: str
     scene_id: str
@@ -77,11 +76,11 @@ class TileFrame:
     height: int
     crs: str | None
     to_pixels: Affine | None
-    """Takes a position in the CRS to column and row."""
+    """Converts a position in the CRS to column and row."""
     gsd_m: float | None
 
     def holds(self, annotation: Annotation) -> bool:
-        """Tell whether the centre of an annotated object lies in the tile."""
+        """Return whether the centre of an annotated object lies in the tile."""
         return 0 <= annotation.row < self.height and 0 <= annotation.col < self.width
 
 
@@ -132,7 +131,7 @@ def kept_tiles(dataset: Path) -> list[TileFrame]:
 def compose_template(
     tile_id: str, annotations: Sequence[Annotation], height: int, width: int
 ) -> TemplateText:
-    """Put the annotations of one tile of (height, width) pixels into sentences."""
+    """Compose the template sentences of one tile of (height, width) pixels."""
     if not annotations:
         fields = dict.fromkeys(TERRAIN_FIELDS, NOT_ANNOTATED)
         fields["Terrain"] = "no annotated object in this SAR image"
@@ -225,7 +224,7 @@ def _in_tiles(
         if tile.to_pixels is None:
             continue
         cols, rows = tile.to_pixels @ (x, y)
-        # What a far-away projection makes infinite lies in no tile: comparisons with NaN are false.
+        # Coordinates that a distant projection makes infinite or NaN lie in no tile.
         inside = np.flatnonzero((cols >= 0) & (cols < tile.width) & (rows >= 0) & (rows < tile.height))
         if inside.size:
             yield (
@@ -284,26 +283,26 @@ def _from_coco(
 
 
 def _boxes_by_image(file: Path, coco: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Return COCO's annotations by the stem of their image's file, with their category's name."""
+    """Return COCO's annotations by the stem of their image file, with the name of their category."""
     try:
         categories = {c["id"]: str(c["name"]) for c in coco["categories"]}
         stems = {image["id"]: Path(image["file_name"]).stem for image in coco["images"]}
         boxes: dict[str, list[dict[str, Any]]] = {stem: [] for stem in stems.values()}
-        for said in coco["annotations"]:
-            x, y, width, height = map(float, said["bbox"])
-            box = said | {"category": categories[said["category_id"]], "bbox": (x, y, width, height)}
-            boxes[stems[said["image_id"]]].append(box)
+        for record in coco["annotations"]:
+            x, y, width, height = map(float, record["bbox"])
+            box = record | {"category": categories[record["category_id"]], "bbox": (x, y, width, height)}
+            boxes[stems[record["image_id"]]].append(box)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SettingsError(f"{file} is no valid COCO ({error!r}): give GeoJSON or COCO") from error
     return boxes
 
 
 def _scene_pixels(tiles: Sequence[TileFrame], file: Path, scene_id: str, *, warped: bool) -> Affine:
-    """Return what takes the ground to the scene's pixels: its first tile starts at its corner."""
+    """Return the transform from the CRS to the scene's pixels; the first tile starts at its corner."""
     first = [t.to_pixels for t in tiles if t.tile_id.endswith("_0000_0000") and t.to_pixels is not None]
     if warped or not first:
         raise SettingsError(
-            f"{file} counts in pixels of {scene_id}, whose tiles do not tell where those lie: give a GeoJSON"
+            f"{file} is in pixels of {scene_id}, which cannot be located in its tiles: give GeoJSON"
         )
     return first[0]
 
@@ -315,13 +314,17 @@ def _of_box(box: Mapping[str, Any], left: float, top: float, gsd_m: float | None
 
 
 def _annotation(
-    row: float, col: float, said: Mapping[str, Any], length_m: float | None, width_m: float | None
+    row: float, col: float, properties: Mapping[str, Any], length_m: float | None, width_m: float | None
 ) -> Annotation:
-    """Take category, type, state and sizes from an annotation's properties; its own sizes go before ours."""
-    words = {key: str(said[key]).strip().replace("_", " ") for key in said if _is_told(said[key])}
+    """Make an annotation from its properties; sizes in them take precedence over those of its outline."""
+    words = {
+        key: str(value).strip().replace("_", " ") for key, value in properties.items() if _has_value(value)
+    }
     category = next((words[key].lower() for key in _CATEGORY_KEYS if words.get(key)), "object")
-    own_length, own_width = (
-        float(said[key]) if isinstance(said.get(key), int | float) and _is_told(said[key]) else None
+    stated_length, stated_width = (
+        float(properties[key])
+        if isinstance(properties.get(key), int | float) and _has_value(properties[key])
+        else None
         for key in ("length_m", "width_m")
     )
     kind = words.get("type")
@@ -331,12 +334,12 @@ def _annotation(
         category=category,
         kind=None if kind is None or kind.lower() == category else kind,
         state=words.get("state"),
-        length_m=length_m if own_length is None else own_length,
-        width_m=width_m if own_length is None else own_width,
+        length_m=length_m if stated_length is None else stated_length,
+        width_m=width_m if stated_length is None else stated_width,
     )
 
 
-def _is_told(value: Any) -> bool:
+def _has_value(value: Any) -> bool:
     return isinstance(value, str | int | float) and not pd.isna(value)
 
 

@@ -1,6 +1,6 @@
-"""A tile's pixels, and the picture of it that goes with a request: a PNG, with a scale bar if wanted.
+"""Reads tiles, and encodes them as PNG images for requests, with an optional scale bar.
 
-The same tile gives the same bytes, so that an answer can be found again by the picture that it was given for.
+The same tile gives the same bytes, because the key of a cached answer holds the image's digest.
 """
 
 import struct
@@ -36,16 +36,17 @@ def read_pixels(path: Path, window: Window | None = None) -> NDArray[np.uint8]:
 
 
 def tile_png(path: Path, side_px: int, scale_bar: bool, gsd_m: float | None) -> bytes:
-    """Return a tile as PNG, 8-bit grey, 0 = no data.
+    """Return a tile as PNG, 8 bits, single-channel, 0 = no data.
 
-    A tile is scaled so that its longer side has `side_px` pixels: smaller by the mean over areas, which keeps
-    amplitude and takes out speckle, larger by repeating pixels, which invents no detail.
+    The tile is scaled so that its longer side has `side_px` pixels: reduced by area means, which keep the
+    amplitude and
+    reduce speckle; enlarged by repeating pixels, which adds no detail.
 
     Args:
         path: GeoTIFF, one band of uint8.
-        side_px: Longer side of the tile in the picture.
+        side_px: Longer side of the tile in the image, in pixels.
         scale_bar: Add a strip with a scale bar below the tile.
-        gsd_m: Ground spacing of the tile's pixels; None: no bar, for there is nothing to show.
+        gsd_m: Ground spacing of the tile's pixels in metres; None: no scale bar.
 
     Raises:
         DatasetError: The file cannot be read.

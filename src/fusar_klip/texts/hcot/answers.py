@@ -1,7 +1,8 @@
-"""What a language model answered, read and checked: eight fields, or a complaint that it can mend.
+"""Parses and checks the answers of a language model: fields, or the reason for a repair request.
 
-Takes the JSON of `prompts.schemas`, bare, fenced or inside other words, and the paper's "Field: text" lines.
-What an answer claims against the measured evidence is flagged, never dropped or changed: evidence errs too.
+It accepts the JSON of `prompts.schemas`, bare, fenced or inside other text, and the paper's "Field: text"
+lines. Contradictions with the measured evidence are flagged; the text stays unchanged, because evidence has
+errors too.
 """
 
 import json
@@ -15,13 +16,14 @@ from fusar_klip.catalog import FIELDS
 from fusar_klip.texts.hcot.contradictions import contradictions
 from fusar_klip.texts.hcot.prompts.schemas import LAYERS
 from fusar_klip.texts.measure.evidence_store import TileContext
+from fusar_klip.texts.phrases import number
 
 MAX_ANSWER_CHARS_READ = 50_000
 MAX_FIELD_WORDS = 40
-"""Of a field. All eight share the text encoder's 160 tokens; the prompt asks for 15 words."""
+"""Longest field, in words. All fields share the text encoder's 160 tokens; the prompt asks for 15 words."""
 _MAX_CHARS = 400
 _MAX_RATIONALE_CHARS = 2_000
-_MAX_FIELDS_NAMED = 3  # in a complaint: one that lists everything is not read
+_MAX_FIELDS_NAMED = 3  # in a repair request, which has to stay short
 
 _END_OF_THOUGHT = re.compile(r"</(?:think|thinking|reasoning)>", re.IGNORECASE)
 _REFUSAL = re.compile(
@@ -62,8 +64,8 @@ class Answer:
     """A usable answer.
 
     Attributes:
-        fields: The eight texts by field, in the order of `catalog.FIELDS`, each on one line.
-        rationale: What was said for each layer, as far as anything was.
+        fields: The sentence of each field, in the order of `catalog.FIELDS`, each on one line.
+        rationale: The rationale of each layer that has one.
         flags: Names of gross contradictions with the evidence, such as "count_contradicts_evidence".
     """
 
@@ -74,19 +76,20 @@ class Answer:
 
 @dataclass(frozen=True)
 class InvalidAnswer:
-    """Why an answer cannot be used.
+    """An answer that is not usable.
 
     Attributes:
-        reason: A sentence for the model, which asks it for better; it holds nothing of the answer.
+        reason: A sentence for the repair request; it quotes nothing of the answer.
     """
 
     reason: str
 
 
 def read_answer(text: str, context: TileContext) -> Answer | InvalidAnswer:
-    """Read and check one answer; the same text always gives the same result, and no text raises."""
+    """Parse and check one answer; the result is deterministic, and no text raises an error."""
     if len(text) > MAX_ANSWER_CHARS_READ:
-        return InvalidAnswer("The answer is far too long: at most 15 words for each of the eight fields.")
+        count = number(len(FIELDS[context.task]))
+        return InvalidAnswer(f"The answer is far too long: at most 15 words for each of the {count} fields.")
     text = _END_OF_THOUGHT.split(text)[-1].strip("\ufeff \t\r\n")
     if not text:
         return InvalidAnswer("The answer is empty.")
@@ -98,16 +101,16 @@ def read_answer(text: str, context: TileContext) -> Answer | InvalidAnswer:
             "The answer is a refusal. The picture is a radar image of the ground; describe what it shows, "
             "and say in a few words what cannot be told from it."
         )
-    if reason := _complaint(fields, wanted):
+    if reason := _form_error(fields, wanted):
         return InvalidAnswer(reason)
-    said = {field: _tidy(fields[field], field) for field in wanted}
-    if reason := _wording(said, context):
+    sentences = {field: _tidy(fields[field], field) for field in wanted}
+    if reason := _sentence_error(sentences, context):
         return InvalidAnswer(reason)
-    return Answer(said, rationale, contradictions(said, context))
+    return Answer(sentences, rationale, contradictions(sentences, context))
 
 
 def _read_json(text: str, wanted: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]] | None:
-    """Find the object that holds the fields; the last one, as a model that drafts answers last."""
+    """Return fields and rationale of the object with most fields; of equal ones the last, not a draft."""
     best: tuple[dict[str, Any], dict[str, str]] | None = None
     for value in _objects(text):
         fields = max((_named(inner, wanted) for inner in _dicts(value)), key=len)
@@ -134,7 +137,7 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _dicts(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield an object and those inside it, two levels deep: "fields", or what a model wraps around them."""
+    """Yield an object and those inside it, two levels deep; models wrap "fields" in other objects."""
     yield value
     for inner in value.values():
         if isinstance(inner, dict):
@@ -153,15 +156,16 @@ def _rationale(value: Mapping[str, Any]) -> dict[str, str]:
     inner = value.get("rationale")
     if not isinstance(inner, dict):
         return {}
-    said = {layer: inner[layer] for layer in LAYERS if isinstance(inner.get(layer), str)}
-    return {layer: _visible(text)[:_MAX_RATIONALE_CHARS] for layer, text in said.items()}
+    texts = {layer: inner[layer] for layer in LAYERS if isinstance(inner.get(layer), str)}
+    return {layer: _visible(text)[:_MAX_RATIONALE_CHARS] for layer, text in texts.items()}
 
 
 def _read_lines(text: str, wanted: tuple[str, ...]) -> dict[str, Any]:
     """Read "Field: text" lines (paper 4.2), with bullets, numbers and emphasis around the names.
 
-    A line that names no field goes on with the one before it. Of a field that is named twice the last counts.
-    Names in quotes are none: they are the keys of a JSON object that broke off, whose last text is not whole.
+    A line without a field name continues the field before it. Of a field that occurs twice the last one
+    counts. Names in quotes do not count: they are keys of a truncated JSON object, whose last text is
+    incomplete.
     """
     names = "|".join(wanted)
     named = re.compile(rf"[\s>*_#\-•\d.)(]*({names})[*_\s]*[:：][*_\s]*(.*)", re.IGNORECASE)
@@ -173,29 +177,30 @@ def _read_lines(text: str, wanted: tuple[str, ...]) -> dict[str, Any]:
             current = canonical[match[1].lower()]
             fields[current] = match[2]
         elif not line.strip():
-            # An empty line ends a field that has its text; what follows is no part of it.
+            # An empty line ends a field that has a text.
             current = current if current and not fields[current].strip() else None
         elif current:
             fields[current] += f" {line.strip()}"
     return dict(fields)
 
 
-def _complaint(fields: Mapping[str, Any], wanted: tuple[str, ...]) -> str | None:
-    """Say what is wrong with the shape of an answer."""
+def _form_error(fields: Mapping[str, Any], wanted: tuple[str, ...]) -> str | None:
+    """Return what is wrong with the form of an answer; None if nothing is."""
+    count = number(len(wanted))
     if not fields:
         return (
             "The answer is not in the wanted form or breaks off: give one whole JSON object whose key fields "
-            f"holds the eight texts, or eight lines of the form Field: text for {', '.join(wanted)}."
+            f"holds the {count} texts, or {count} lines of the form Field: text for {', '.join(wanted)}."
         )
     if missing := [field for field in wanted if field not in fields]:
-        return f"{_fields_are(missing)} missing: give all eight fields."
+        return f"{_fields_are(missing)} missing: give all {count} fields."
     if wrong := [field for field in wanted if not isinstance(fields[field], str)]:
         return f"{_fields_are(wrong)} not a plain text: give each field as one string."
     return None
 
 
-def _wording(fields: Mapping[str, str], context: TileContext) -> str | None:
-    """Say what is wrong with the words of an answer."""
+def _sentence_error(fields: Mapping[str, str], context: TileContext) -> str | None:
+    """Return what is wrong with the sentences of an answer; None if nothing is."""
     if empty := [field for field, text in fields.items() if _PLACEHOLDER.fullmatch(text)]:
         return f"{_fields_are(empty)} empty or a placeholder: say what is seen, or that it cannot be told."
     if unseen := [
@@ -226,7 +231,7 @@ def _names(context: TileContext) -> list[str]:
 
 
 def _tidy(text: str, field: str) -> str:
-    """Put a text on one line, without emphasis around it and without its own field's name before it."""
+    """Return a text on one line, without emphasis around it and without its field's name before it."""
     text = " ".join(unicodedata.normalize("NFC", text).split())
     text = re.sub(rf"^\W*{field}\W*[:：]\s*", "", text, flags=re.IGNORECASE)
     return text.strip("*_`\"' ")

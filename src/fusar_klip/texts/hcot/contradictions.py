@@ -1,8 +1,8 @@
 """Gross contradictions between an answer and the measured evidence, by name.
 
-Only what a reader would call a contradiction: a count several times too high, ships of 900 m where the
-longest measured target has 60 m, a lake where no water is. The evidence is not the truth either, so the
-answer stands.
+These are large errors only: a count several times too high, ships of 900 m where the longest measured target
+has
+60 m, a lake where no water is. The evidence has errors too, so the answer stays unchanged.
 """
 
 import re
@@ -35,8 +35,8 @@ _NO_WATER = re.compile(
 _OPEN_WATER = re.compile(r"\b(?:open water|sea|ocean|bay|lake|reservoir|lagoon)\b", re.I)
 _NOT_THERE = re.compile(r"\b(?:no|none|not|without|absent)\b", re.I)
 
-# Far outside of what detector and reader can disagree on. Ships at quays and most parked aircraft are missed
-# by the detector (docs/texts.md), so that more than measured is no contradiction there.
+# Far outside the usual disagreement of detector and reader. The detector misses ships at quays and most
+# parked aircraft (docs/texts.md), so a higher count is no contradiction there.
 _TIMES = 2.0
 _TIMES_WHERE_MISSED = 4.0
 _FEW = 3
@@ -48,7 +48,7 @@ _FEW_TARGETS = 3
 
 
 def contradictions(fields: Mapping[str, str], context: TileContext) -> tuple[str, ...]:
-    """Return the names of what contradicts the evidence grossly, in a fixed order; () where nothing does."""
+    """Return the names of gross contradictions with the evidence, in a fixed order; () if there are none."""
     if context.task == "terrain":
         found = {"water_contradicts_evidence": _water(fields["Water"], context)}
     else:
@@ -62,12 +62,12 @@ def contradictions(fields: Mapping[str, str], context: TileContext) -> tuple[str
 
 
 def stated_count(text: str) -> int | None:
-    """Return the first number of a text, in figures or words; None where it has none."""
+    """Return the first number of a text, in figures or words; None if it has none."""
     match = _NUMBER.search(text)
     if match is None:
         return 1 if _ARTICLE.match(text) else None
-    said = match[0].lower()
-    return _NUMBER_WORDS[said] if said in _NUMBER_WORDS else int(said[:9])
+    word = match[0].lower()
+    return _NUMBER_WORDS[word] if word in _NUMBER_WORDS else int(word[:9])
 
 
 def _count(text: str, measured: int, context: TileContext) -> bool:
@@ -83,19 +83,24 @@ def _count(text: str, measured: int, context: TileContext) -> bool:
 
 
 def _location(text: str, targets: list[Target], context: TileContext) -> bool:
-    """Tell whether no region that is named holds a target or lies beside one that does."""
-    named = [divmod(_REGIONS.index(name), 3) for name in _REGION.findall(_in_our_words(text))]
+    """Return whether no named region holds a target or is adjacent to one that does."""
+    named = [divmod(_REGIONS.index(name), 3) for name in _REGION.findall(_normalised(text))]
     if not 0 < len(targets) <= _FEW_TARGETS or not named:
         return False
     held = [divmod(region_of(t.row, t.col, context.height, context.width), 3) for t in targets]
     return all(max(abs(a - c), abs(b - d)) > 1 for a, b in named for c, d in held)
 
 
-def _in_our_words(text: str) -> str:
-    said = text.lower().replace("-", " ")
-    for word, ours in (("top", "upper"), ("bottom", "lower"), ("center", "centre"), ("middle", "centre")):
-        said = re.sub(rf"\b{word}\b", ours, said)
-    return said
+def _normalised(text: str) -> str:
+    normalised = text.lower().replace("-", " ")
+    for word, canonical in (
+        ("top", "upper"),
+        ("bottom", "lower"),
+        ("center", "centre"),
+        ("middle", "centre"),
+    ):
+        normalised = re.sub(rf"\b{word}\b", canonical, normalised)
+    return normalised
 
 
 def _size(text: str, targets: list[Target], context: TileContext) -> bool:

@@ -1,9 +1,9 @@
-"""A text version by a language model: opens what the run needs, runs it, and writes what came of it.
+"""Writes a text version by a language model with a hierarchical chain of thought.
 
     evidence (measured once) -> schedule -> prompts -> cache or provider -> check -> texts/vNNN.parquet
 
-Interrupted in any way, the same command goes on from the answers on disk. The first Ctrl-C waits for requests
-in flight, because they are paid for; the second does not.
+After an interruption of any kind, the same command resumes from the answers on disk. The first Ctrl-C waits
+for requests in flight, because they are paid for; the second does not.
 """
 
 import asyncio
@@ -35,49 +35,49 @@ T = TypeVar("T")
 
 
 def describe_with_llm(dataset: Path, settings: DescribeSettings) -> DescribeSummary:
-    """Ask a language model about every kept tile, and write the next text version.
+    """Request a text for every kept tile from a language model, and write the next text version.
 
     Raises:
-        SettingsError: The settings do not fit together.
-        ProviderError: The model cannot be asked, or some tiles got no answer; what was answered is kept.
-        BudgetError: The budget is used up; what was answered is kept.
+        SettingsError: The settings contradict each other.
+        ProviderError: The model does not answer, or some tiles have no answer; answers so far are kept.
+        BudgetError: The budget is used up; answers so far are kept.
         DatasetError: There is no finished data set, or something in it cannot be read or written.
-        KeyboardInterrupt: Somebody asked to stop; what was answered is kept.
+        KeyboardInterrupt: The user stopped the run; answers so far are kept.
     """
     price = _checked_price(settings)
     provider = _provider(settings)
     stop = StopFlag()
     with closing(_evidence(dataset, settings)) as store, closing(AnswerCache(dataset)) as cache:
         budget = Budget(cache, provider.name, price, settings.budget_usd)
-        asking: LlmClient | OpenAiBatch
+        client: LlmClient | OpenAiBatch
         if settings.batch and isinstance(provider, OpenAiChat):
-            asking = OpenAiBatch(provider, dataset, cache, budget, stop, settings)
+            client = OpenAiBatch(provider, dataset, cache, budget, stop, settings)
         else:
-            asking = LlmClient(provider, cache, budget, stop, settings)
+            client = LlmClient(provider, cache, budget, stop, settings)
         with closing(TextWriter()) as writer:
-            _run(_ask_until_done(store, provider, asking, budget, stop, settings, writer))
+            _run(_request_until_done(store, provider, client, budget, stop, settings, writer))
             _check_complete(settings, stop, writer.counts)
             version = writer.write(
                 dataset, source=provider.name, prompt_version=PROMPT_VERSION, maker=_maker(settings, provider)
             )
-        return _summary(dataset, version, writer.counts, asking, budget.spent_usd())
+        return _summary(dataset, version, writer.counts, client, budget.spent_usd())
 
 
 def estimate_with_llm(dataset: Path, settings: DescribeSettings) -> DescribeEstimate:
-    """Go through all tiles with stand-in answers; see `describe.estimate`."""
+    """Run the schedule with stand-in answers, and count requests and tokens; see `describe.estimate`."""
     if settings.provider != "openai":
         raise SettingsError(
-            f"--dry-run tells what an openai model would cost; {settings.provider} costs nothing"
+            f"--dry-run estimates the cost of --provider openai; {settings.provider} costs nothing"
         )
     name, price = model_name(settings), price_of(settings)
     with closing(_evidence(dataset, settings)) as store, closing(AnswerCache(dataset)) as cache:
-        rehearsal = DryRunClient(name, chat_parameters(settings), cache, settings)
+        dry_run = DryRunClient(name, chat_parameters(settings), cache, settings)
         stop = StopFlag()
-        with _shown("estimating", len(store), lambda: None) as advance:
-            _run(generate(store, rehearsal, stop, settings, advance))
+        with _progress("estimating", len(store), lambda: None) as advance:
+            _run(generate(store, dry_run, stop, settings, advance))
         if stop.reason is not None:
             raise stop.reason
-        usage = rehearsal.usage
+        usage = dry_run.usage
         cost_usd = None
         if price is not None:
             cost_usd = price.usd(usage.input_tokens, usage.output_tokens, batch=settings.batch)
@@ -94,36 +94,36 @@ def estimate_with_llm(dataset: Path, settings: DescribeSettings) -> DescribeEsti
         )
 
 
-async def _ask_until_done(
+async def _request_until_done(
     store: EvidenceStore,
     provider: Provider,
-    asking: LlmClient | OpenAiBatch,
+    client: LlmClient | OpenAiBatch,
     budget: Budget,
     stop: StopFlag,
     settings: DescribeSettings,
     writer: TextWriter,
 ) -> None:
-    """Go through all tiles; with batches again and again, until no answer is outstanding."""
+    """Run the schedule over all tiles; with batches repeatedly, until no answer is outstanding."""
     try:
-        with _ctrl_c(stop):
-            if isinstance(asking, OpenAiBatch):
-                await asking.resume()
+        with _graceful_stop(stop):
+            if isinstance(client, OpenAiBatch):
+                await client.resume()
             while True:
-                with _shown("describing", len(store), budget.spent_usd) as advance:
+                with _progress("describing", len(store), budget.spent_usd) as advance:
 
                     def receive(outcome: TileResult, advance: Callable[[TileResult], None] = advance) -> None:
                         writer.add(outcome)
                         advance(outcome)
 
-                    await generate(store, asking, stop, settings, receive)
-                if not isinstance(asking, OpenAiBatch) or not await asking.exchange() or stop:
+                    await generate(store, client, stop, settings, receive)
+                if not isinstance(client, OpenAiBatch) or not await client.submit_and_wait() or stop:
                     return
                 writer.clear()
     except StoppedError:
         return
     finally:
-        if isinstance(asking, OpenAiBatch):
-            asking.close()
+        if isinstance(client, OpenAiBatch):
+            client.close()
         await provider.close()
 
 
@@ -146,7 +146,7 @@ def _checked_price(settings: DescribeSettings) -> Price | None:
     price = price_of(settings, local=settings.provider == "transformers")
     if price is None and settings.budget_usd is not None:
         raise SettingsError(
-            f"the price of {settings.model} is not known, so no budget can be kept: give "
+            f"the price of {settings.model} is not known, so --budget cannot be applied: give "
             "--set input_usd=... and --set output_usd=... (US dollars for a million tokens)"
         )
     return price
@@ -159,8 +159,8 @@ def _check_complete(settings: DescribeSettings, stop: StopFlag, counts: TextCoun
         raise stop.reason
     if counts.unanswered and not (settings.leave_unanswered and counts.described):
         raise ProviderError(
-            f"{counts.unanswered} tiles got no answer ({counts.reason}): the same command asks for them "
-            "again and pays for no other; --set leave_unanswered=true writes a version without them"
+            f"{counts.unanswered} tiles have no answer ({counts.reason}): run the same command again to "
+            "request only these, or set leave_unanswered=true to write a version without them"
         )
 
 
@@ -176,7 +176,7 @@ def _maker(settings: DescribeSettings, provider: Provider) -> dict[str, Any]:
 
 
 def _summary(
-    dataset: Path, version: str, counts: TextCounts, asking: LlmClient | OpenAiBatch, cost_usd: float | None
+    dataset: Path, version: str, counts: TextCounts, client: LlmClient | OpenAiBatch, cost_usd: float | None
 ) -> DescribeSummary:
     return DescribeSummary(
         dataset=str(dataset),
@@ -188,19 +188,19 @@ def _summary(
         rejected=counts.rejected,
         flagged=counts.flagged,
         unanswered=counts.unanswered,
-        requests=asking.usage.requests,
-        cached=asking.usage.cached,
-        input_tokens=asking.usage.input_tokens,
-        output_tokens=asking.usage.output_tokens,
+        requests=client.usage.requests,
+        cached=client.usage.cached,
+        input_tokens=client.usage.input_tokens,
+        output_tokens=client.usage.output_tokens,
         cost_usd=cost_usd,
     )
 
 
 @contextmanager
-def _shown(
+def _progress(
     what: str, tiles: int, spent_usd: Callable[[], float | None]
 ) -> Iterator[Callable[[TileResult], None]]:
-    """Show how many tiles are done, and what they have cost so far."""
+    """Show a progress bar of the tiles, with their cost so far."""
     with progress_bar() as bar:
         task = bar.add_task(what, total=tiles)
 
@@ -212,21 +212,21 @@ def _shown(
 
 
 @contextmanager
-def _ctrl_c(stop: StopFlag) -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM end the run once nothing is in flight; the second one interrupts."""
+def _graceful_stop(stop: StopFlag) -> Iterator[None]:
+    """Stop the run after the requests in flight on the first SIGINT or SIGTERM; the second one interrupts."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGINT, signal.SIGTERM)
 
-    def ask() -> None:
+    def on_signal() -> None:
         stop.set(KeyboardInterrupt())
         for number in numbers:
             loop.remove_signal_handler(number)
 
     for number in numbers:
-        loop.add_signal_handler(number, ask)
+        loop.add_signal_handler(number, on_signal)
     try:
         yield
     finally:
@@ -235,7 +235,7 @@ def _ctrl_c(stop: StopFlag) -> Iterator[None]:
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end, also where a loop is running already, as in a notebook."""
+    """Run a coroutine to its end, also if an event loop is running already, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

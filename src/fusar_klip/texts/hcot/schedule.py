@@ -1,8 +1,8 @@
-"""Texts of all tiles by a language model: HCoT-MIS (paper 3.2, eqs. 1 to 3), scheduled as a graph.
+"""Schedules the requests about all tiles as a graph: HCoT-MIS (paper 3.2, eqs. 1 to 3).
 
-T_L = f(S_L), T_M = f(S_M, T_L), T_S = f(S_S, T_M): a tile waits for the tile that holds it, and for nothing
-else. Tiles whose parent is done go first, so that few pyramids are open at a time and memory does not grow
-with the data set. What becomes of a tile is handed over as soon as it is known, in no order.
+T_L = f(S_L), T_M = f(S_M, T_L), T_S = f(S_S, T_M): a tile waits for its parent, and for nothing else. Tiles
+whose parent is done are taken first, so that few pyramids are open at a time and memory does not grow with
+the data set. Results are passed on as soon as they are known, in no order.
 """
 
 import asyncio
@@ -24,15 +24,15 @@ from fusar_klip.texts.settings import DescribeSettings
 from fusar_klip.texts.text_writer import DescribedTile, RejectedTile, TileResult, UnansweredTile
 from fusar_klip.texts.tile_images import tile_png
 
-# So many tiles in a row without any answer are no accident of a tile, but a fault of the server.
+# After so many consecutive tiles without an answer, the server is at fault rather than a tile.
 _MAX_CONSECUTIVE_FAILURES = 10
-# Pictures are compressed outside Python's lock; more threads only make the loop wait for that lock.
+# PNG compression releases the GIL; more threads only make the event loop wait for it.
 _IMAGE_THREADS = 2
 
 
 @dataclass
 class _Pyramid:
-    """A tile that no other holds, and all inside it: whose text is there, and who waits for whose."""
+    """A root tile and all tiles inside it: results so far, and tiles that wait for their parent."""
 
     finished: dict[str, TileResult] = field(default_factory=dict)
     waiting: dict[str, list[str]] = field(default_factory=dict)
@@ -46,10 +46,10 @@ class _Job:
 
 
 class Schedule:
-    """Which tile may be asked about next; see the module's docstring.
+    """Order of the tiles; see the module's docstring.
 
     Args:
-        graph: (tile_id, parent_id) of every tile, parents before their children, one pyramid after the other.
+        graph: (tile_id, parent_id) of every tile, parents before their children, one pyramid after another.
     """
 
     def __init__(self, graph: Iterator[tuple[str, str | None]]) -> None:
@@ -60,7 +60,7 @@ class Schedule:
         self._changed = asyncio.Condition()
 
     async def take(self) -> _Job | None:
-        """Return a tile whose parent is done, waiting for one if need be; None when there will be none."""
+        """Return a tile whose parent is done; wait for one if necessary; None when all tiles are taken."""
         async with self._changed:
             while (job := self._next()) is None:
                 if not self._in_flight:
@@ -69,13 +69,13 @@ class Schedule:
             self._in_flight += 1
             return job
 
-    async def finish(self, job: _Job, outcome: TileResult) -> None:
-        """Let the tiles inside a tile go ahead."""
+    async def finish(self, job: _Job, result: TileResult) -> None:
+        """Store the result of a tile, and release the tiles that wait for it."""
         async with self._changed:
             self._in_flight -= 1
-            job.pyramid.finished[job.tile_id] = outcome
+            job.pyramid.finished[job.tile_id] = result
             for child in job.pyramid.waiting.pop(job.tile_id, ()):
-                self._ready.append(_Job(child, outcome, job.pyramid))
+                self._ready.append(_Job(child, result, job.pyramid))
             self._changed.notify_all()
 
     def _next(self) -> _Job | None:
@@ -98,16 +98,16 @@ async def generate(
     settings: DescribeSettings,
     receive: Callable[[TileResult], None],
 ) -> None:
-    """Ask about every tile, at most `settings.concurrency` at a time, and hand each outcome to `receive`.
+    """Describe every tile, at most `settings.concurrency` at a time, and pass each result to `receive`.
 
-    When the run has to end early, `stop` says why: tiles in flight are waited for, for their answers are paid
-    for, and the others are `UnansweredTile`.
+    If the run has to stop early, `stop.reason` is set; tiles in flight are waited for, because their answers
+    are paid for, and the others are `UnansweredTile`.
 
     Args:
-        store: What is known of every tile.
-        client: Who answers.
-        stop: Ends the run, from outside or from here.
-        settings: Mode, pictures and limits.
+        store: Evidence and metadata of every tile.
+        client: Source of the answers.
+        stop: Stops the run, from outside or from here.
+        settings: Prompting mode, form of the images, and limits.
         receive: Called once for every tile, in no order, in this thread.
     """
     schedule = Schedule(store.graph())
@@ -125,17 +125,17 @@ async def _work_through(
 ) -> None:
     async def work() -> None:
         while (job := await schedule.take()) is not None:
-            # Whatever goes wrong: the others in flight are paid for, and end before it is raised.
+            # An error stops the run, but requests in flight are paid for, so they end before it is raised.
             try:
-                outcome = await worker.outcome(job)
+                result = await worker.result(job)
             except Exception as error:
                 stop.set(error)
-                outcome = UnansweredTile(job.tile_id, None)
+                result = UnansweredTile(job.tile_id, None)
             try:
-                receive(outcome)
+                receive(result)
             except Exception as error:
                 stop.set(error)
-            await schedule.finish(job, outcome)
+            await schedule.finish(job, result)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(concurrency):
@@ -143,7 +143,7 @@ async def _work_through(
 
 
 class _Worker:
-    """What is done about one tile."""
+    """Describes one tile: requests, check of the answer, repair request."""
 
     def __init__(
         self,
@@ -157,22 +157,22 @@ class _Worker:
         self._threads = threads
         self._unanswered_in_a_row = 0
 
-    async def outcome(self, job: _Job) -> TileResult:
+    async def result(self, job: _Job) -> TileResult:
         """Describe a tile.
 
         Raises:
-            Exception: What no other tile can be described after.
+            Exception: An error that prevents the description of any other tile too.
         """
         if self._stop or isinstance(job.parent, UnansweredTile):
             return UnansweredTile(job.tile_id, None)
         try:
-            outcome = await self._describe(job)
+            result = await self._describe(job)
         except (StoppedError, DeferredError):
             return UnansweredTile(job.tile_id, None)
         except (TryAgainError, RefusedError) as failure:
             return self._without_answer(job.tile_id, failure)
         self._unanswered_in_a_row = 0
-        return outcome
+        return result
 
     def _without_answer(self, tile_id: str, failure: TryAgainError | RefusedError) -> TileResult:
         self._unanswered_in_a_row += 1
@@ -188,22 +188,22 @@ class _Worker:
         return UnansweredTile(tile_id, str(failure))
 
     async def _describe(self, job: _Job) -> TileResult:
-        """Ask about a tile; after rejected answers look at later attempts, and make one if told to."""
+        """Describe a tile; after a rejected answer use later attempts, or make one if `retry_rejected`."""
         loop = asyncio.get_running_loop()
         context, image = await loop.run_in_executor(self._threads, self._prepare, job.tile_id)
         parent = job.parent.fields if isinstance(job.parent, DescribedTile) else None
         request = first_request(context, self._settings.mode, parent)
         attempt = 0
-        outcome = await self._attempt(context, request, image, attempt)
+        result = await self._attempt(context, request, image, attempt)
         may_ask = self._settings.retry_rejected
-        while isinstance(outcome, RejectedTile):
+        while isinstance(result, RejectedTile):
             attempt += 1
             if not self._client.known(request, image, attempt):
                 if not may_ask:
                     break
                 may_ask = False
-            outcome = await self._attempt(context, request, image, attempt)
-        return outcome
+            result = await self._attempt(context, request, image, attempt)
+        return result
 
     def _prepare(self, tile_id: str) -> tuple[TileContext, EncodedImage]:
         context = self._store.context(tile_id)
@@ -214,7 +214,7 @@ class _Worker:
     async def _attempt(
         self, context: TileContext, request: Request, image: EncodedImage, attempt: int
     ) -> DescribedTile | RejectedTile:
-        """Ask all requests about a tile, and once more if the answer cannot be used."""
+        """Send all requests about a tile, and a repair request if the answer is not usable."""
         text = await self._text(request, image, attempt)
         while (following := next_request(context, self._settings.mode, request, text)) is not None:
             request, text = following, await self._text(following, image, attempt)

@@ -1,6 +1,6 @@
 """Statistics of texts (paper 4.2, figures 8, 10 and 11), of a data set or of any other caption file.
 
-`inspect` measures and, if asked, writes one self-contained HTML report.
+`inspect` computes them and, with `out`, writes a self-contained HTML report.
 """
 
 from fusar_klip.texts.inspection.inspect import InspectSummary, inspect

@@ -1,4 +1,4 @@
-"""Word clouds and scatter plots as PNG bytes that read well on light and dark pages."""
+"""Word clouds and scatter plots as PNG bytes, for light and dark pages."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from wordcloud import STOPWORDS, WordCloud
 
 GROUP_COLOURS = ("#2f86c9", "#d9722a", "#1f9e77", "#c2629b", "#a08a12", "#7d6fd0")
-"""Mid tones: told apart by colour-blind readers, and seen on white as on black."""
+"""Mid tones that colour-blind readers distinguish, visible on white and on black."""
 _UNITS = ("km", "px", "db", "pixels")
 _CLOUD_PX = (900, 420)
 
 
 def word_cloud(words: Mapping[str, int]) -> bytes | None:
-    """Draw the words by frequency (figure 8, a and b); None where nothing but stop words is left."""
+    """Draw the words by frequency (figure 8, a and b); None if there are only stop words."""
     shown = {
         word: n
         for word, n in words.items()

@@ -1,9 +1,9 @@
-"""Figure 10: do texts lie beside each other as their images do?
+"""Figure 10: agreement between the neighbourhoods of images and of their texts.
 
-The paper draws image and text features of one model together. Here no model takes part (a text engine that
-judged itself by a model trained on its texts would prove little): images are described by measured features,
-texts by their words, each is laid out by t-SNE on its own, and the colour of a tile is its group among the
-*images* in every panel. Texts that follow the images keep the colours together; templates mix them.
+The paper plots image and text features of one trained model together. Here no trained model is used, because
+a model trained on the texts would favour them: images are described by measured features, texts by their
+words, and each is laid out by t-SNE separately. The colour of a tile is its group among the *images* in every
+panel. Texts that follow the images keep the colours together; template texts mix them.
 
 Beside the plot stands a number: of the k nearest tiles by image, the share that is also among the k nearest
 by text (mutual k-nearest neighbours). Overlapping tiles (of one `ground_id`) never count as neighbours: they
@@ -39,7 +39,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Panel:
-    """One layout: (N, 2) float64 positions of the tiles in 0 to 1, and how far it agrees with the images.
+    """One t-SNE layout, and its agreement with that of the images.
 
     Attributes:
         name: "images", or a text version.
@@ -58,14 +58,14 @@ class Panel:
 
 @dataclass(frozen=True)
 class ImageTextSimilarity:
-    """The panels, and what they have in common.
+    """The layouts of images and texts, and what they share.
 
     Attributes:
         panels: The images', then one for each text version.
         groups: (N,) int, each tile's group among the images.
-        exemplars: Index of the tile nearest to the middle of each group.
-        chance: The agreement of texts that know nothing of the images.
-        features: The image features in words.
+        exemplars: Index of the tile nearest to the centre of each group.
+        chance: Chance level of the agreement, for texts independent of the images.
+        features: A description of the image features.
     """
 
     panels: list[Panel]
@@ -92,7 +92,7 @@ def compare_layouts(
     ground_ids = pd.factorize(tiles["ground_id"])[0]
     near = _neighbours(images, ground_ids)
     kmeans = KMeans(GROUPS, n_init=4, random_state=_SEED).fit(images)
-    # By size, so that the first colour is the most common kind of ground.
+    # By size, so that the first colour is the most common group.
     order = np.argsort(-np.bincount(kmeans.labels_, minlength=GROUPS), kind="stable")
     groups = np.argsort(order)[kmeans.labels_]
     exemplars = [int(np.argmin(np.linalg.norm(images - kmeans.cluster_centers_[g], axis=1))) for g in order]
@@ -109,11 +109,11 @@ def compare_layouts(
 
 
 def image_features(dataset: Path, tiles: pd.DataFrame) -> tuple[NDArray[np.float64], str]:
-    """Return (N, D) float64 features of the tiles' pixels, and what they are in words.
+    """Return (N, D) float64 features of the tiles' pixels, and a description of them.
 
-    Mean and spread of the logarithm of the grey levels in 8 x 8 cells, and the catalog's texture and
-    statistics where every tile has them; standardised, the two kinds of equal weight, at most 32 principal
-    components.
+    Mean and standard deviation of the logarithm of the grey levels in 8 x 8 cells, and the catalog's texture
+    and statistics where every tile has them; standardised, the two kinds of equal weight, at most 32
+    principal components.
     """
     cells = np.stack([_cells(dataset / path) for path in track(list(tiles["path"]), "measuring images")])
     parts = [StandardScaler().fit_transform(cells) / np.sqrt(cells.shape[1])]
@@ -145,7 +145,7 @@ def _cells(path: Path) -> NDArray[np.float64]:
 
 
 def _neighbours(features: NDArray[np.float64], ground_ids: NDArray[np.int_]) -> NDArray[np.bool_]:
-    """Return (N, N) bool: which tiles are among the nearest to each, those of its own ground left out."""
+    """Return (N, N) bool: the nearest tiles of each, without those of its own `ground_id`."""
     square = (features**2).sum(axis=1)
     distances = square[:, None] + square[None] - 2 * features @ features.T
     distances[ground_ids[:, None] == ground_ids[None]] = np.inf
@@ -165,7 +165,7 @@ def _layout(features: NDArray[np.float64]) -> NDArray[np.float64]:
     if np.ptp(features, axis=0).max() == 0:
         return np.full((len(features), 2), 0.5)
     perplexity = min(30.0, (len(features) - 1) / 3)
-    # PCA cannot start a layout from fewer than two dimensions.
+    # PCA cannot initialise a layout from fewer than two dimensions.
     start = "pca" if features.shape[1] > 1 else "random"
     laid = TSNE(2, perplexity=perplexity, init=start, random_state=_SEED).fit_transform(features)
     low, high = laid.min(axis=0), laid.max(axis=0)

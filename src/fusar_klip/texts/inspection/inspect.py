@@ -1,4 +1,4 @@
-"""The verb `inspect`: measures the texts of a data set, or of caption files, and writes the report."""
+"""The verb `inspect`: statistics of the texts of a data set or of caption files, and the HTML report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,13 +14,13 @@ from fusar_klip.texts.inspection.statistics import CaptionStatistics, measure_ca
 
 @dataclass(frozen=True)
 class InspectSummary:
-    """What was measured.
+    """Result of `inspect`.
 
     Attributes:
         inspected: The data set or file.
-        texts: The text version, or the file's name, that the report tells of.
-        report: The report's file; None where none was asked for.
-        sets: Statistics of it, then of what it is compared with.
+        texts: The text version, or the name of the file.
+        report: The report's file; None if none was written.
+        sets: Statistics of it, then of the sets that it is compared with.
     """
 
     inspected: str
@@ -37,15 +37,15 @@ def inspect(
     against: Sequence[Path] = (),
     column: str | None = None,
 ) -> InspectSummary:
-    """Measure texts, and write a report if `out` is given.
+    """Compute statistics of texts, and write a report if `out` is given.
 
     Args:
         source: A data set's folder, or a caption file (CSV, TSV, JSON, JSON lines, Parquet, text).
-        out: The report, an HTML file that needs nothing else.
-        version: The text version that the report tells of; None: the newest. The data set's other versions
+        out: The report, a self-contained HTML file.
+        version: The text version; None: the newest. The data set's other versions
             are compared with it.
         against: Further caption files, or data sets (their newest texts), to be compared with it.
-        column: Column or key of the captions in files where it has no usual name.
+        column: Column or key of the captions in files; None: one of the usual names.
 
     Raises:
         SettingsError: A file is missing or holds no captions, or the data set has no such version.

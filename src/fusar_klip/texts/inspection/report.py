@@ -35,21 +35,21 @@ _EXAMPLES_PER_TASK = 3
 _COLUMNS_SIDE_BY_SIDE = 4
 _REPEATED = 8
 _FIGURE_TILES = 1_000
-_MIN_VALID_FRACTION = 0.9  # else images are told apart by the border of their scene
+_MIN_VALID_FRACTION = 0.9  # else images differ mainly by the border of their scene
 _IMAGE_PX = 384
 _THUMBNAIL_PX = 128
 
 
 @dataclass(frozen=True)
 class ReportInput:
-    """What the report is made from.
+    """Input of the report.
 
     Attributes:
         title: Name of the data set or file.
         dataset: The data set's folder; None for a file.
-        main: The text version or file that is told of.
+        main: The text version or file that the report describes.
         versions: All text versions of the data set, oldest first.
-        measured: Measures of `main`, then of what it is compared with.
+        measured: Statistics of `main`, then of the sets that it is compared with.
     """
 
     title: str
@@ -95,7 +95,7 @@ def _by_task(sample: Sequence[ImageCaptions]) -> str:
 
 
 def _comparison(sets: Sequence[CaptionStatistics]) -> list[dict[str, Any]]:
-    """Return the lines of figure 11's table, with the lengths of their bars in per cent of the greatest."""
+    """Return the lines of figure 11's table, with the lengths of their bars in per cent of the longest."""
     longest = max((s.tokens_per_image for s in sets), default=0) or 1
     richest = max((s.mtld or 0 for s in sets), default=0) or 1
     return [
@@ -116,7 +116,7 @@ def _schema(schema: str, measured: MeasuredCaptions) -> dict[str, Any]:
     }
     own = [field for field in measured.statistics.by_field if field.schema == schema]
     own.sort(key=lambda f: (order.get((schema, f.field), len(order)), f.field))
-    # One scale for all fields of a schema, and room for the few longest in the last bar.
+    # One scale for all fields of a schema; the last bar holds the few longest sentences.
     reach = max(6, *(field.p95 for field in own)) * 1.25
     step = max(1, -(-int(reach) // _BARS))
     cloud = figures.word_cloud(measured.words[schema])
@@ -152,7 +152,7 @@ def _span(place: int, step: int, *, last: bool) -> str:
 
 
 def _columns_side_by_side(report: ReportInput) -> list[str]:
-    """Choose the text versions that stand beside each other: without HCoT, the one told of, then others."""
+    """Choose the text versions to compare side by side: without HCoT, the main one, then others."""
     if not report.versions:
         return []
     others = [s for s in report.versions.values() if s is not report.main]
@@ -205,7 +205,7 @@ def _examples(
 
 
 def _scio_decisions(report: ReportInput) -> dict[str, Any] | None:
-    """Return what SCIO decided about the texts, with examples; None where it did not."""
+    """Return the decisions of SCIO with examples; None if SCIO has not screened the texts."""
     decisions = report.dataset and read_scio_decisions(report.dataset, report.main.name)
     if not decisions:
         return None
@@ -249,14 +249,14 @@ def _repeated(sample: Sequence[ImageCaptions]) -> list[dict[str, Any]]:
 def _figure_10(
     report: ReportInput, texts_by_version: Mapping[str, Mapping[str, ImageCaptions]]
 ) -> dict[str, Any] | None:
-    """Draw images and texts laid out by t-SNE; None where too few tiles have all the texts."""
+    """Draw images and texts laid out by t-SNE; None if too few tiles have all texts."""
     if report.dataset is None:
         return None
     tiles = read_tiles(report.dataset, ["tile_id", "path", "ground_id", "valid_fraction", *FEATURES])
     tiles = tiles[tiles["valid_fraction"] >= _MIN_VALID_FRACTION]
     templates = [name for name in texts_by_version if "template" in report.versions[name].about]
     shared = set(tiles["tile_id"]).intersection(*texts_by_version.values())
-    # Templates say something of annotated tiles alone, so where there are some only these are compared.
+    # Template texts describe annotated tiles only, so with them only annotated tiles are compared.
     for name in templates:
         shared = {tile_id for tile_id in shared if texts_by_version[name][tile_id].task != "terrain"}
     chosen = sorted(shared, key=lambda tile_id: (random_order(tile_id), tile_id))[:_FIGURE_TILES]

@@ -1,4 +1,4 @@
-"""What SCIO decided about a text version: how often, and examples with the picture (see docs/scio.md)."""
+"""Decisions of SCIO about a text version: counts and examples (see docs/scio.md)."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from fusar_klip.catalog import open_texts
 from fusar_klip.texts.inspection.statistics import random_order
 
 DECIDED = ("kept", "noise", "reconstructed")
-"""Verdicts that SCIO gives; a version without any was not screened."""
+"""Verdicts of SCIO; a version without any has not been screened."""
 _EXAMPLES = 8
 _COLUMNS = [
     *("tile_id", "task", "field", "text", "verdict"),
@@ -20,12 +20,13 @@ _COLUMNS = [
 
 @dataclass(frozen=True)
 class ScioDecisions:
-    """What was decided.
+    """Verdicts of one text version.
 
     Attributes:
         total: Segments by verdict.
         by_field: Of each task's field: (task, field, segments by verdict), in file order.
-        examples: (tile_id, task, rows in order) of tiles with something rebuilt, then of tiles with noise.
+        examples: (tile_id, task, rows in order) of tiles with reconstructed sentences, then of tiles with
+            noise.
     """
 
     total: dict[str, int]
@@ -34,9 +35,9 @@ class ScioDecisions:
 
 
 def read_scio_decisions(dataset: Path, version: str) -> ScioDecisions | None:
-    """Return what was decided about a version's texts; None where nothing was.
+    """Return the verdicts of a text version; None if SCIO has not screened it.
 
-    The rows are read part by part; the same version gives the same examples.
+    The rows are read in batches; the same version gives the same examples.
     """
     counts: Counter[tuple[str, str, str]] = Counter()
     best: list[tuple[int, bytes, str, list[dict[str, Any]]]] = []

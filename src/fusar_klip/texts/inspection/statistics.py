@@ -1,6 +1,6 @@
-"""The numbers: tokens, lexical diversity, distinct n-grams, duplicates, lengths of each field.
+"""Statistics of captions: tokens, lexical diversity, distinct n-grams, duplicates, lengths of each field.
 
-A token is a word or number as people count them (lower case; "0.5", "north-east" and "don't" are one each),
+A token is a word or number (lower case; "0.5", "north-east" and "don't" are one each),
 not a model's word piece. Lengths, vocabularies and duplicates are exact, over all captions. Diversity of a
 corpus falls with its size, so MTLD and distinct-n are taken from the same number of tokens of every corpus,
 drawn at random; memory holds that sample, the vocabulary, and eight bytes a different caption.
@@ -20,11 +20,11 @@ from fusar_klip.texts.inspection.caption_sources import CaptionSource, ImageCapt
 
 SAMPLE_IMAGES = 5_000
 CORPUS_TOKENS = 50_000
-"""Of the sample in random order; a smaller corpus gives what it has, and the report says so."""
+"""Tokens of the corpus sample, in random order; the report marks a smaller corpus."""
 MTLD_THRESHOLD = 0.72
 """McCarthy's; lexicalrichness's default."""
 MTLD_MIN_TOKENS = 50
-"""Under that MTLD says little (McCarthy and Jarvis 2010 use texts of over 100)."""
+"""MTLD of shorter texts is unreliable (McCarthy and Jarvis 2010 use texts of over 100)."""
 NO_FIELD = "caption"
 
 _TOKEN = re.compile(r"\w+(?:[-'’.,]\w+)*")
@@ -69,11 +69,11 @@ class CaptionStatistics:
 
     Attributes:
         name: "v000", or a file's name.
-        about: Who made it and how.
+        about: Provider, model and prompting mode.
         images: Images with a text.
         captions: Captions; of a data set, sentences.
         tokens: Tokens in all.
-        tokens_per_image: Mean tokens of all that is said of an image.
+        tokens_per_image: Mean tokens of an image's whole text.
         tokens_per_image_p5: Its 5th percentile.
         tokens_per_image_p95: Its 95th percentile.
         tokens_per_caption: Mean tokens of a caption.
@@ -114,7 +114,7 @@ class CaptionStatistics:
 
 @dataclass(frozen=True)
 class MeasuredCaptions:
-    """Statistics, and what the report draws from.
+    """Statistics of a set of captions, with words and samples for the report.
 
     Attributes:
         statistics: The numbers.
@@ -129,7 +129,7 @@ class MeasuredCaptions:
 
 @dataclass
 class _FieldCounts:
-    """What is gathered of one field while reading."""
+    """Counts of one field, collected while reading."""
 
     lengths: Counter[int] = field(default_factory=Counter)
     vocabulary: set[str] = field(default_factory=set)
@@ -154,7 +154,7 @@ def random_order(image_id: str) -> bytes:
 
 
 def measure_captions(source: CaptionSource) -> MeasuredCaptions:
-    """Read a set of captions once and measure it.
+    """Compute the statistics of a set of captions in one pass.
 
     Raises:
         SettingsError: A file holds no captions.
@@ -224,7 +224,7 @@ def distinct(captions: Iterable[Sequence[str]], n: int) -> float:
 
 
 def _diversity(sample: Sequence[ImageCaptions]) -> dict[str, Any]:
-    """Return what is measured on the sample: MTLD and distinct-n of its first 50,000 tokens."""
+    """Return MTLD and distinct-n of the sample's first 50,000 tokens."""
     per_image: list[float] = []
     corpus: list[list[str]] = []
     count = 0

@@ -1,1 +1,1 @@
-"""Rule-based texts: what is measured in a tile, and the sentences made of it (no LLM)."""
+"""Rule-based texts (no LLM): measurement of tiles, and sentences composed from the evidence."""

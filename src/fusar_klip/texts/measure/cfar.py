@@ -1,9 +1,9 @@
-"""Bright targets on a dark surface: cell-averaging CFAR, fragments joined, each target measured.
+"""Detects bright targets on a dark surface by cell-averaging CFAR, joins fragments, and measures each target.
 
-Works where the surface is known to be dark and smooth: water, or aprons and runways at an airport. Lengths
-are those of the bright return, which layover and side lobes make a little longer than the object, and weak
-bows and sterns a little shorter. What is no target: long thin lines (breakwaters, wakes, seams) and faint
-spots.
+The surface must be dark and smooth: water, or aprons and runways at an airport. Lengths are those of the
+bright
+return: layover and side lobes lengthen it a little, weak bows and sterns shorten it a little. Long thin lines
+(breakwaters, wakes, seams) and faint spots are rejected.
 """
 
 from collections.abc import Iterable
@@ -16,10 +16,10 @@ from scipy import ndimage
 from fusar_klip.texts.measure.evidence import Target, TargetSetting
 from fusar_klip.texts.measure.land_cover import block_sum, connected
 
-_MIN_SPACING_M = 1.0  # finer tiles are reduced first: a metre tells the length of a ship or an aircraft
+_MIN_SPACING_M = 1.0  # finer tiles are reduced first: 1 m is enough to measure ships and aircraft
 _BACKGROUND_M = 700.0
-_GUARD_M = 300.0  # longer than most ships, so that a ship is no part of its own background
-_CLUTTER_CLIP = 3.0  # standard deviations over which a pixel is no background
+_GUARD_M = 300.0  # longer than most ships, so that a ship is not part of its own background
+_CLUTTER_CLIP = 3.0  # standard deviations above which a pixel is no clutter
 _NEAR_SHORE_M = 150.0
 _ALONGSIDE_M = 40.0
 _COARSE_M = 5.0
@@ -28,10 +28,10 @@ _JOIN_OFFSHORE_M = 60.0
 
 @dataclass(frozen=True)
 class TargetClass:
-    """What counts as one target.
+    """Criteria of a target.
 
     Attributes:
-        join_m: Fragments closer than this are one target.
+        join_m: Fragments closer than this belong to one target.
         min_length_m: Shorter ones are speckle or buoys.
         max_length_m: Longer ones are breakwaters, quays or buildings.
         min_width_m: Narrower ones are fences, edges of roofs, or single bright points.
@@ -90,7 +90,7 @@ APRON_TARGET = TargetClass(
 
 @dataclass(frozen=True)
 class Detection:
-    """A target and the rows and columns that its body covers, in pixels: top <= row < bottom."""
+    """A target and its bounding box in pixels: top <= row < bottom, left <= col < right."""
 
     target: Target
     top: int
@@ -102,9 +102,9 @@ class Detection:
 def detections_in_window(
     found: Iterable[Detection], top: int, left: int, height: int, width: int
 ) -> tuple[Detection, ...]:
-    """Return what a window shows of the targets: those whose centre lies in it, in its own pixels.
+    """Return the targets whose centre lies in a window, in the window's pixels.
 
-    A target keeps its whole length where the window cuts it, and says that it is cut.
+    A target that the window cuts keeps its whole length, and has `touches_edge` set.
     """
     inside = []
     for one in found:
@@ -125,17 +125,17 @@ def detect_targets(
     kind: TargetClass,
     north: NDArray[np.float64],
 ) -> list[Detection]:
-    """Find the bright targets that stand on `surface`.
+    """Detect the bright targets on `surface`.
 
     Args:
         pixels: (H, W) uint8, 0 = no data.
-        surface: (H, W) bool, the dark surface with its targets (holes filled).
+        surface: (H, W) bool, the dark surface including its targets (holes filled).
         spacing_m: Ground spacing of a pixel, metres.
-        kind: What counts as one target.
-        north: (2, 2) float64, takes (column, row) steps to (east, north) steps.
+        kind: Criteria of a target.
+        north: (2, 2) float64, converts (column, row) steps to (east, north) steps.
 
     Returns:
-        The targets by row, then column of their centres; measures in pixels of the tile.
+        The targets by row, then column of their centres; sizes in pixels of the tile.
     """
     reduction = max(1, int(_MIN_SPACING_M / spacing_m))
     spacing_m *= reduction
@@ -175,7 +175,7 @@ def _cfar_excess(
     """Return the 3 x 3 mean, its excess over the background in standard deviations, and the background.
 
     The background of a pixel is the mean over a frame of 700 m around a guard of 300 m (cell-averaging CFAR),
-    of the surface only and without what stands out of it. A pixel that alone exceeds by more (small ships at
+    of clutter only. A single pixel with a larger excess (small ships at
     coarse spacing) counts with its own excess over the unsmoothed standard deviation.
     """
     smooth = ndimage.uniform_filter(values, 3, mode="nearest")
@@ -187,7 +187,7 @@ def _cfar_excess(
 
 
 def _clip(values: NDArray[np.float32]) -> float:
-    """Return the level above which pixels are targets rather than sea, by repeated three-sigma clipping."""
+    """Return the level above which pixels are no clutter, by repeated three-sigma clipping."""
     for _ in range(5):
         clip = float(values.mean() + _CLUTTER_CLIP * values.std())
         values = values[values <= clip]
@@ -215,7 +215,7 @@ def _frame_moments(
     mean = np.where(enough, frame(values * weight) / np.maximum(n, 1), chosen.mean())
     square = frame(values**2 * weight) / np.maximum(n, 1)
     std = np.where(enough, np.sqrt(np.maximum(square - mean**2, 0)), chosen.std())
-    # No sea is calmer than the rounding to 8 bits: half a grey level.
+    # Rounding to 8 bits: the standard deviation is at least half a grey level.
     std = np.maximum(std, 0.5)
     height, width = values.shape
     mean, std = (
@@ -227,7 +227,7 @@ def _frame_moments(
 def _target_pixels(
     smooth: NDArray[np.float32], excess: NDArray[np.float32], background: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
-    """Find the pixels of the targets: strong seeds, grown to where they fade out, side lobes cut."""
+    """Return the pixels of targets: strong seeds grown to their surroundings, without side lobes."""
     labels = connected(excess > 4.0, diagonal=True)
     count = int(labels.max(initial=0))
     if count == 0:
@@ -247,9 +247,9 @@ def _target_pixels(
 def _join_parts(
     parts: NDArray[np.int32], open_water: NDArray[np.bool_], spacing_m: float, kind: TargetClass
 ) -> NDArray[np.int32]:
-    """Number the targets that the parts make up.
+    """Return the labels of targets, joined from parts.
 
-    At coarse spacing a ship fades between bridge and bow, while ships on open water keep further apart.
+    At coarse spacing a ship fades between bridge and bow, and ships on open water are farther apart.
     """
     if spacing_m < _COARSE_M or kind is not SHIP:
         return parts
@@ -259,7 +259,7 @@ def _join_parts(
 
 
 def _label_with_gaps(body: NDArray[np.bool_], within_m: float, spacing_m: float) -> NDArray[np.int32]:
-    """Number the connected areas of a mask, those as one that lie closer than `within_m`."""
+    """Label the connected areas of a mask; areas closer than `within_m` get the same label."""
     reach = max(1, round(within_m / spacing_m / 2))
     disk = np.hypot(*np.ogrid[-reach : reach + 1, -reach : reach + 1]) <= reach + 0.5
     return connected(ndimage.binary_dilation(body, disk), diagonal=True) * body
@@ -274,9 +274,9 @@ def _measure_body(
     kind: TargetClass,
     to_land_m: float,
 ) -> tuple[float, float, float, float, float | None, float] | None:
-    """Return row, column, length, width, orientation, contrast of one body, or None if it is no target.
+    """Return row, column, length, width, orientation and contrast of a body; None if it is no target.
 
-    A body is numbered by its parts, 0 around it; one part with enough contrast is enough.
+    `parts` has the labels of its parts, 0 around it; one part with enough contrast suffices.
     """
     mask = parts > 0
     rows, cols = np.nonzero(mask)
@@ -285,8 +285,8 @@ def _measure_body(
     weights = values[mask].astype(np.float64)
     points = np.stack([cols, rows], axis=1).astype(np.float64)
     centre = np.average(points, axis=0, weights=weights)
-    # A pixel is itself 1 wide: its own second moment is 1/12. A rod of length l has l^2 / 12 along its axis;
-    # moments, unlike extents, make little of the thin cross of side lobes.
+    # A pixel has a width of 1 and a second moment of 1/12; a rod of length l has l^2 / 12 along its axis.
+    # Moments, unlike extents, hardly depend on the thin cross of side lobes.
     moments = np.cov((points - centre).T, aweights=weights, bias=True) + np.eye(2) / 12
     spreads, axes = np.linalg.eigh(moments)
     width, length = (float(side) for side in np.sqrt(12 * spreads))
@@ -324,7 +324,7 @@ def _in_tile_pixels(
     *,
     touches_edge: bool,
 ) -> Detection:
-    """Put a body measured in the reduced pixels of a box back into the pixels of the tile."""
+    """Convert a body from the reduced pixels of its box to the pixels of the tile."""
     row, col, length, width, orientation_deg, contrast = body
     target = Target(
         row=(box[0].start + row + 0.5) * reduction - 0.5,

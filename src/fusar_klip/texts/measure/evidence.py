@@ -1,7 +1,7 @@
-"""What is measured from one tile: the evidence that every text rests on.
+"""The evidence: measurements of one tile, from which rule-based texts and prompts are composed.
 
-Plain frozen values without behaviour of their own. `texts.measure` fills them; `texts.sentences` puts them
-into words; a describer that asks a language model can put the same values into its prompt.
+`measure_tile` fills these frozen dataclasses, `sentences` composes rule-based texts from them, and
+`hcot.prompts` puts the same values into requests to a language model.
 """
 
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ class Target:
         length_px: Extent along its axis, in pixels of the tile.
         width_px: Extent across its axis, in pixels of the tile.
         orientation_deg: Bearing of its axis, clockwise from north (from the tile's upper edge where the tile
-            has no transform), 0 to 180; None where the target is too round or too small to have one.
+            has no transform), 0 to 180; None if the target is too round or too small.
         contrast: Its mean value over that of its background.
         setting: Where it stands.
-        touches_edge: It reaches the tile's border or no data, so that it may be longer than measured.
+        touches_edge: Whether it reaches the tile's border or no data, so that it may be longer than measured.
     """
 
     row: float
@@ -47,7 +47,7 @@ class Cover:
     """Shares of the land-cover classes.
 
     Attributes:
-        fractions: Share of each class in the valid area; sums to 1 (all 0 where nothing is valid).
+        fractions: Share of each class in the valid area; sums to 1 (all 0 if no pixel is valid).
         by_region: The same in the 3 x 3 regions of the tile, row by row from the upper left.
         strong_fraction: Share of the valid area whose 50 m mean is over 1.5 times the median of the land.
         patches: Number of connected areas of built-up land of at least 5,000 m^2.
@@ -69,7 +69,7 @@ class Waterline:
         quay_px: Length of those straight stretches that have built-up land behind them.
         bright_px: Length of those quays whose edge is over 1.35 times the median level of the land, as ships
             alongside, cranes and rows of containers give it.
-        orientation_deg: Bearing of the longest straight stretch, 0 to 180; None where there is none.
+        orientation_deg: Bearing of the longest straight stretch, 0 to 180; None if there is none.
     """
 
     length_px: float
@@ -91,7 +91,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Backscatter:
-    """Statistics of the valid pixels' 8-bit amplitude; all 0 where none is valid.
+    """Statistics of the valid pixels' 8-bit amplitude; all 0 if none is valid.
 
     Attributes:
         mean: Mean grey level, 1 to 255.
@@ -100,8 +100,8 @@ class Backscatter:
             (0.5227 / cv)^2, where 0.5227 is the coefficient of variation of one-look Rayleigh amplitude.
         entropy_bits: Shannon entropy of the grey-level histogram, 0 to 8.
         relative_level: Mean over the median level of the scene's land.
-        by_region: Mean grey level of the 3 x 3 regions of the tile, row by row from the upper left; 0 where
-            a region is mostly without data.
+        by_region: Mean grey level of the 3 x 3 regions of the tile, row by row from the upper left; 0 if
+            most of the region has no data.
     """
 
     mean: float
@@ -114,21 +114,22 @@ class Backscatter:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that is measured from one tile.
+    """All measurements of one tile.
 
     Attributes:
         height: Rows of the tile.
         width: Columns of the tile.
-        gsd_m: Ground spacing of a pixel in metres; None where it is not known.
-        north_known: Orientations count from north; else from the tile's upper edge.
+        gsd_m: Ground spacing of a pixel in metres; None = not known.
+        north_known: Whether orientations count from north; else from the tile's upper edge.
         valid_fraction: Share of pixels that are not 0.
-        airfield: The tile lies at an airport, so that dark areas are taken for aprons, not for water.
+        airfield: Whether the tile lies at an airport, so that dark areas are classified as aprons, not as
+            water.
         backscatter: Statistics of the amplitude.
         cover: Land cover.
         targets: Bright targets on water or, at an airport, on dark ground, row by row.
-        waterline: Boundary of water and land; None where there is no water or no land.
+        waterline: Boundary of water and land; None if there is no water or no land.
         strips: Long dark straight strips on land, longest first.
-        dominant_deg: Bearing of the prevailing direction of edges on land, 0 to 180; None where there is
+        dominant_deg: Bearing of the prevailing direction of edges on land, 0 to 180; None if there is
             none. A grid of blocks has a second direction across it.
     """
 

@@ -1,9 +1,9 @@
-"""What is known of every tile, measured once and kept: what describers that ask a language model start from.
+"""Stores metadata, evidence and geography of every tile on disk; prompts are composed from them.
 
 `ensure_evidence` measures a data set into `DATASET/cache/evidence/`, one SQLite file named by the version of
-the measurements and the checksum of the catalog; a second run, an interrupted run and a second process go
-on from what is there. `EvidenceStore` reads one tile at a time, so that memory does not grow with the data
-set. Deleting the folder loses time, nothing else.
+the measurements and the checksum of the catalog. A second run, a run after an interruption, and a second
+process reuse its rows. `EvidenceStore` reads one tile at a time, so that memory does not grow with the data
+set. The folder can be deleted; the next run measures again.
 """
 
 import csv
@@ -60,7 +60,7 @@ _PLACES_WITHIN_KM = 30.0
 
 @dataclass(frozen=True)
 class TileContext:
-    """All that a prompt may say of one tile; what is not known is None.
+    """Metadata, evidence and geography of one tile, from which prompts are composed; None = not known.
 
     Attributes:
         tile_id: The tile.
@@ -89,11 +89,11 @@ class TileContext:
         north_up: The tile's upper edge is its northern one, within 10 degrees; False where not known.
         scene_type: One of `catalog.SceneType`.
         landform: One of `catalog.Landform`.
-        evidence: What is measured from the pixels.
-        geography: What the gazetteer knows.
+        evidence: Measurements of the pixels.
+        geography: Nearby places of the gazetteer.
         airports: The nearest airports, at most three, within 30 km of the tile.
         ports: The nearest ports, at most three, within 30 km of the tile; trade places inland are among them.
-        known_places: What the user's own file says of airports and ports near the tile: {code: facts}.
+        known_places: Facts about airports and ports near the tile from the user's own file: {code: facts}.
     """
 
     tile_id: str
@@ -150,7 +150,7 @@ class EvidenceStore:
         return int(count)
 
     def tile_ids(self) -> Iterator[str]:
-        """Yield every kept tile, parents before their children, one pyramid after the other."""
+        """Yield every kept tile, parents before their children, one pyramid after another."""
         for tile_id, _ in self.graph():
             yield tile_id
 
@@ -166,10 +166,10 @@ class EvidenceStore:
             return self._connection.execute(_NEXT, (place, _ROWS_PER_QUERY)).fetchall()
 
     def context(self, tile_id: str) -> TileContext:
-        """Return what is known of a tile.
+        """Return metadata, evidence and geography of a tile.
 
         Raises:
-            KeyError: It is no kept tile of this data set.
+            KeyError: It is not a kept tile of this data set.
         """
         with self._lock:
             found = self._connection.execute(_CONTEXT_OF, (tile_id,)).fetchone()
@@ -181,12 +181,12 @@ class EvidenceStore:
         return replace(context, known_places=known)
 
     def close(self) -> None:
-        """Close the file; a context that was read stays."""
+        """Close the file."""
         self._connection.close()
 
 
 def ensure_evidence(dataset: Path, workers: int = 1, *, known_places: Path | None = None) -> EvidenceStore:
-    """Open the evidence of a data set, measuring first what is not there yet.
+    """Open the evidence of a data set; measure first the tiles that it does not hold.
 
     Args:
         dataset: The data set's folder.
@@ -198,7 +198,7 @@ def ensure_evidence(dataset: Path, workers: int = 1, *, known_places: Path | Non
         SettingsError: The file of known places cannot be read.
     """
     facts = read_known_places(known_places) if known_places else {}
-    open_tiles(dataset)  # says what is wrong with the data set, if anything is
+    open_tiles(dataset)  # raises if the data set is not usable
     digest = sha256(dataset / "tiles.parquet")
     path = dataset / "cache" / "evidence" / f"{MEASURE_VERSION}_{CONTEXT_FORMAT}_{digest[:16]}.sqlite"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -210,7 +210,7 @@ def ensure_evidence(dataset: Path, workers: int = 1, *, known_places: Path | Non
         raise DatasetError(f"{path} cannot be used ({error}): delete it and run the command again") from error
     for stale in path.parent.glob("*.sqlite"):
         if stale != path:
-            log.info("the evidence of an older catalog is removed: %s", stale.name)
+            log.info("removing the evidence of an older catalog: %s", stale.name)
             stale.unlink(missing_ok=True)
     return EvidenceStore(dataset, path, facts)
 
@@ -230,7 +230,7 @@ def read_known_places(path: Path) -> dict[str, tuple[str, ...]]:
             rows = csv.DictReader(file, restkey=_FURTHER)
             if "code" not in (rows.fieldnames or ()):
                 raise SettingsError(
-                    f"{path} has no column code: name the column of ICAO codes or UN/LOCODEs so"
+                    f"{path} has no column code: rename the column of ICAO codes or UN/LOCODEs to code"
                 )
             for row in rows:
                 if _FURTHER in row:
@@ -239,9 +239,9 @@ def read_known_places(path: Path) -> dict[str, tuple[str, ...]]:
                         "put values with commas in quotes"
                     )
                 code = (row.pop("code") or "").strip().upper()
-                said = tuple(f"{name}: {value}" for name, value in row.items() if value)
-                if code and said:
-                    facts[code] = facts.get(code, ()) + said
+                stated = tuple(f"{name}: {value}" for name, value in row.items() if value)
+                if code and stated:
+                    facts[code] = facts.get(code, ()) + stated
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SettingsError(f"{path} cannot be read ({error}): give a CSV file in UTF-8") from error
     return facts
@@ -264,7 +264,7 @@ def _measure(dataset: Path, connection: sqlite3.Connection, workers: int) -> Non
         rows = [
             (measured.tile.tile_id, measured.parent_id, _encoded(measured, catalog)) for measured in pyramid
         ]
-        with connection:  # a pyramid is there as a whole or not at all
+        with connection:  # a pyramid is written completely or not at all
             connection.executemany(
                 "INSERT OR IGNORE INTO tiles (tile_id, parent_id, context) VALUES (?, ?, ?)", rows
             )
@@ -312,7 +312,7 @@ def _context(measured: MeasuredTile, catalog: pd.DataFrame) -> TileContext:
 
 
 def _near(kind: PlaceKind, measured: MeasuredTile) -> tuple[Neighbour, ...]:
-    """Return the nearest places of a kind; an airport whose ground holds the tile's targets comes first."""
+    """Return the nearest places of a kind; an airport at which the tile's targets stand comes first."""
     tile = measured.tile
     if tile.lon is None or tile.lat is None:
         return ()

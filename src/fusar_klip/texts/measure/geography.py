@@ -1,4 +1,4 @@
-"""Where a tile lies, in words: nearest airport, port and city from the offline gazetteer."""
+"""Nearest airport, port and city of a tile from the offline gazetteer, and phrases for them."""
 
 import math
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ _MENTION_KM = 60.0
 _CITY_REGION_KM = 20.0
 _PORT_REGION_KM = 15.0  # a port farther away says little about a tile
 _MAX_NAME_WORDS = 5
-_MAX_WORDS = 18  # of all neighbours together: two of usual names fit
+_MAX_WORDS = 18  # of all places together: two of usual names fit
 
 
 @dataclass(frozen=True)
 class Geography:
-    """What the gazetteer knows about a tile; every field is None where the tile has no coordinates.
+    """Places of the gazetteer near a tile; None if the tile has no coordinates or no such place is near.
 
     Attributes:
         lon: Longitude of the tile's centre, degrees east.
@@ -64,7 +64,7 @@ class Geography:
 def look_up_geography(
     lon: float | None, lat: float | None, half_km: float, place: str | None, country: str | None
 ) -> Geography:
-    """Look up what lies near a tile; `place` and `country` come from the catalog."""
+    """Return the places near a tile; `place` and `country` come from the catalog."""
     if lon is None or lat is None:
         return Geography(None, None, half_km, None, None, None, None, None)
     airport, port, city = (
@@ -75,7 +75,7 @@ def look_up_geography(
 
 
 def place_name(neighbour: Neighbour) -> str:
-    """Return a place's name as it stands in a sentence; an airport with a very long one goes by its code."""
+    """Return the name of a place in a sentence; an airport with a very long name is named by its code."""
     place = neighbour.place
     if place.kind == "airport" and place.code and len(place.name.split()) > _MAX_NAME_WORDS:
         return f"airport {place.code}"
@@ -83,7 +83,7 @@ def place_name(neighbour: Neighbour) -> str:
 
 
 def direction_phrase(neighbour: Neighbour) -> str:
-    """Return where a place lies as seen from the tile: "port of X 3 km to the south-east"."""
+    """Return the position of a place relative to the tile: "port of X 3 km to the south-east"."""
     if neighbour.distance_km < 0.5:
         return f"{place_name(neighbour)} here"
     away = distance(1000 * neighbour.distance_km)
@@ -91,7 +91,7 @@ def direction_phrase(neighbour: Neighbour) -> str:
 
 
 def nearby_places(geography: Geography, count: int) -> str:
-    """Return the nearest places in words: a port within 15 km first, then airport and city by distance."""
+    """Return a phrase for nearby places: a port within 15 km first, then airport and city by distance."""
     others = [n for n in (geography.airport, geography.city) if n is not None]
     others.sort(key=lambda n: n.distance_km)
     port = geography.port

@@ -1,8 +1,8 @@
 """Land cover from local mean and texture: water, dark smooth ground, open land, built-up land.
 
-Works on cells of about 16 m. The levels that separate the classes come from the whole scene
-(`SceneReference`), because a tile alone may be all water or all city; a tile that is measured alone is its
-own scene. One 8-bit channel separates no more than this: smooth water and smooth ground look alike, and so do
+Classification uses cells of about 16 m. The levels that separate the classes come from the whole scene
+(`SceneReference`), because a single tile may be all water or all city; a tile that is measured alone is its
+own scene. One 8-bit channel separates no more classes: smooth water and smooth ground look alike, and so do
 vegetation and low houses at coarse spacing.
 """
 
@@ -33,9 +33,9 @@ _TEXTURE_CELLS = 7
 _MIN_MODE_GAP = 0.8
 _MAX_VALLEY = 0.85
 _MIN_DARK_SHARE = 0.003
-# A scene without two modes is one surface if its levels spread no more than speckle and swell do.
+# A scene without two modes is one surface if its levels vary no more than by speckle and swell.
 _MAX_UNIFORM_SPREAD = 1.7
-# Of cells over 48 m, that lie on the wrong side; single ones are taken out by what water's least width is.
+# Share of cells (48 m means) on the wrong side of the level; the minimum width of water removes single ones.
 _MAX_MISCLASSIFIED = 0.25
 _MIN_SEPARATED_CELLS = 2_000  # half a square kilometre
 _STRONG = 1.5
@@ -105,7 +105,7 @@ class CellHistograms:
 
 @dataclass(frozen=True)
 class SceneReference:
-    """What the levels of a scene mean.
+    """Levels of a scene that separate its land-cover classes.
 
     Attributes:
         dark_below: Grey level under which a 50 m mean counts as dark: water or smooth ground. 0: nothing is
@@ -316,7 +316,7 @@ def _separating_level(water: NDArray[np.int64], land: NDArray[np.int64]) -> floa
 
 
 def _opened(mask: NDArray[np.bool_], side_m: float) -> NDArray[np.bool_]:
-    """Open a mask by a disk of 45 m; outside the tile it goes on as at its border."""
+    """Open a mask by a disk of 45 m; the tile is padded with its edge values."""
     radius = _MIN_WATER_RADIUS_M / side_m
     margin = int(np.ceil(2 * radius)) + 1
     padded = np.pad(mask, margin, mode="edge")

@@ -1,7 +1,7 @@
-"""Straight things: the waterline and its quays, long dark strips, and the prevailing direction of a city.
+"""Linear features: the waterline and its quays, long dark strips, and the prevailing direction of edges.
 
-Works on the cells of the land cover and on a copy of the tile reduced to at most 256 pixels a side, where
-speckle is averaged and a large tile costs as little as a small one.
+They are measured on the cells of the land cover and on a copy of the tile reduced to at most 256 pixels a
+side, which averages speckle and bounds the cost.
 """
 
 import math
@@ -23,7 +23,7 @@ from fusar_klip.texts.measure.land_cover import (
 )
 
 _STRAIGHT_M = 150.0
-_STRAY_M = 25.0  # how far a straight stretch may leave its chord
+_MAX_DEVIATION_M = 25.0  # of a straight stretch from its chord
 _BEHIND_M = 60.0
 _BRIGHT = 1.35
 _EDGE_M = 60.0
@@ -38,7 +38,7 @@ _DIRECTION_RATIO = 1.6
 def waterline(
     codes: NDArray[np.uint8], cells: Cells, reference: SceneReference, north: NDArray[np.float64]
 ) -> Waterline | None:
-    """Measure the boundary of water and land; None where there is no water or no land.
+    """Measure the boundary of water and land; None if there is no water or no land.
 
     Args:
         codes: (rows, cols) uint8, classes of the cells.
@@ -49,7 +49,7 @@ def waterline(
     water = codes == COVER_CODES["water"]
     if not water.any() or not (~water & (codes != NO_DATA)).any():
         return None
-    # What is not known goes on as the nearest known cell, so that the end of the data is no shore.
+    # Cells without data take the class of the nearest valid cell, so that the border of the data is no shore.
     nearest = ndimage.distance_transform_edt(codes == NO_DATA, return_distances=False, return_indices=True)
     filled = water[tuple(nearest)]
     bright = cells.level > min(_BRIGHT * reference.land_level, 215.0)
@@ -58,7 +58,7 @@ def waterline(
     total = straight = quay = bright_quay = longest = 0.0
     bearing: float | None = None
     for contour in find_contours(filled.astype(np.float32), 0.5):
-        corners = approximate_polygon(contour, _STRAY_M / cells.side_m)
+        corners = approximate_polygon(contour, _MAX_DEVIATION_M / cells.side_m)
         total += float(np.hypot(*np.diff(contour, axis=0).T).sum())
         for start, end in pairwise(corners):
             length = float(np.hypot(*(end - start)))
@@ -84,11 +84,11 @@ def waterline(
 def dark_strips(
     pixels: NDArray[np.uint8], water: NDArray[np.bool_], north: NDArray[np.float64]
 ) -> tuple[Strip, ...]:
-    """Find long, dark, straight strips on land, longest first, eight at most.
+    """Find long, dark, straight strips on land, longest first, at most `_MAX_STRIPS`.
 
     Args:
         pixels: (H, W) uint8, 0 = no data.
-        water: (H, W) bool, where no strip is looked for.
+        water: (H, W) bool, where no strip is searched.
         north: (2, 2) float64, takes (column, row) steps to (east, north) steps.
     """
     reduction = max(1, -(-max(pixels.shape) // _STRIP_SIDE))
@@ -116,10 +116,10 @@ def dark_strips(
 def prevailing_direction(
     pixels: NDArray[np.uint8], water: NDArray[np.bool_], north: NDArray[np.float64]
 ) -> float | None:
-    """Return the bearing, 0 to 180, along which most edges on land run, or None where none prevails.
+    """Return the bearing, 0 to 180, along which most edges on land run, or None if none prevails.
 
     From the structure tensor: each place votes for the direction across its gradient with its coherence and
-    strength; a direction prevails if its 15 degrees hold 1.6 times the share of a uniform spread.
+    strength; a direction prevails if its 15 degrees hold 1.6 times the share of a uniform distribution.
     """
     reduction = max(1, -(-max(pixels.shape) // _STRIP_SIDE))
     mean, land = _reduced(pixels, water, reduction)
@@ -171,7 +171,7 @@ def _points(start: NDArray[np.float64], end: NDArray[np.float64]) -> tuple[NDArr
 def _built_up_behind(
     codes: NDArray[np.uint8], start: NDArray[np.float64], end: NDArray[np.float64], behind: float
 ) -> bool:
-    """Tell whether most cells some way behind a stretch, on either side of it, are built-up land."""
+    """Return whether most cells at a distance behind a stretch, on either side, are built-up land."""
     along = (end - start) / np.hypot(*(end - start))
     points = start + np.linspace(0.1, 0.9, 9)[:, None] * (end - start)
     shares = []
@@ -188,7 +188,7 @@ def _bearing(step: NDArray[np.float64], north: NDArray[np.float64]) -> float:
 
 
 def _bearings(steps: NDArray[np.float64], north: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Turn (..., 2) steps in (row, column) into bearings of lines, 0 to 180."""
+    """Convert (..., 2) steps in (row, column) to bearings of lines, 0 to 180 degrees."""
     row, col = steps[..., 0], steps[..., 1]
     east = north[0, 0] * col + north[0, 1] * row
     up = north[1, 0] * col + north[1, 1] * row

@@ -1,10 +1,10 @@
-"""Every kept tile of a data set measured, one pyramid at a time: the pass that all describers share.
+"""Measures every kept tile of a data set, one tile pyramid at a time.
 
-Two passes: the levels of every scene from its largest tiles, then each large tile with all that lies inside
-it (`pyramid`). Tiles that are not kept are read too: without the open sea of a scene, which screening leaves
-out, nothing tells water from land there. Memory holds a few pyramids a process. What is done with the
-measured tiles is not decided here: `describe` writes them down as sentences, `evidence_store` keeps them for
-describers that ask a language model.
+A first pass finds the levels of every scene from its largest tiles, a second one measures each pyramid: a
+large tile
+with all tiles inside it. Tiles that are not kept are read too, because the levels of a scene cannot be found
+without its open sea, which screening drops. Memory holds a few pyramids per process. `describe` writes the
+sentences of the measured tiles; `evidence_store` stores their evidence for prompts.
 """
 
 import math
@@ -49,28 +49,28 @@ from fusar_klip.texts.measure.tile_pyramid import (
 T = TypeVar("T")
 
 MEASURE_VERSION = "measure-4"
-"""Of the measurements and of the sentences made from them."""
+"""Version of the measurements and of the sentences composed from them."""
 
 _COLUMNS = (
     *("tile_id", "scene_id", "parent_id", "path", "height", "width"),
     *("gsd_m", "lon", "lat", "place", "country", "water_fraction", "kept"),
 )
-# Enough that no process waits for the next pyramid, few enough that what is measured does not pile up.
+# Enough that no process waits for the next pyramid, few enough that results do not pile up in memory.
 _PYRAMIDS_PER_WORKER = 4
-_ALL_WATER = 0.99  # of a tile's cells, from which all of it counts as water that screening found
+_ALL_WATER = 0.99  # share of water by screening above which all cells of the tile count as water
 
 
 @dataclass(frozen=True)
 class MeasuredTile:
-    """What is known of one tile without a language model.
+    """Measurements, geography and rule-based text of one tile.
 
     Attributes:
         tile: Its row of the catalog.
-        evidence: What is measured from its pixels.
-        geography: What the gazetteer knows; at an airport with targets, of that airport.
+        evidence: Measurements of its pixels.
+        geography: Places of the gazetteer; for targets at an airport, its airport is that one.
         task: The schema of its text.
-        fields: The eight sentences of the describer `measure`, by field, in the order of `catalog.FIELDS`.
-        parent_id: The next larger tile, whose text this one's has to agree with; None where it is not kept.
+        fields: The rule-based sentences by field, in the order of `catalog.FIELDS`.
+        parent_id: The next larger tile, with whose text this one's has to agree; None if it is not kept.
     """
 
     tile: CatalogTile
@@ -84,14 +84,14 @@ class MeasuredTile:
 def measure_dataset(
     dataset: Path, workers: int, *, done: frozenset[str] = frozenset()
 ) -> Iterator[list[MeasuredTile]]:
-    """Measure every kept tile, one pyramid at a time: a tile that no kept tile holds, then all inside it.
+    """Measure every kept tile, one pyramid at a time: a tile without a kept parent, then all tiles inside it.
 
     Pyramids come in the order of the catalog, parents before their children, whatever the number of workers.
 
     Args:
         dataset: The data set's folder.
         workers: Processes that measure.
-        done: Tiles that need no measuring; a pyramid is left out when it holds nothing but them.
+        done: Tiles that are measured already; a pyramid without other tiles is skipped.
 
     Raises:
         DatasetError: There is no finished data set, it holds no kept tile, or a tile cannot be read.
@@ -137,7 +137,7 @@ def _tile(row: Mapping[str, Any]) -> CatalogTile:
 
 
 def _pyramids(tiles: Iterable[CatalogTile]) -> list[list[CatalogTile]]:
-    """Group tiles with those that hold them; the first of a pyramid lies in no other of the catalog."""
+    """Group tiles with their parents; the first tile of a pyramid has no parent in the catalog."""
     return _grouped(tiles, lambda tile: (tile.tile_id, tile.parent_id))
 
 
@@ -157,7 +157,7 @@ def _grouped(items: Iterable[T], ids: Callable[[T], tuple[str, str | None]]) -> 
 
 
 class _InProcess(Executor):
-    """Runs a job when it is submitted: one worker needs no second process."""
+    """Runs a job in this process when it is submitted, for one worker."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -176,10 +176,10 @@ def _executor(workers: int) -> Executor:
 def _references(
     dataset: Path, pyramids: Iterable[Sequence[CatalogTile]], executor: Executor
 ) -> dict[str, SceneReference]:
-    """Find the levels of each scene from the tiles that no other tile holds."""
+    """Find the levels of each scene from its root tiles."""
     sums: dict[str, CellHistograms] = {}
     jobs = [(pyramid[0].scene_id, executor.submit(_histograms, dataset, pyramid)) for pyramid in pyramids]
-    for scene_id, job in track(jobs, "reading the scenes' levels"):
+    for scene_id, job in track(jobs, "reading the levels of scenes"):
         found = job.result()
         sums[scene_id] = sums[scene_id] + found if scene_id in sums else found
     return {scene_id: scene_reference(histograms) for scene_id, histograms in sums.items()}
@@ -205,7 +205,7 @@ def _histograms(dataset: Path, pyramid: Sequence[CatalogTile]) -> CellHistograms
 
 
 def _needed(pyramid: Sequence[CatalogTile]) -> list[CatalogTile]:
-    """Return the kept tiles of a pyramid and those that hold them, in its order."""
+    """Return the kept tiles of a pyramid and their parents, in its order."""
     needed: set[str] = set()
     for tile in reversed(pyramid):  # children before their parents
         if tile.kept or tile.tile_id in needed:
@@ -216,7 +216,7 @@ def _needed(pyramid: Sequence[CatalogTile]) -> list[CatalogTile]:
 def _measure_pyramid(
     dataset: Path, pyramid: list[CatalogTile], adjacent: Sequence[AdjacentTile], reference: SceneReference
 ) -> list[list[MeasuredTile]]:
-    """Measure a tile and all that lies inside it, and return the pyramids of those that are kept."""
+    """Measure a root tile and all tiles inside it, and return the pyramids of those that are kept."""
     done: dict[str, PyramidTile] = {}
     measured = []
     for tile in _needed(pyramid):
@@ -238,7 +238,7 @@ def _measure_pyramid(
 
 
 def _airports(tile: CatalogTile) -> list[tuple[Neighbour, tuple[float, float]]]:
-    """Return the airports whose grounds may reach into the tile, with row and column of their points."""
+    """Return the airports that may extend into the tile, with row and column of their reference points."""
     if tile.lon is None or tile.lat is None or tile.transform is None or tile.gsd_m is None:
         return []
     reach_km = (AIRFIELD_RADIUS_M + tile.half_m * math.sqrt(2)) / 1000
@@ -254,7 +254,7 @@ def _airports(tile: CatalogTile) -> list[tuple[Neighbour, tuple[float, float]]]:
 def _airport_of_targets(
     evidence: Evidence, airports: Sequence[tuple[Neighbour, tuple[float, float]]]
 ) -> Neighbour | None:
-    """Return the airport nearest to a target on dark ground; another one may be nearest to the tile."""
+    """Return the airport nearest to a target on dark ground; a different one may be nearest to the tile."""
     distances = [
         (math.hypot(target.row - row, target.col - col), place)
         for target in evidence.targets

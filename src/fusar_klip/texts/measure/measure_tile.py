@@ -1,7 +1,7 @@
-"""One tile into evidence: land cover, bright targets, straight lines, statistics of the backscatter.
+"""Measures one tile: land cover, bright targets, linear features and statistics of the backscatter.
 
-Nothing here knows of places or words. All distances that steer the measurement are metres on the ground;
-where the spacing is not known, 3 m is assumed for them, and the texts then give sizes in pixels.
+All distances in the algorithms are metres on the ground. If the spacing is not known, 3 m is assumed for
+them, and texts state sizes in pixels.
 """
 
 import math
@@ -48,15 +48,15 @@ def measure_tile(
 
     Args:
         pixels: (H, W) uint8 amplitude, 0 = no data.
-        gsd_m: Ground spacing of a pixel in metres; None where it is not known.
+        gsd_m: Ground spacing of a pixel in metres; None = not known.
         transform: Six floats a to f, rasterio's order, of a projected CRS; None: orientations count from the
             tile's upper edge.
         reference: The levels of the tile's scene; None: the tile is its own scene.
         airports_rc: Row and column of airports' reference points in or near the tile.
-        cells: The tile's cells, where they are measured already.
+        cells: The tile's cells; None: they are computed here.
         codes: The land cover of the tile's cells, (rows, cols) uint8, such as one cut from
-            a larger tile's; None: it is measured here.
-        ships: The targets on water, where a larger tile has told them; None: they are looked for here.
+            a larger tile's; None: it is classified here.
+        ships: The targets on water, such as those of a larger tile; None: they are detected here.
     """
     spacing_m = gsd_m or ASSUMED_SPACING_M
     cells = cells or measure_cells(pixels, spacing_m)
@@ -92,7 +92,7 @@ def detect_ships(
     spacing_m: float,
     north: NDArray[np.float64],
 ) -> list[Detection]:
-    """Find the bright targets on water, row by row.
+    """Detect the bright targets on water, by row.
 
     Args:
         pixels: (H, W) uint8 amplitude, 0 = no data.
@@ -114,7 +114,7 @@ def _apron_targets(
     north: NDArray[np.float64],
     airports_rc: Sequence[tuple[float, float]],
 ) -> list[Target]:
-    """Find the compact targets on dark ground near an airport."""
+    """Detect the compact targets on dark ground near an airport."""
     if not airports_rc:
         return []
     apron = codes == COVER_CODES["smooth"]
@@ -127,7 +127,7 @@ def _apron_targets(
 
 
 def image_to_ground(transform: Sequence[float] | None) -> NDArray[np.float64]:
-    """Return the (2, 2) matrix that takes (column, row) steps to (east, north) steps, both in pixels."""
+    """Return the (2, 2) matrix that converts (column, row) steps to (east, north) steps, both in pixels."""
     if transform is None:
         return np.array([[1.0, 0.0], [0.0, -1.0]])
     a, b, _, d, e, _ = transform[:6]

@@ -1,6 +1,6 @@
 """Composes the rule-based text of a tile: one sentence a field (the schemata of paper figure 8).
 
-Every statement comes from a measured value or from the gazetteer; what neither gives is named as unknown. The
+Every statement comes from a measured value or from the gazetteer; anything else is stated as unknown. The
 same evidence gives the same words. `RULES` has the rules of each task.
 """
 
@@ -43,9 +43,10 @@ def compose(
     """Return the task of a tile and its fields, in the order of `catalog.FIELDS`.
 
     Args:
-        evidence: Measured from the tile.
-        geography: Of the tile.
-        parent: Evidence of the next larger tile, which Environment and Region keep to (paper eqs. 2 and 3).
+        evidence: Measurements of the tile.
+        geography: Nearby places of the tile.
+        parent: Evidence of the next larger tile, with which Environment and Region agree (paper eqs. 2 and
+            3).
     """
     task = choose_task(evidence, geography)
     fields = RULES[task](evidence, geography, parent)

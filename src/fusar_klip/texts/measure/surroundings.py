@@ -1,4 +1,4 @@
-"""What lies around targets, and what a tile consists of: clauses that several fields share."""
+"""Phrases about land cover, waterfront and surroundings, which several fields share."""
 
 from typing import Literal, TypeAlias
 
@@ -28,17 +28,17 @@ _SURROUNDING: dict[CoverClass, str] = {
 
 
 def is_coarse(evidence: Evidence) -> bool:
-    """Tell whether the spacing is too coarse (over 5 m, or not known) to tell a ship from a like thing."""
+    """Return whether the spacing is over 5 m or not known: too coarse to identify targets as ships."""
     return evidence.gsd_m is None or evidence.gsd_m > _COARSE_M
 
 
 def spacing_phrase(evidence: Evidence) -> str:
-    """Return the ground spacing in words: "at 8.3 m"."""
+    """Return a phrase for the ground spacing: "at 8.3 m"."""
     return "at unknown spacing" if evidence.gsd_m is None else f"at {evidence.gsd_m:.2g} m"
 
 
 def cover_name(kind: CoverClass, geography: Geography) -> str:
-    """Return a class in words; far from any city, rugged relief is as likely as buildings."""
+    """Return the name of a cover class; far from any city, rugged relief is as likely as buildings."""
     built_up = "built-up" if geography.settled else "built-up or rugged"
     words: dict[CoverClass, str] = {
         "water": "open water",
@@ -50,7 +50,7 @@ def cover_name(kind: CoverClass, geography: Geography) -> str:
 
 
 def cover_shares(evidence: Evidence, geography: Geography) -> str:
-    """Return the three greatest classes of at least 5 % with their shares in steps of 10 %."""
+    """Return the three largest classes of at least 5 % with their shares in steps of 10 %."""
     present = [(share, kind) for kind, share in evidence.cover.fractions.items() if share >= _MENTION]
     present.sort(key=lambda item: (-item[0], item[1]))
     if not present:
@@ -61,7 +61,7 @@ def cover_shares(evidence: Evidence, geography: Geography) -> str:
 
 
 def main_regions(evidence: Evidence, kind: CoverClass) -> str:
-    """Return where in the image a class lies: "in the upper left and left", or "throughout"."""
+    """Return the main regions of a class: "in the upper left and left", or "throughout"."""
     shares = [region[kind] for region in evidence.cover.by_region]
     top = max(shares)
     if min(shares) > 0.6 * top:
@@ -72,9 +72,9 @@ def main_regions(evidence: Evidence, kind: CoverClass) -> str:
 
 
 def waterfront(evidence: Evidence, geography: Geography) -> Waterfront | None:
-    """Tell what stands at the water's edge; None where nothing built up does.
+    """Classify what stands at the water's edge; None if it is not built up.
 
-    Backscatter alone does not tell a terminal from a town by the sea; a port known to be near, and a
+    Backscatter alone does not distinguish a terminal from a town by the sea; a known port nearby, and a
     waterline that winds around basins, do.
     """
     line = evidence.waterline
@@ -92,7 +92,7 @@ def waterfront(evidence: Evidence, geography: Geography) -> Waterfront | None:
 
 
 def waterline_phrase(evidence: Evidence) -> str:
-    """Return the waterline in words; asks that there is one."""
+    """Return a phrase for the waterline, which must exist."""
     line = evidence.waterline
     assert line is not None
     text = f"{length(line.length_px, evidence.gsd_m)} waterline"
@@ -103,7 +103,7 @@ def waterline_phrase(evidence: Evidence) -> str:
 
 
 def surroundings_phrase(evidence: Evidence, parent: Evidence | None) -> str:
-    """Return a clause on the larger tile where its prevailing cover is another than the tile's, else ""."""
+    """Return a clause about the larger tile if its prevailing cover differs from the tile's, else ""."""
     if parent is None:
         return ""
     own, outer = (

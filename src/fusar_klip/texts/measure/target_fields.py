@@ -1,4 +1,4 @@
-"""The eight fields of target tiles: ships on water, compact targets on an airport's dark ground."""
+"""Rules for the fields of target tiles: ships on water, compact targets on an airport's dark ground."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -138,7 +138,7 @@ def _distribution(targets: Sequence[Target], evidence: Evidence) -> str:
 
 
 def _headings(targets: Sequence[Target], evidence: Evidence) -> str:
-    """Say whether the targets lie parallel: the resultant of their doubled angles (axes have no sign)."""
+    """State whether the targets are parallel: the resultant of their doubled angles (axes have no sign)."""
     angles = [t.orientation_deg for t in targets if t.orientation_deg is not None]
     if len(angles) < 2:
         return ""

@@ -1,4 +1,4 @@
-"""The eight fields of a terrain tile: what the ground is, how it is laid out, and where it lies."""
+"""Rules for the fields of a terrain tile: land cover, layout and location."""
 
 from fusar_klip.texts.measure.evidence import CoverClass, Evidence
 from fusar_klip.texts.measure.geography import Geography, nearby_places
@@ -64,7 +64,7 @@ def _functionality(evidence: Evidence, geography: Geography) -> str:
 
 
 def _roughness(evidence: Evidence) -> str:
-    """Put the grey levels of a water tile into words, for nothing else tells one from another."""
+    """Return a phrase for the grey levels of a water tile, in which water tiles differ."""
     level = evidence.backscatter.relative_level
     shade = "very dark" if level < 0.15 else "dark" if level < 0.4 else "moderately bright"
     return f"{shade} and {'even' if evidence.backscatter.cv < _EVEN_CV else 'uneven'}"

@@ -1,11 +1,10 @@
 """Measures a tile pyramid: a large tile with a margin of the tiles around it, then the tiles inside it.
 
-Land cover and ships are found once, in the largest tile, and handed down: a tile inside takes those cells
-that it shows, and those ships whose centre lies in it. So the three scales agree (paper eqs. 1 to 3), and
-what a tile's edge cuts is seen whole: a ship is counted in one tile, with its whole length, and a pier is no
-ship. What lies across the edge of the largest tile is read from the tiles beside it. Targets on an airport's
-dark ground are looked for in every tile by itself: seen whole, aircraft and the pier they stand at are one
-body.
+Land cover and ships are found once, in the large tile; a tile inside takes its part of the cells, and the
+ships whose centre lies in it. So the three scales agree (paper eqs. 1 to 3), and objects at a tile's edge are
+measured whole: a ship is counted in one tile, with its whole length, and a pier is not taken for a ship. The
+margin of the large tile is read from the adjacent tiles. Targets on an airport's dark ground are detected in
+every tile separately, because at the large scale aircraft merge with the pier at which they stand.
 """
 
 import math
@@ -29,12 +28,12 @@ from fusar_klip.texts.measure.measure_tile import (
 )
 from fusar_klip.texts.tile_images import read_pixels
 
-_MARGIN_M = 300.0  # over half the longest ship: one whose centre lies in the tile is seen whole
+_MARGIN_M = 300.0  # over half the longest ship, so that a ship with its centre in the tile is read whole
 
 
 @dataclass(frozen=True)
 class CatalogTile:
-    """One row of the catalog, as far as measuring needs it; what is not known is None."""
+    """The columns of a catalog row that measuring needs; None = not known."""
 
     tile_id: str
     scene_id: str
@@ -59,7 +58,7 @@ class CatalogTile:
 
 @dataclass(frozen=True)
 class AdjacentTile:
-    """A tile that lies beside another one; its upper left pixel is that one's (row, col)."""
+    """A tile adjacent to another one, with the position of its upper left pixel in that one's pixels."""
 
     tile: CatalogTile
     row: int
@@ -68,11 +67,11 @@ class AdjacentTile:
 
 @dataclass(frozen=True)
 class PyramidTile:
-    """A tile that is measured, and what the tiles inside it take over.
+    """A measured tile, with the land cover and ships that the tiles inside it take over.
 
     Attributes:
         tile: Its row of the catalog.
-        evidence: What is measured.
+        evidence: Its measurements.
         codes: (rows, cols) uint8, the land cover of its cells.
         side_px: Pixels along one side of a cell.
         found: Its ships, in its pixels.
@@ -86,9 +85,9 @@ class PyramidTile:
 
 
 def adjacent_tiles(tile: CatalogTile, others: Iterable[CatalogTile]) -> list[AdjacentTile]:
-    """Return which of the other tiles of the same scene reach into the tile's margin, by tile_id.
+    """Return the tiles of the same scene that reach into the tile's margin, ordered by tile_id.
 
-    A tile whose transform does not tell where it lies has none beside it.
+    A tile without a transform has none.
     """
     margin = _margin_px(tile)
     found = []
@@ -103,7 +102,7 @@ def adjacent_tiles(tile: CatalogTile, others: Iterable[CatalogTile]) -> list[Adj
 
 
 def offset_in(outer: CatalogTile, inner: CatalogTile) -> tuple[int, int] | None:
-    """Return row and column of a tile's upper left pixel in another one; None where the grids differ."""
+    """Return row and column of a tile's upper left pixel in another one; None if their grids differ."""
     a, b = outer.transform, inner.transform
     if a is None or b is None or not np.allclose(np.delete(a, [2, 5]), np.delete(b, [2, 5])):
         return None
@@ -118,17 +117,17 @@ def measure_root_tile(
     reference: SceneReference,
     airports_rc: Sequence[tuple[float, float]],
 ) -> PyramidTile:
-    """Measure a tile that no other tile holds, with a margin of the tiles beside it.
+    """Measure a root tile, with a margin of the adjacent tiles.
 
     Args:
         dataset: The data set's folder.
         tile: The tile.
-        adjacent: As `adjacent_tiles` gives them.
+        adjacent: Result of `adjacent_tiles`.
         reference: The levels of its scene.
         airports_rc: Row and column of airports' reference points in or near the tile.
 
     Raises:
-        DatasetError: The tile or one beside it cannot be read.
+        DatasetError: The tile or an adjacent one cannot be read.
     """
     spacing_m = tile.gsd_m or ASSUMED_SPACING_M
     pixels = read_tile(dataset, tile)
@@ -158,10 +157,10 @@ def measure_child_tile(
     reference: SceneReference,
     airports_rc: Sequence[tuple[float, float]],
 ) -> PyramidTile:
-    """Measure a tile that lies in another one, whose land cover and ships it takes over.
+    """Measure a tile inside another one, whose land cover and ships it takes over.
 
-    Where the two grids do not agree, it is measured as if it were alone. The arguments are those of
-    `measure_root_tile`; `outer` is the tile that holds it.
+    If the two grids differ, it is measured as a root tile without adjacent ones. The arguments are those of
+    `measure_root_tile`; `outer` is its parent.
     """
     offset = offset_in(outer.tile, tile)
     pixels = read_tile(dataset, tile)
@@ -177,7 +176,7 @@ def read_tile(dataset: Path, tile: CatalogTile) -> NDArray[np.uint8]:
     """Return a tile of the catalog, (H, W) uint8, 0 = no data.
 
     Raises:
-        DatasetError: It cannot be read, or is another one than the catalog says.
+        DatasetError: It cannot be read, or does not match the catalog.
     """
     path = dataset / tile.path
     pixels = read_pixels(path)
@@ -220,9 +219,10 @@ def _margin_px(tile: CatalogTile) -> int:
 def _with_margin(
     dataset: Path, tile: CatalogTile, pixels: NDArray[np.uint8], adjacent: Sequence[AdjacentTile]
 ) -> tuple[NDArray[np.uint8], int, int]:
-    """Return the tile with what lies around it, and the row and column of the tile in that.
+    """Return the tile with its margin, and the row and column of the tile in that array.
 
-    A side on which nothing lies gets no margin: the border of the scene is not the border of its data.
+    A side without an adjacent tile gets no margin, because the border of the scene must not look like no
+    data.
     """
     margin = _margin_px(tile)
     top = margin if any(one.row < 0 for one in adjacent) else 0
@@ -248,7 +248,7 @@ def _with_margin(
 
 
 def _inherited(outer: PyramidTile, offset: tuple[int, int], cells: Cells) -> NDArray[np.uint8] | None:
-    """Cut a tile's land cover out of another one's; None where that does not hold all of it."""
+    """Cut a tile's land cover out of its parent's; None if the parent does not hold all of it."""
     height, width = outer.codes.shape
     rows, cols = (
         np.floor((start + (np.arange(count) + 0.5) * cells.side_px) / outer.side_px).astype(int)

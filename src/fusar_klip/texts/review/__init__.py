@@ -1,7 +1,7 @@
-"""Expert review of a share of the texts (paper 4.2, figure 9): a page to judge on, and the accuracy it gives.
+"""Expert review of a sample of the texts (paper 4.2, figure 9): review pages, and accuracy of the answers.
 
 `make_pages` writes self-contained HTML pages of a sample of tiles; `read_answers` turns the files that the
-pages save into an accuracy per field with confidence intervals, `accuracy_html` draws it.
+pages save into an accuracy per field with confidence intervals, `accuracy_html` plots it.
 """
 
 from fusar_klip.texts.review.accuracy import FieldAccuracy, ReviewResult, read_answers

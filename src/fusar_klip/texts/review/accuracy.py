@@ -1,10 +1,10 @@
 """Saved answers into an accuracy per field (figure 9), with 95 % intervals and the reviewers' agreement.
 
-Accuracy is right / (right + wrong); what an expert was unsure of is counted beside it. A sentence that
-several experts judged counts once, as right as the share of them who found it so: were disputed sentences
-left out, careless reviewers would make texts look better. Intervals are Wilson's, which hold for few answers
-and near 0 and 1. The eight fields of a tile stand and fall together, so an interval over several fields
-counts the sentences at what they are worth as a sample of tiles.
+Accuracy is right / (right + wrong); answers "unsure" are counted separately. A sentence that several experts
+judged counts once, with the share of "right" among them; without disputed sentences, careless reviewers would
+raise the accuracy. Intervals are Wilson's, which are valid for few answers and near 0 and 1. The fields of a
+tile are correlated, so intervals over several fields use the effective number of answers of a cluster sample
+of tiles.
 """
 
 import json
@@ -34,7 +34,7 @@ _Votes = dict[tuple[str, str], Counter[Judgement]]
 
 @dataclass(frozen=True)
 class FieldAccuracy:
-    """How often a field is right.
+    """Accuracy of a field.
 
     Attributes:
         task: A task, or "all".
@@ -43,7 +43,7 @@ class FieldAccuracy:
         right: Answers "right", of all reviewers.
         wrong: Answers "wrong".
         unsure: Answers "unsure".
-        accuracy: Mean over the sentences of right / (right + wrong); None where there is none.
+        accuracy: Mean over the sentences of right / (right + wrong); None if there is none.
         ci_low: Lower end of its 95 % interval.
         ci_high: Upper end of its 95 % interval.
     """
@@ -61,12 +61,12 @@ class FieldAccuracy:
 
 @dataclass(frozen=True)
 class ReviewResult:
-    """What the experts found.
+    """Result of a review.
 
     Attributes:
         dataset: The data set's folder.
         texts: The text version that was judged.
-        reviewers: Their names, as they gave them.
+        reviewers: Names of the reviewers.
         tiles: Tiles with at least one answer.
         sampled: Tiles on the pages that were answered.
         answers: Answers of all reviewers.
@@ -87,9 +87,9 @@ class ReviewResult:
 
 
 def read_answers(dataset: Path, files: Sequence[Path]) -> ReviewResult:
-    """Read what the review pages saved.
+    """Read the answers that review pages saved.
 
-    Several files of one reviewer, such as the parts of a large sample, are put together.
+    Several files of one reviewer, such as the parts of a large sample, are merged.
 
     Raises:
         SettingsError: A file is missing, is no saved review, belongs to other texts, or holds an answer that
@@ -142,7 +142,7 @@ def wilson(right: float, count: float) -> tuple[float, float]:
 
 
 def effective_answers(by_tile: Sequence[tuple[float, int]]) -> float:
-    """Return what answers in clusters are worth: their number over the design effect of the tiles.
+    """Return the effective number of answers in clusters: their number over the design effect of the tiles.
 
     Args:
         by_tile: (right sentences, sentences) of each tile.
@@ -151,7 +151,7 @@ def effective_answers(by_tile: Sequence[tuple[float, int]]) -> float:
     share = sum(right for right, _ in by_tile) / count
     simple = share * (1 - share) / count
     if simple == 0:
-        # All alike: nothing tells how the tiles differ, so a tile counts as one answer.
+        # No variance to estimate the design effect from, so a tile counts as one answer.
         return float(len(by_tile))
     if len(by_tile) == 1:
         return 1.0
@@ -191,7 +191,7 @@ def _checked(file: Path, answers: Mapping[str, Any], known: set[tuple[str, str]]
 
 
 def _agreement(reviewers: Sequence[_Answers]) -> tuple[float | None, float | None]:
-    """Return the share of alike judgements and Cohen's kappa: means over pairs, by what they share."""
+    """Return the share of equal judgements and Cohen's kappa, weighted means over pairs of reviewers."""
     pairs = []
     for one, other in combinations(reviewers, 2):
         if shared := sorted(one.keys() & other.keys()):

@@ -1,4 +1,4 @@
-"""Figure 9 as a page: accuracy of each field with its interval, self-contained, light and dark."""
+"""Figure 9 as a self-contained page: accuracy of each field with its interval."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""The review pages: a sample of tiles with image, position and eight fields, judged by keyboard, offline.
+"""Review pages: a sample of tiles with image, position and fields, judged by keyboard, offline.
 
-A page needs nothing but itself and a browser. Texts, names and images stand in it as JSON data and are never
-parsed as HTML. A large sample is cut into several pages, each of which a browser still opens at ease; experts
-can share them out.
+A page is self-contained. Texts, names and images are JSON data in it and are never parsed as HTML. A large
+sample is split into several pages of a size that browsers handle; experts can distribute them among
+themselves.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from fusar_klip.texts.html_pages import png_url, render, script_json, tile_url
 from fusar_klip.texts.review.accuracy import ANSWERS_FORMAT
 
 TILES_PER_PAGE = 200
-"""At some 130 kB a tile: pages of about 25 MB."""
+"""At about 130 kB a tile, a page has about 25 MB."""
 _IMAGE_PX = 768
 _NEARBY_KM = 30.0
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -40,15 +40,15 @@ _TILE_COLUMNS = (
 
 @dataclass(frozen=True)
 class ReviewPages:
-    """The pages that were written.
+    """Result of `make_pages`.
 
     Attributes:
         dataset: The data set's folder.
-        texts: The text version to be judged.
+        texts: The text version to review.
         pages: The pages' files.
         tiles: Sampled tiles.
         of: Tiles that have texts.
-        seed: Drew the sample.
+        seed: Seed of the sample.
     """
 
     dataset: str
@@ -72,7 +72,7 @@ def make_pages(
     Args:
         dataset: The data set's folder.
         fraction: Share of the tiles, 0 < fraction <= 1; the paper's is 0.02.
-        seed: The same seed draws the same sample.
+        seed: The same seed gives the same sample.
         version: The text version; None: the newest.
         out: The page's file; None: `review.html` in the data set. Further pages are numbered.
 
@@ -105,7 +105,7 @@ def make_pages(
         data = about | {
             "tiles": [
                 _tile(dataset, tile_id, facts[tile_id], texts[tile_id])
-                for tile_id in track(part, "drawing the review", len(part))
+                for tile_id in track(part, "writing the review", len(part))
             ]
         }
         write_bytes(path, _render(data).encode())
@@ -114,16 +114,16 @@ def make_pages(
 
 
 def sample_tiles(dataset: Path, version: str, fraction: float, seed: int) -> list[str]:
-    """Return the sampled tiles' ids in the order in which they are shown; at least one.
+    """Return the ids of the sampled tiles in the order of the pages; at least one.
 
-    Tiles are ordered by a hash of seed and id, and the first ones taken: a larger fraction holds the smaller
-    one, and the order on the page tells nothing of scenes.
+    Tiles are ordered by a hash of seed and id, and the first ones are taken. A larger fraction contains a
+    smaller one, and the order does not depend on scenes.
 
     Args:
         dataset: The data set's folder.
         version: The text version.
         fraction: Share of the tiles with texts, 0 < fraction <= 1.
-        seed: The same seed draws the same tiles.
+        seed: The same seed samples the same tiles.
 
     Raises:
         DatasetError: There is no such version, or it holds no text.
@@ -164,7 +164,7 @@ def _tile(dataset: Path, tile_id: str, known: Mapping[str, Any], text: Mapping[s
 
 
 def _facts_by_tile(dataset: Path, tile_ids: set[str]) -> dict[str, dict[str, Any]]:
-    """Return the catalog's rows of some tiles, {tile_id: {column: value}}; what is not known is None."""
+    """Return the catalog's rows of some tiles, {tile_id: {column: value}}; None = not known."""
     rows = read_tiles(dataset, _TILE_COLUMNS)
     records = cast(list[dict[str, Any]], rows[rows["tile_id"].isin(tile_ids)].to_dict("records"))
     return {
@@ -174,7 +174,7 @@ def _facts_by_tile(dataset: Path, tile_ids: set[str]) -> dict[str, dict[str, Any
 
 
 def _facts(known: Mapping[str, Any]) -> list[str]:
-    """Return what is known of the tile's making in a few short phrases, in the order of use to a reader."""
+    """Return short phrases about sensor, scale, spacing, geometry and date of a tile."""
     sensor = " ".join(str(known[key]) for key in ("platform", "band", "polarization") if known[key])
     look = " ".join(str(known[key]) for key in ("orbit_direction",) if known[key])
     if known["look_side"]:
@@ -191,7 +191,7 @@ def _facts(known: Mapping[str, Any]) -> list[str]:
 
 
 def _nearby(lon: float, lat: float) -> list[dict[str, Any]]:
-    """Return airports, ports and cities around, for the small map: kind, name, km to the east and north."""
+    """Return nearby airports, ports and cities for the small map: kind, name, km to the east and north."""
     found = []
     for kind in ("airport", "port", "city"):
         for neighbour in nearest(kind, lon, lat, count=4, within_km=_NEARBY_KM):
@@ -210,7 +210,7 @@ def _nearby(lon: float, lat: float) -> list[dict[str, Any]]:
 def world_map() -> str:
     """Return a map of the world as a data URL (720 x 300 PNG, 84 N to 66 S): a dot for each city.
 
-    No coastline data is at hand offline; where people live draws the continents well enough to find a tile.
+    No coastline data is available offline; cities outline the continents well enough to locate a tile.
     """
     image = Image.new("LA", (720, 300), (0, 0))
     draw = ImageDraw.Draw(image)

@@ -1,8 +1,8 @@
-"""Prompts of the hierarchical chain of thought (HCoT, paper 3.2): what a model is asked about a tile.
+"""Prompts of the hierarchical chain of thought (HCoT, paper 3.2).
 
 The words are data: `system.md` and the frames beside it, one folder a task with a file for each of the five
-layers and one that defines the eight fields, and `sensors.toml` with what is known of platforms, bands and
-polarizations. This package fills their slots and puts them in order; it asks nobody, and reads no answer.
+layers and one that defines the fields, and `sensors.toml` with facts about platforms, bands and
+polarizations. This package fills their slots and composes requests; it sends none and parses no answer.
 """
 
 from fusar_klip.texts.hcot.prompts.requests import Mode, first_request, next_request, repair_request

@@ -1,4 +1,4 @@
-"""The requests that make up one tile's reasoning, in the order in which they are asked."""
+"""Composes the requests about one tile, in the order in which they are sent."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,19 +14,19 @@ from fusar_klip.texts.measure.evidence_store import TileContext
 
 Mode: TypeAlias = Literal["single", "chain", "plain"]
 """`single`: all five layers in one request, the answer last; `chain`: one request a layer, each seeing the
-answers before it; `plain`: the eight fields without any guidance, place or evidence (paper figure 8)."""
+answers before it; `plain`: the fields without any guidance, place or evidence (paper figure 8)."""
 MODES: tuple[Mode, ...] = get_args(Mode)
 
-_MAX_QUOTED_CHARS = 4000  # of an earlier answer that stands in a later request
+_MAX_QUOTED_CHARS = 4000  # of an earlier answer that a later request quotes
 
 
 def first_request(context: TileContext, mode: Mode, parent_fields: Mapping[str, str] | None) -> Request:
     """Return the first request about a tile, which in the modes `single` and `plain` is the only one.
 
     Args:
-        context: What is known of the tile.
-        mode: How the model is led.
-        parent_fields: The text of the next larger tile by field, as far as there is one (paper eqs. 2 and 3).
+        context: Metadata, evidence and geography of the tile.
+        mode: Prompting mode.
+        parent_fields: The text of the next larger tile by field, if it has one (paper eqs. 2 and 3).
             Mode `plain` leaves it out.
     """
     if mode == "plain":
@@ -65,14 +65,14 @@ def next_request(context: TileContext, mode: Mode, request: Request, answer_text
 
 
 def repair_request(request: Request, answer_text: str, complaint: str) -> Request:
-    """Return the request that asks once more, with the answer and what is wrong with it."""
+    """Return the repair request, with the rejected answer and the reason."""
     return replace(
         request, history=_continued(request, answer_text), user=render("repair", complaint=complaint)
     )
 
 
 def _continued(request: Request, answer_text: str) -> tuple[tuple[Literal["user", "assistant"], str], ...]:
-    # Servers refuse an empty message, and an endless answer would leave no room for the next one.
+    # Servers refuse an empty message, and a very long answer would leave no room for the next one.
     answer = quoted(answer_text, _MAX_QUOTED_CHARS) or "(no answer)"
     return (*request.history, ("user", request.user), ("assistant", answer))
 

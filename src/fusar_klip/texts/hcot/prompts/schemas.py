@@ -1,7 +1,7 @@
-"""JSON schemas of the wanted answers, as servers with strict structured output take them.
+"""JSON schemas of answers, in the form that servers with strict structured output accept.
 
-Every property is required, in order, and nothing else is allowed. Lengths are not said here, for strict
-output leaves such keywords out; `texts.answers` checks them.
+Every property is required, in order, and no other is allowed. Strict output does not support length limits;
+`hcot.answers` checks them.
 """
 
 from collections.abc import Iterable
@@ -12,17 +12,17 @@ from fusar_klip.catalog import FIELDS, Task
 Layer: TypeAlias = Literal[
     "earth_cognition", "social_priors", "sar_theory", "instance_discrimination", "knowledge_calibration"
 ]
-"""The five layers of the chain of thought, in the order of thinking (paper 3.2, figure 6a)."""
+"""The five layers of the chain of thought, in order (paper 3.2, figure 6a)."""
 LAYERS: tuple[Layer, ...] = get_args(Layer)
 
 
 def answer_schema(task: Task, layers: Iterable[Layer], *, fields: bool = True) -> dict[str, Any]:
-    """Return the schema of {"rationale": {layer: text}, "fields": {field: text}}, thought before answer.
+    """Return the schema of {"rationale": {layer: text}, "fields": {field: text}}, rationale first.
 
     Args:
-        task: Which eight fields.
-        layers: Whose rationale is wanted; none: the answer has no rationale.
-        fields: The answer holds the eight fields.
+        task: The task, which determines the fields.
+        layers: Layers whose rationale the answer holds; none: it has no rationale.
+        fields: Whether the answer holds the fields.
     """
     parts = {}
     if names := tuple(layers):

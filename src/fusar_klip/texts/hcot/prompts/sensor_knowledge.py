@@ -1,7 +1,7 @@
-"""What an expert knows beforehand of sensor and geometry, in sentences that fill the slots of the layers.
+"""Expert knowledge of sensor and geometry: sentences that fill the slots of the layers' templates.
 
-Every sentence is this package's own (`sensors.toml`) with numbers put in: no string of a scene's metadata
-gets here. What a platform's or band's name does not match is left out, not guessed.
+Every sentence is part of this package (`sensors.toml`), with numbers filled in; no string of a scene's
+metadata enters it. Facts about an unknown platform or band are omitted.
 """
 
 import math
@@ -11,16 +11,17 @@ from fusar_klip.texts.hcot.prompts.templates import sensors
 from fusar_klip.texts.measure.evidence_store import TileContext
 from fusar_klip.texts.phrases import compass_point
 
-# Of the sun-synchronous orbits in `sensors.toml`; a degree off turns the look direction by about as much.
+# Of the sun-synchronous orbits in `sensors.toml`; an error of a degree rotates the look direction by about
+# one.
 _INCLINATION_DEG = 98.2
-_MAX_LATITUDE_DEG = 65.0  # nearer to a pole the pass turns across the meridians
+_MAX_LATITUDE_DEG = 65.0  # nearer to a pole the track crosses the meridians
 _PASS_WINDOW_H = 2.0
 _EXAMPLE_HEIGHT_M = 20
 _SIDES = ("top", "upper right", "right", "lower right", "bottom", "lower left", "left", "upper left")
 
 
 def layer_slots(context: TileContext) -> dict[str, str]:
-    """Return what the slots of the layers' templates take: sensor, spacing, nearness."""
+    """Return the values of the slots of the layers' templates: sensor, spacing, nearness."""
     table = sensors()
     facts = (
         _sensor(context),
@@ -38,10 +39,10 @@ def layer_slots(context: TileContext) -> dict[str, str]:
 
 
 def look_azimuth_deg(context: TileContext) -> tuple[float, bool] | None:
-    """Return where the radar looks to, clockwise from north, and whether its pass is derived from the time.
+    """Return the look azimuth, degrees clockwise from north, and whether the pass is derived from the time.
 
     Follows from pass and side for sun-synchronous orbits: heading = asin(cos(inclination) / cos(latitude))
-    on the ascending pass, and its mirror on the descending one. None where the data do not tell it.
+    on the ascending pass, mirrored on the descending one. None if it cannot be derived.
     """
     platform = sensors()["platforms"].get(context.platform or "", {})
     side = context.look_side or platform.get("look")
@@ -58,7 +59,7 @@ def look_azimuth_deg(context: TileContext) -> tuple[float, bool] | None:
 
 
 def _pass_of_time(context: TileContext, ascending_hour: float | None) -> str | None:
-    """Tell the pass of a sun-synchronous orbit from the mean local solar time."""
+    """Derive the pass of a sun-synchronous orbit from the mean local solar time."""
     if ascending_hour is None or context.acquired is None or context.lon is None:
         return None
     hour = (context.acquired.hour + context.acquired.minute / 60 + context.lon / 15) % 24
@@ -77,7 +78,7 @@ def _sensor(context: TileContext) -> str:
 
 
 def _roughness(context: TileContext) -> str:
-    """Say what looks smooth: Rayleigh's criterion, heights under wavelength / (8 cos(incidence))."""
+    """State which surfaces look smooth by Rayleigh's criterion: height < wavelength / (8 cos(incidence))."""
     wavelength_cm = sensors()["wavelengths_cm"].get(context.band or "")
     if wavelength_cm is None or not _known_incidence(context):
         return ""
@@ -151,7 +152,7 @@ def _nearness(context: TileContext) -> str:
 
 
 def _reach(kind: str, near: Neighbour | None, half_km: float) -> str:
-    """Say of an airport or port whose point is in the tile, or not far from it, that it may be seen."""
+    """State that an airport or port whose point lies in the tile, or near it, may be visible."""
     if near is None:
         return ""
     if near.distance_km <= half_km:

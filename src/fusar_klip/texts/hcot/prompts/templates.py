@@ -1,6 +1,6 @@
 """The prompt files of this package, read once: templates with named slots, and the table of sensors.
 
-A slot is written `$name` and filled in one pass, so that a value which looks like a slot stays as it is.
+A slot is written `$name`. All are filled in one pass, so a value that looks like a slot stays unchanged.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from importlib.resources.abc import Traversable
 from string import Template
 from typing import Any
 
-_GENERATION = "hcot-1"  # to be raised when the code says the same files differently
+_GENERATION = "hcot-1"  # change it when the code composes the same files differently
 
 
 @cache
@@ -36,7 +36,7 @@ def _folder() -> Traversable:
 
 
 def _version() -> str:
-    """Name the wording: a change of any file gives another version, so that no text claims a wrong one."""
+    """Return the version of the prompts: generation and hash of all files."""
     digest = hashlib.sha256()
     for name, content in sorted(_contents(_folder())):
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
@@ -49,10 +49,10 @@ def _contents(folder: Traversable, prefix: str = "") -> list[tuple[str, bytes]]:
         if entry.is_dir():
             found += _contents(entry, f"{prefix}{entry.name}/")
         elif entry.name.endswith((".md", ".toml")):
-            # A checkout may have changed the ends of lines, which changes no word.
+            # A checkout may have changed line endings, which change no word.
             found.append((prefix + entry.name, entry.read_bytes().replace(b"\r\n", b"\n")))
     return found
 
 
 PROMPT_VERSION = _version()
-"""Goes into every text: the generation of the prompts and eight digits of their content."""
+"""Stored with every text: the generation of the prompts and 8 hexadecimal digits of a hash of their files."""

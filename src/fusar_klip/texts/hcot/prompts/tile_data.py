@@ -1,7 +1,7 @@
-"""What is known and measured of a tile as JSON between the tags of `tile.md`: data, whatever it says.
+"""Metadata and evidence of a tile as JSON between the tags of `tile.md`, which mark it as data.
 
-Names of places, platforms and modes come out of files that others wrote. They stand as JSON strings, cut to a
-length, without control characters, and without angle brackets, so that none of them ends its block.
+Names of places, platforms and modes come from files of other people. They become JSON strings, cut to a
+length, without control characters and angle brackets, so that none of them can end its block.
 """
 
 import json
@@ -17,7 +17,7 @@ from fusar_klip.texts.phrases import compass_point, region_name, region_of
 _MAX_CHARS = 160  # of a name, or a fact of the user's file
 _MAX_FACTS = 12  # of one place: an airport has a row a runway
 _MAX_PARENT_CHARS = 400
-_MAX_TARGETS = 40  # the longest; more would say the same again
+_MAX_TARGETS = 40  # the longest ones; more would add nothing
 _MAX_STRIPS = 6
 
 _COVER_NAMES: Mapping[CoverClass, str] = {
@@ -36,7 +36,7 @@ def clean(text: str, limit: int) -> str:
 
 
 def quoted(text: str, limit: int) -> str:
-    """Return what a model answered, as it may stand in a later request: lines kept, the rest as `clean`."""
+    """Return the answer of a model as a later request quotes it: lines kept, each as `clean`."""
     lines = (clean(line, limit) for line in text[: 2 * limit].splitlines())
     cleaned = "\n".join(line for line in lines if line)
     return cleaned if len(cleaned) <= limit else f"{cleaned[: limit - 1]}…"
@@ -89,11 +89,11 @@ def tile_data(context: TileContext) -> str:
 
 
 def measured_data(context: TileContext) -> str:
-    """Return the evidence of `measure` as JSON: a line for each topic, and one for each target."""
+    """Return the measured evidence as JSON, a line for each topic, and one for each target."""
     evidence = context.evidence
     targets = targets_of(context)
     length = _LengthUnit(evidence)
-    grey = evidence.backscatter
+    backscatter = evidence.backscatter
     strips = [
         {"centre_px": [round(s.col), round(s.row)], length.name: length(s.length_px)}
         | _axis(s.orientation_deg, evidence)
@@ -105,8 +105,12 @@ def measured_data(context: TileContext) -> str:
         prevailing_cover_by_region=_prevailing(evidence.cover),
         built_up_patches=evidence.cover.patches,
         very_bright_percent=round(100 * evidence.cover.strong_fraction),
-        grey_level={"mean": grey.mean, "variation": grey.cv, "relative_to_scene_land": grey.relative_level},
-        grey_level_by_region={region_name(i): round(v) for i, v in enumerate(grey.by_region) if v > 0},
+        grey_level={
+            "mean": backscatter.mean,
+            "variation": backscatter.cv,
+            "relative_to_scene_land": backscatter.relative_level,
+        },
+        grey_level_by_region={region_name(i): round(v) for i, v in enumerate(backscatter.by_region) if v > 0},
         waterline=_waterline(evidence.waterline, evidence),
         dark_straight_strips=strips,
         prevailing_edges=_axis(evidence.dominant_deg, evidence),
@@ -121,13 +125,13 @@ def parent_data(fields: Mapping[str, str]) -> str:
 
 
 def targets_of(context: TileContext) -> list[Target]:
-    """Return the targets that a tile's task is about; of terrain, the ships that are no main thing there."""
+    """Return the targets of a tile's task: those on dark ground for `ground_target`, else those on water."""
     on_ground = context.task == "ground_target"
     return [t for t in context.evidence.targets if (t.setting == "dark_ground") == on_ground]
 
 
 class _LengthUnit:
-    """Lengths under a name that says their unit: metres, or pixels where the spacing is not known."""
+    """Lengths in metres, or in pixels if the spacing is not known, under a name with the unit."""
 
     def __init__(self, evidence: Evidence) -> None:
         self.unit = "m" if evidence.gsd_m else "px"
@@ -198,7 +202,7 @@ def _target(target: Target, evidence: Evidence) -> dict[str, Any]:
 
 
 def _axis(bearing_deg: float | None, evidence: Evidence) -> dict[str, int]:
-    """Return the bearing of a line under a name that says what it counts from."""
+    """Return the bearing of a line under a name with its origin."""
     if bearing_deg is None:
         return {}
     origin = "north" if evidence.north_known else "upper_edge"
@@ -206,7 +210,7 @@ def _axis(bearing_deg: float | None, evidence: Evidence) -> dict[str, int]:
 
 
 def _block(most_chars: int, /, **topics: Any) -> str:
-    """Write topics as JSON that a person can read: one line each, and one for each object of a list."""
+    """Return topics as readable JSON: one line each, and one for each object of a list."""
     lines = []
     for name, value in topics.items():
         known = _known(value, most_chars)
@@ -219,7 +223,7 @@ def _block(most_chars: int, /, **topics: Any) -> str:
 
 
 def _known(value: Any, most_chars: int) -> Any:
-    """Leave out what is not known, clean what is text, and round what is a measurement."""
+    """Drop unknown values, clean strings and round numbers."""
     match value:
         case dict():
             known = {key: _known(inner, most_chars) for key, inner in value.items()}
@@ -235,6 +239,6 @@ def _known(value: Any, most_chars: int) -> Any:
 
 
 def _json(value: Any) -> str:
-    # Escaped, not removed: the value stays what it was for whoever reads the JSON.
+    # Escaped, not removed: a JSON parser still reads the original value.
     text = json.dumps(value, ensure_ascii=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e")
