@@ -188,7 +188,9 @@ def test_known_places_get_to_the_tiles_near_them(dataset: Path, tmp_path: Path) 
         (None, "CSV file"),
     ],
 )
-def test_a_wrong_file_of_known_places_says_how_to_fix_it(tmp_path: Path, content: bytes | None, said: str) -> None:
+def test_a_wrong_file_of_known_places_says_how_to_fix_it(
+    tmp_path: Path, content: bytes | None, said: str
+) -> None:
     file = tmp_path / "places.csv"
     if content is not None:
         file.write_bytes(content)

@@ -155,7 +155,7 @@ def test_a_hopeless_answer_is_put_aside_with_its_words(
     assert describe(dataset, settings()).requests == 0
     # unless told to; then its children, which were asked without its text, are asked with it.
     repaired = describe(dataset, settings(retry_rejected=True))
-    assert (repaired.tiles, mended.rejected) == (TILES, 0)
+    assert (repaired.tiles, repaired.rejected) == (TILES, 0)
     assert {line["version"] for line in rejected(dataset).values()} == {first.version}
     # The better answer stays.
     assert describe(dataset, settings()).version == repaired.version
