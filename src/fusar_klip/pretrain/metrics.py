@@ -25,7 +25,7 @@ class MetricsLog:
         writes: Whether this process writes.
 
     Raises:
-        SettingsError: TensorBoard is asked for and not installed.
+        SettingsError: TensorBoard is requested but not installed.
     """
 
     def __init__(self, folder: RunFolder, done: int, *, tensorboard: bool, writes: bool) -> None:

@@ -45,7 +45,7 @@ class PretrainSummary:
         validation: The last validation line; empty with fewer than two validation tiles.
         best_step: The step whose weights are in best.safetensors.
         skipped_steps: Steps that were skipped, because their loss was not finite or a spike.
-        unreadable_tiles: Names of the tiles that could not be read and were left out.
+        unreadable_tiles: Names of the tiles that could not be read and were skipped.
         texts: The text version in use at the end; with SCIO, one that the run has made. Empty if the task
             reads no texts.
     """

@@ -29,7 +29,7 @@ class ImageTextBatch(TensorBatch):
         draws: (B, 2) float32 in [0, 1), random numbers by which ITM's negative pairs are drawn.
         text: (B, L) int64 ids of the text that is shown.
         text_mask: (B, L) int64, 1 = token.
-        masked: (B, M) int64 ids of the same text with masked spans; noise is left out of it.
+        masked: (B, M) int64 ids of the same text with masked spans; without noise.
         masked_mask: (B, M) int64, 1 = token.
         decoder_input: (B, T) int64, [CLS] and the masked spans without their last token.
         decoder_labels: (B, T) int64, the masked spans; `losses.IGNORE_INDEX` elsewhere.

@@ -34,7 +34,7 @@ class Loaders:
         train: The training batches.
         val: The validation batches, with whole texts; None with too few tiles.
         val_tiles: The validation tiles.
-        unreadable: tile_ids that are left out, because they cannot be read.
+        unreadable: tile_ids of the tiles that cannot be read and are skipped.
     """
 
     tokenizer: Tokenizer

@@ -151,7 +151,7 @@ class ImageOnlyTask:
 
     @property
     def unreadable(self) -> Sequence[str]:
-        """tile_ids that are left out."""
+        """tile_ids of the tiles that cannot be read and are skipped."""
         return self._loaders.unreadable
 
     def stage(self, step: int) -> dict[str, int]:

@@ -70,7 +70,7 @@ class KlipTask:
 
     @property
     def unreadable(self) -> Sequence[str]:
-        """tile_ids that are left out."""
+        """tile_ids of the tiles that cannot be read and are skipped."""
         return self.loaders.unreadable
 
     def stage(self, step: int) -> dict[str, int]:

@@ -52,7 +52,7 @@ class TrainingTask(Protocol):
 
     @property
     def unreadable(self) -> Sequence[str]:
-        """tile_ids that are left out, because they cannot be read."""
+        """tile_ids of the tiles that cannot be read and are skipped."""
 
     def stage(self, step: int) -> dict[str, int]:
         """Return the stage of `step` for the log; empty without stages."""
