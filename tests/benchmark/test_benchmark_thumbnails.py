@@ -8,7 +8,7 @@ import tifffile
 from PIL import Image
 
 from fusar_klip.benchmark.report.thumbnails import decode, thumbnail
-from fusar_klip.benchmark.tasks.llm_vqa import picture_of
+from fusar_klip.benchmark.tasks.llm_vqa import encode_image
 from fusar_klip.image_io import read_image
 
 
@@ -26,5 +26,5 @@ def test_pictures_of_any_depth(tmp_path: Path) -> None:
     for file in ("uint16.tif", "db.tif", "complex.tif", "uint16.png"):
         shown = np.asarray(decode(thumbnail(tmp_path / file)))
         assert np.abs(shown.astype(int) - grey.astype(int)).max() <= 1
-        asked = Image.open(io.BytesIO(picture_of(tmp_path / file, 512).png))
+        asked = Image.open(io.BytesIO(encode_image(tmp_path / file, 512).png))
         assert np.array_equal(np.asarray(asked), shown)

@@ -136,6 +136,6 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(tile_cache.pa.ipc, "new_file", full)
-    with pytest.raises(DatasetError, match=r"cannot write the tile cache .*No space left.*make room"):
+    with pytest.raises(DatasetError, match=r"cannot write the tile cache .*No space left.*free disk space"):
         open_tile_cache(tmp_path, 16)
     assert not list((tmp_path / "cache" / "tiles_16").iterdir())

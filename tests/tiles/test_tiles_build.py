@@ -342,7 +342,7 @@ def test_wrong_labels_are_told_before_any_work(
 
 
 def test_shares_of_the_split_are_at_most_all() -> None:
-    with pytest.raises(ValueError, match="more than all the ground"):
+    with pytest.raises(ValueError, match="val and test sum to more than 1"):
         quick(split={"val": 0.6, "test": 0.5})
 
 
