@@ -8,29 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from fusar_klip.models import KlipNetwork, ModelSettings, Preprocess, Tokenizer
-from fusar_klip.models.checkpoint import save_weights
 from fusar_klip.simulate import simulate
 from fusar_klip.texts import describe
 from fusar_klip.tiles import BuildSettings, build
 from fusar_klip.tiles.settings import SplitSettings
+from small_run import write_run
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
-TINY = ModelSettings(
-    image_size=32,
-    patch_size=8,
-    image_width=32,
-    image_depth=1,
-    image_heads=2,
-    text_width=32,
-    text_depth=1,
-    text_heads=2,
-    text_dropout=0.0,
-    embed_dim=16,
-    max_tokens=64,
-)
 REGISTRIES = {
     "a labelled data set": ["fusar_klip.datasets.registry:DATASETS"],
     "a published model": ["fusar_klip.models.pretrained.registry:PRETRAINED"],
@@ -78,13 +63,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with the tiny model RUN and the data set DATASET."""
     shutil.copytree(dataset, tmp_path / "DATASET")
-    run = tmp_path / "RUN"
-    run.mkdir()
-    tokenizer = Tokenizer.train(["Count: 3 ships. Location: in the top left."], 300)
-    torch.manual_seed(1)
-    save_weights(KlipNetwork(TINY, tokenizer), run / "model.safetensors")
-    Preprocess(TINY.image_size).save(run / "preprocess.json")
-    tokenizer.save(run / "tokenizer.json")
+    write_run(tmp_path / "RUN")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
