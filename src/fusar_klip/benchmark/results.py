@@ -1,8 +1,8 @@
 """The result of one row for one checkpoint, kept on disk so that an interrupted benchmark resumes at its row.
 
 RESULTS/rows/<digest>.json holds one result. Its name is the digest of everything that decides it: the
-checkpoint's content, the data set's content and every value of the row. The same three give the same file,
-whichever other checkpoints and rows a command names.
+checkpoint's content, the data set's content, the content of an attached text side, and every value of the row
+but its path. The same four give the same file, whichever other checkpoints and rows a command names.
 """
 
 import hashlib

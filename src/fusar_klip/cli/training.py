@@ -51,7 +51,10 @@ def refine(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="For a table: the output file. Default: NAME.refined.csv."),
+        typer.Option(
+            metavar="FILE",
+            help="For a table: the output file. Default: NAME.refined, with the table's suffix.",
+        ),
     ] = None,
     images: Annotated[
         Path | None,

@@ -147,7 +147,7 @@ class LabelledDataset(Generic[ImageT]):
 
     @cached_property
     def groups(self) -> Ints | None:
-        """(N,) group number of each image; None where the data set names no groups."""
+        """(N,) group number of each image; None if any image has no group."""
         if any(image.group is None for image in self.images):
             return None
         return np.unique([str(image.group) for image in self.images], return_inverse=True)[1].astype(np.int64)

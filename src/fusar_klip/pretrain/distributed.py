@@ -2,8 +2,8 @@
 
 The same command serves one process and many. Each process uses one GPU, or a share of the CPU. With DDP every
 process holds all weights, with FSDP a shard of each. A saved state holds whole weights by name, so that it
-can be loaded with any number of processes, and with either method. What the processes compute together is in
-`loss.py`.
+can be loaded with any number of processes, and with either method. The collectives within a step are in
+`models/distributed.py`.
 """
 
 import datetime

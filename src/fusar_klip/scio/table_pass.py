@@ -118,8 +118,8 @@ def refine_table(
             sentences).
         klip: The model.
         settings: Screening and reconstruction.
-        out: The new table; None: NAME.refined.csv beside the table. The decisions are written beside it, as
-            NAME.decisions.csv.
+        out: The new table; None: NAME.refined with the table's suffix, beside the table. The decisions are
+            written beside it, as NAME.decisions with the same suffix.
         images: The folder that relative image paths start from; None: the folder of the table.
         image_column: Column of the image paths; None: the first known name (image, image_path, ...).
         caption_column: Column of the captions; None: the first known name (caption, captions, text, ...).
