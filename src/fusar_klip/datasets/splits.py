@@ -169,8 +169,8 @@ def draw_test_part(labels: Ints, groups: Ints | None, seed: int, dataset: str) -
     """Return (N,) whether an image is in the test part: a fifth, with the classes' shares, groups whole.
 
     Raises:
-        DatasetError: There are fewer than five images or groups, no class has five images, or, without groups, some
-            class has fewer.
+        DatasetError: There are fewer than five images or groups, no class has five images, or, without
+            groups, some class has fewer.
     """
     units = np.arange(len(labels)) if groups is None else groups
     if len(labels) < FOLDS or len(np.unique(units)) < FOLDS or int(np.bincount(labels).max()) < FOLDS:
