@@ -67,6 +67,8 @@ class ModelRef:
                 raise CheckpointError("llm: names no model: give llm:NAME, such as llm:gpt-4o")
             return cls("llm", rest, "", text)
         if text.startswith(_PREFIX_UNTRAINED):
+            if not rest:
+                raise CheckpointError("untrained: names no run: give untrained:RUN")
             return cls("untrained", "", rest, text)
         if colon and name in PRETRAINED:
             if not rest:
