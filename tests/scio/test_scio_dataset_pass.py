@@ -202,14 +202,12 @@ def test_a_damaged_tile_stays_unchanged_and_is_counted(dataset: Path) -> None:
     assert set(rows_of(dataset, "v001").query("tile_id == 'tile0003'")["verdict"]) == {"original"}
 
 
-def test_the_network_stays_unchanged(dataset: Path) -> None:
+def test_the_network_stays_unchanged(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network, tokenizer = make_network(0)
+    no_negatives = Negatives.encode(network.eval(), tokenizer, [])
+    monkeypatch.setattr(dataset_pass, "_sample_negatives", lambda *_: no_negatives)
     network.train()
-    negatives = Negatives.encode(network.eval(), tokenizer, [])
-    network.train()
-    summary = refine_texts(
-        dataset, "v000", network, tokenizer, Preprocess(32), ScioSettings(), maker={}, negatives=negatives
-    )
+    summary = refine_texts(dataset, "v000", network, tokenizer, Preprocess(32), ScioSettings(), maker={})
     assert network.training
     # Without negatives nothing competes with T, and no segment can be in the way.
     assert (summary.kept, summary.noise) == (240, 0)

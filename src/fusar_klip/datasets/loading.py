@@ -4,12 +4,14 @@ data = load_detection("hrsid", Path("HRSID"), LabelledSplitSettings(split="group
 train = [data.images[i] for i in data.part("train")]
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from fusar_klip.datasets.labelled_data import (
     ClassificationData,
     DetectionData,
+    ImageT,
     ImageWithBoxes,
     SegmentationData,
 )
@@ -64,8 +66,7 @@ def load_detection(
         one_class: All categories count as one, `object`.
     """
     boxes = read_detection(reader, path, name)
-    split_file = path / split.split_file
-    images = apply_split_file(boxes.images, split_file) if split_file.is_file() else boxes.images
+    images = _with_split_file(boxes.images, path / split.split_file)
     data = DetectionData(apply_split(images, split, path, name), boxes.classes)
     return _merge_classes(data) if one_class else data
 
@@ -83,13 +84,16 @@ def load_segmentation(
         before: Whether every image must have one of the time before the event (change detection).
     """
     masks = read_segmentation(reader, path, name)
-    split_file = path / split.split_file
-    images = apply_split_file(masks.images, split_file) if split_file.is_file() else masks.images
+    images = _with_split_file(masks.images, path / split.split_file)
     if before and (alone := [image.name for image in images if image.before is None]):
         raise DatasetError(
             f"{name} has no image before {alone[0]}: remove before = true, or complete the data set"
         )
     return SegmentationData(apply_split(images, split, path, name), masks.classes, masks.table)
+
+
+def _with_split_file(images: Sequence[ImageT], split_file: Path) -> Sequence[ImageT]:
+    return apply_split_file(images, split_file) if split_file.is_file() else images
 
 
 def _merge_classes(data: DetectionData) -> DetectionData:

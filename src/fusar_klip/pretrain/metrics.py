@@ -113,14 +113,13 @@ class Throughput:
     """Measures throughput and utilisation (MFU) from the time spent within steps.
 
     Args:
-        device: The device to synchronise with.
         samples: Tiles of a step, over all processes.
         flops: FLOPs of a step in this process.
         peak_flops: Result of `peak_matmul_flops`.
     """
 
-    def __init__(self, device: torch.device, samples: int, flops: int, peak_flops: float) -> None:
-        self._device, self._samples, self._flops, self._peak_flops = device, samples, flops, peak_flops
+    def __init__(self, samples: int, flops: int, peak_flops: float) -> None:
+        self._samples, self._flops, self._peak_flops = samples, flops, peak_flops
         self._steps, self._seconds, self._start = 0, 0.0, 0.0
         self._last: dict[str, float] = {}
 

@@ -114,7 +114,7 @@ def _train(
     done, best = _resume(folder, task)
     saved = done
     flops = train_state.flops(train.micro_batches(done))
-    throughput = Throughput(device, train.batch_size, flops, peak_matmul_flops(device))
+    throughput = Throughput(train.batch_size, flops, peak_matmul_flops(device))
     batches: Iterator[list[Any]] | None = None
     with (
         stop_requests() as stop,

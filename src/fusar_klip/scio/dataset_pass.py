@@ -89,7 +89,6 @@ def refine_texts(
     *,
     maker: Mapping[str, Any],
     queue: FeatureQueue | None = None,
-    negatives: Negatives | None = None,
     splits: Collection[str] | None = None,
     ranks: Ranks | None = None,
 ) -> RefineSummary:
@@ -106,9 +105,8 @@ def refine_texts(
         preprocess: Of the model.
         settings: Screening and reconstruction.
         maker: For the metadata of the new version; digests of weights and negatives are added.
-        queue: A queue of momentum features, whose entries are the negatives unless it is empty.
-        negatives: The negatives without a queue; their ids are rows of the tile cache. None: the features of
-            a sample of the data set's own tiles, of the training split if it has any.
+        queue: A queue of momentum features, whose entries are the negatives. None or empty: the features of a
+            sample of the data set's own tiles, of the training split if it has any.
         splits: Only the tiles of these splits are judged; None: all.
         ranks: The processes that share the work. Each gives the same arguments, and a whole network.
 
@@ -116,12 +114,13 @@ def refine_texts(
         DatasetError: The data set or the version is missing or damaged, or there is nothing to judge.
     """
     ranks = ranks or Ranks(0, 1, next(network.parameters()).device)
-    if queue is not None and queue.count:
-        negatives = Negatives.of_queue(queue)
     with _evaluation_mode(network):
         tiles = _Tiles.open(dataset, preprocess.size, splits)
-        if negatives is None:
-            negatives = _sample_negatives(dataset, version, tiles, network, tokenizer, preprocess, settings)
+        negatives = (
+            Negatives.of_queue(queue)
+            if queue is not None and queue.count
+            else _sample_negatives(dataset, version, tiles, network, tokenizer, preprocess, settings)
+        )
         # All processes use the digests of the first: rounding may differ between machines, and they share a
         # folder.
         identity = {
